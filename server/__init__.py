@@ -1,0 +1,1 @@
+"""The worker side: a small debug server that runs inside every rank."""

@@ -1,0 +1,1 @@
+"""Coordination of ranks through a store: the functions behind `barrier`, `synchronize` and `store`."""

@@ -1,0 +1,5 @@
+"""`python -m torchctl`: the same as the `torchctl` command."""
+
+from torchctl.cli import main
+
+main()

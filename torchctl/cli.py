@@ -1,0 +1,100 @@
+"""The root command: loads commands when they are asked for, and is the one place that prints errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from torchctl import __version__
+from torchctl.errors import EXIT_FAILED, TorchctlError
+
+# Commands in the order of --help: name -> module under torchctl.commands, whose `command` it is.
+COMMANDS: dict[str, str] = {
+    "ps": "ps",
+    "ping": "ping",
+    "traceback": "traceback",
+    "nccl-trace": "nccl_trace",
+    "handlers": "handlers",
+    "call": "call",
+    "completion": "completion",
+}
+
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+class Root(click.Group):
+    """A group whose commands are imported on first use, and whose `main` is the error boundary."""
+
+    debug = False  # set by --debug: tracebacks instead of sentences
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = importlib.import_module(f"torchctl.commands.{module}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run a command and exit: 0, the error's own code, or the code that the command asked for."""
+        try:
+            extra["standalone_mode"] = False
+            code = super().main(args, prog_name, **extra)
+            sys.stdout.flush()
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("torchctl: interrupted", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            # The reader (head, less) has gone: not an error worth a word, but not a success either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_BROKEN_PIPE)
+        except TorchctlError as error:
+            if self.debug:
+                raise
+            show_error(error)
+            sys.exit(error.exit_code)
+        except Exception as error:
+            if self.debug:
+                raise
+            click.echo(f"torchctl: internal error: {type(error).__name__}: {error}", err=True)
+            click.echo("  run again with `torchctl --debug ...` for the traceback, and report it", err=True)
+            sys.exit(EXIT_FAILED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def show_error(error: TorchctlError) -> None:
+    """Print one error and its hint on stderr."""
+    from torchctl.text import printable
+
+    click.echo(f"torchctl: {printable(str(error))}", err=True)
+    if error.hint:
+        click.echo(f"  {printable(error.hint)}", err=True)
+
+
+@click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="torchctl")
+@click.option("--debug", is_flag=True, help="Show tracebacks of torchctl's own errors.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Ask the workers of a distributed PyTorch job what they are doing."""
+    assert isinstance(ctx.command, Root)
+    ctx.command.debug = debug
+
+
+def main() -> NoReturn:
+    """The `torchctl` command."""
+    cli.main(prog_name="torchctl")

@@ -1,0 +1,193 @@
+"""Every error that torchctl raises, with its exit code and what to do next.
+
+TorchctlError                 exit 1
+├── RuntimeDirError           1  the runtime folder is not ours or open to others
+├── DumpError                 1  a file or reply that is no flight-recorder dump, or a hostile one
+├── ServerError               1  the worker-side server cannot start
+│   └── AddressInUseError     1  a live server already holds the address
+├── NoWorkersError            3  nothing to talk to was found
+└── WorkerError                  one worker; carries rank and endpoint
+    ├── UnreachableError      3
+    │   ├── NoSuchSocketError 3  no file at that path
+    │   ├── RefusedError      3  nobody listens
+    │   ├── AccessDeniedError 3  the operating system or the server's token says no
+    │   ├── BusyError         3  backlog full, or all connections in use
+    │   ├── UnknownHostError  3  the host name is not known
+    │   └── NotAWorkerError   3  something else answered
+    ├── TooLargeError         1  the reply is over the size limit
+    ├── HandlerError          4  the handler ran and failed, or refused its parameters
+    │   └── NoSuchHandlerError 4 the worker has no handler of that name
+    └── DeadlineError         5  no full answer before the deadline
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_HANDLER = 4
+EXIT_DEADLINE = 5
+EXIT_FINDING = 6
+
+
+class TorchctlError(Exception):
+    """Base class: a sentence for the operator, an exit code and the next step.
+
+    Args:
+        message: one sentence.
+        hint: the next step; the class's own when left out.
+    """
+
+    exit_code: int = EXIT_FAILED
+    kind: str = "failed"  # a stable word, for JSON and for folding equal failures
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if hint is not None:
+            self.hint = hint
+
+
+class RuntimeDirError(TorchctlError):
+    """The runtime folder cannot be trusted."""
+
+    kind = "runtime_dir"
+
+
+class DumpError(TorchctlError):
+    """A dump that is truncated, hostile, or no dump at all."""
+
+    kind = "bad_dump"
+
+
+class ServerError(TorchctlError):
+    """The worker-side server cannot start."""
+
+    kind = "server"
+
+
+class AddressInUseError(ServerError):
+    """A live server already holds the address; the message names its owner."""
+
+    kind = "address_in_use"
+    hint = "stop that process, or give each worker its own path: {rank}, {local_rank} and {pid} are filled in"
+
+
+class NoWorkersError(TorchctlError):
+    """No worker was found to talk to."""
+
+    exit_code = EXIT_UNREACHABLE
+    kind = "no_workers"
+    hint = "start the job with `python -m torchctl.server train.py`, or name a worker with --socket or --host"
+
+
+class WorkerError(TorchctlError):
+    """One worker could not be asked, or did not give a usable answer.
+
+    Args:
+        detail: what happened, read after the endpoint: "refused the connection".
+        endpoint: the address that was asked, as shown to the operator.
+        rank: the worker's global rank, None while unknown.
+    """
+
+    kind = "worker"
+
+    def __init__(
+        self, detail: str, *, endpoint: str, rank: int | None = None, hint: str | None = None
+    ) -> None:
+        self.detail = detail
+        self.endpoint = endpoint
+        self.rank = rank
+        super().__init__(f"{endpoint} {detail}", hint=hint)
+
+    def __str__(self) -> str:
+        return self.message if self.rank is None else f"rank {self.rank}: {self.message}"
+
+
+class UnreachableError(WorkerError):
+    """No connection, or nobody on the other end that speaks our protocol."""
+
+    exit_code = EXIT_UNREACHABLE
+    kind = "unreachable"
+    hint = "check the address, the network and the firewall between here and the worker"
+
+
+class NoSuchSocketError(UnreachableError):
+    """No file at the socket's path."""
+
+    kind = "no_such_socket"
+    hint = "check the path, and that the job runs on this host; `torchctl ps` lists the workers it finds"
+
+
+class RefusedError(UnreachableError):
+    """The address exists and nobody listens there."""
+
+    kind = "refused"
+    hint = "the process behind it has ended or never started its server; look at the job's log for its exit"
+
+
+class AccessDeniedError(UnreachableError):
+    """The operating system, or the server's token check, refuses us."""
+
+    kind = "permission"
+    hint = "run as the user who owns the job, or set TORCHCTL_TOKEN to the server's token"
+
+
+class BusyError(UnreachableError):
+    """The worker's backlog or its connection table is full."""
+
+    kind = "busy"
+    hint = "try again in a few seconds; if it stays busy, the process may be stopped or stuck in C code"
+
+
+class UnknownHostError(UnreachableError):
+    """The host name does not resolve."""
+
+    kind = "name_not_found"
+    hint = "check the spelling, or use the address"
+
+
+class NotAWorkerError(UnreachableError):
+    """Something listens there that is no torch or torchctl worker server."""
+
+    kind = "not_a_worker"
+    hint = "check the address: a worker answers `GET /handler/` with a JSON list of names"
+
+
+class TooLargeError(WorkerError):
+    """The reply is over the size limit."""
+
+    kind = "too_large"
+    hint = "ask for less, or save the reply with `torchctl call NAME --output FILE`"
+
+
+class HandlerError(WorkerError):
+    """The worker answered and its handler failed; `status` is the HTTP status."""
+
+    exit_code = EXIT_HANDLER
+    kind = "handler_failed"
+    hint = "`torchctl handlers` lists what this worker offers"
+
+    def __init__(
+        self, detail: str, *, endpoint: str, status: int, rank: int | None = None, hint: str | None = None
+    ) -> None:
+        self.status = status
+        super().__init__(detail, endpoint=endpoint, rank=rank, hint=hint)
+
+
+class NoSuchHandlerError(HandlerError):
+    """The worker has no handler of that name."""
+
+    kind = "no_such_handler"
+
+
+class DeadlineError(WorkerError):
+    """No full answer before the deadline."""
+
+    exit_code = EXIT_DEADLINE
+    kind = "timeout"
+    hint = (
+        "the process may be stopped or its interpreter lock held: try a longer --timeout, then `py-spy dump`"
+    )

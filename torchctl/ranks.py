@@ -1,0 +1,45 @@
+"""Rank lists, "0,3-7", to sets of integers and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+MAX_RANKS = 1_000_000  # ten times the largest job known; keeps "0-999999999999" from filling the memory
+
+
+def parse_ranks(text: str) -> list[int]:
+    """Return the sorted ranks that `text` names.
+
+    Args:
+        text: comma-separated ranks and inclusive ranges, such as ``0,3-7``.
+
+    Raises:
+        ValueError: a part is no rank or range, a range runs backwards, or there are over a million ranks.
+    """
+    ranks: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not _is_rank(first) or (dash and not _is_rank(last)):
+            raise ValueError(f"{part.strip()!r} is no rank or range of ranks; write 0,3-7")
+        low, high = int(first), int(last or first)
+        if high < low:
+            raise ValueError(f"the range {part.strip()!r} runs backwards")
+        if high - low + len(ranks) >= MAX_RANKS:
+            raise ValueError(f"{text!r} names more than {MAX_RANKS} ranks")
+        ranks.update(range(low, high + 1))
+    return sorted(ranks)
+
+
+def fold_ranks(ranks: Iterable[int]) -> str:
+    """Return ranks as the shortest list of ranges: ``[0, 3, 4, 5]`` becomes ``0,3-5``."""
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def _is_rank(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
