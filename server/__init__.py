@@ -1,1 +1,25 @@
-"""The worker side: a small debug server that runs inside every rank."""
+"""The worker side: a small debug server that runs inside every rank of a distributed job.
+
+One line in the training script, ``with worker_main():`` or ``@worker_main()``, or none at all:
+``python -m torchctl.server train.py``. Imports the standard library only, until a handler needs torch.
+"""
+
+from torchctl.server import handlers as _handlers  # noqa: F401 (registers them)
+from torchctl.server.lifecycle import TORCH_WORKER_SERVER_SOCKET, worker_main
+from torchctl.server.registry import get_handler, get_handler_names, handler, register_handler
+from torchctl.server.request import Request, Response
+from torchctl.server.step import report_step
+from torchctl.server.worker import WorkerServer
+
+__all__ = [
+    "TORCH_WORKER_SERVER_SOCKET",
+    "Request",
+    "Response",
+    "WorkerServer",
+    "get_handler",
+    "get_handler_names",
+    "handler",
+    "register_handler",
+    "report_step",
+    "worker_main",
+]

@@ -94,9 +94,7 @@ class WorkerError(TorchctlError):
 
     kind = "worker"
 
-    def __init__(
-        self, detail: str, *, endpoint: str, rank: int | None = None, hint: str | None = None
-    ) -> None:
+    def __init__(self, detail: str, *, endpoint: str, rank: int | None = None, hint: str | None = None) -> None:
         self.detail = detail
         self.endpoint = endpoint
         self.rank = rank
@@ -188,6 +186,4 @@ class DeadlineError(WorkerError):
 
     exit_code = EXIT_DEADLINE
     kind = "timeout"
-    hint = (
-        "the process may be stopped or its interpreter lock held: try a longer --timeout, then `py-spy dump`"
-    )
+    hint = "the process may be stopped or its interpreter lock held: try a longer --timeout, then `py-spy dump`"

@@ -34,15 +34,11 @@ def check_runtime_dir(path: str) -> bool:
         raise RuntimeDirError(f"the runtime folder {path} cannot be read: {error.strerror}") from error
     hint = f"remove it, or name another folder in {RUNTIME_DIR_VARIABLE}"
     if stat.S_ISLNK(status.st_mode):
-        raise RuntimeDirError(
-            f"the runtime folder {path} is a symbolic link; refusing to follow it", hint=hint
-        )
+        raise RuntimeDirError(f"the runtime folder {path} is a symbolic link; refusing to follow it", hint=hint)
     if not stat.S_ISDIR(status.st_mode):
         raise RuntimeDirError(f"the runtime folder {path} is no folder", hint=hint)
     if status.st_uid != os.getuid():
-        raise RuntimeDirError(
-            f"the runtime folder {path} belongs to uid {status.st_uid}, not to us", hint=hint
-        )
+        raise RuntimeDirError(f"the runtime folder {path} belongs to uid {status.st_uid}, not to us", hint=hint)
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise RuntimeDirError(

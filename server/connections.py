@@ -1,0 +1,73 @@
+"""The table of a server's open connections: at most so many, the idlest makes room."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+
+class Slot:
+    """One connection: its socket, its thread, and since when it has been waiting for a request.
+
+    Attributes:
+        waiting_since: `time.monotonic` seconds; None while a handler runs or an answer is written.
+    """
+
+    __slots__ = ("connection", "thread", "waiting_since")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.thread: threading.Thread | None = None
+        self.waiting_since: float | None = time.monotonic()
+
+    def hang_up(self) -> None:
+        """Wake the connection's thread with an end of file; the thread closes the socket itself."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+
+class Connections:
+    """All connections of one server, over all its listeners.
+
+    Args:
+        limit: how many may be open; beyond it the one that has waited longest is hung up.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._slots: dict[socket.socket, Slot] = {}
+        self._room = threading.Condition(threading.Lock())
+
+    def add(self, connection: socket.socket, *, patience_s: float = 0.25) -> Slot | None:
+        """Enter a new connection, hanging up the idlest when the table is full.
+
+        Returns:
+            Its slot; None when all connections are being served and none ended within `patience_s`.
+        """
+        with self._room:
+            if len(self._slots) >= self.limit:
+                waiting = [slot for slot in self._slots.values() if slot.waiting_since is not None]
+                if not waiting:
+                    return None
+                min(waiting, key=lambda slot: slot.waiting_since or 0.0).hang_up()
+                # Its thread ends at once on the end of file; waiting for it is what bounds the threads.
+                if not self._room.wait_for(lambda: len(self._slots) < self.limit, patience_s):
+                    return None
+            slot = self._slots[connection] = Slot(connection)
+            return slot
+
+    def remove(self, connection: socket.socket) -> None:
+        """Forget a connection that is about to be closed."""
+        with self._room:
+            self._slots.pop(connection, None)
+            self._room.notify_all()
+
+    def slot_of(self, connection: socket.socket) -> Slot:
+        """Return the slot of an open connection."""
+        return self._slots[connection]
+
+    def slots(self) -> list[Slot]:
+        """Return the open connections' slots."""
+        return list(self._slots.values())

@@ -1,0 +1,141 @@
+"""`info`: who this worker is, in JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import sys
+import time
+from functools import lru_cache
+from typing import Any
+
+from torchctl import __version__
+from torchctl.protocol import compact_json
+from torchctl.server import identity, registry, step, torchlink
+from torchctl.server.request import Request, Response
+
+_SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(\w+://[^/\s:@]*:)[^/\s@]+@")
+MASK = "***"
+
+
+def info(request: Request, response: Response) -> None:
+    """Answer rank, process, job, versions, device, last step and handlers as one JSON object."""
+    place = identity.place()
+    last = step.last
+    started = start_time()
+    response.set_content(
+        compact_json(
+            {
+                "schema": "torchctl.info/1",
+                **place._asdict(),
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "job_id": identity.job_id(),
+                "start_time": started,
+                "uptime_s": None if started is None else round(time.time() - started, 3),
+                "step": None if last is None else last[0],
+                "step_time": None if last is None else last[1],
+                "time": time.time(),
+                "python_version": platform.python_version(),
+                "torch_version": _torch_version(),
+                "server_version": __version__,
+                "backends": _backends(),
+                "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+                "device": _device(place.local_rank),
+                "argv": masked(sys.argv),
+                "cwd": _cwd(),
+                "handlers": registry.get_handler_names(),
+            }
+        ),
+        "application/json",
+    )
+    response.set_status(200)
+
+
+@lru_cache(maxsize=1)
+def start_time() -> float | None:
+    """Return when this process started, in seconds since the epoch; None where /proc does not tell.
+
+    Source: proc(5), field 22 of /proc/PID/stat (clock ticks since boot) and btime of /proc/stat.
+    """
+    try:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        with open("/proc/stat", encoding="utf-8") as file:
+            boot = next(int(line.split()[1]) for line in file if line.startswith("btime "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return round(boot + ticks / os.sysconf("SC_CLK_TCK"), 2)
+
+
+def masked(arguments: list[str]) -> list[str]:
+    """Return a command line without secrets: the value of anything named key, token, secret or password.
+
+    ``--api-key VALUE``, ``--api-key=VALUE``, ``api_key=VALUE`` and the password in a URL become ``***``.
+    A name that merely contains one of the words (``--tokenizer``) is masked too: rather too much.
+    """
+    out: list[str] = []
+    hide_next = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if hide_next and not argument.startswith("--"):
+            out.append(MASK)
+            hide_next = False
+            continue
+        secret = _SECRET.search(name) is not None
+        hide_next = secret and not equals and name.startswith("-")
+        if secret and equals:
+            out.append(f"{name}={MASK}")
+        else:
+            out.append(_URL_PASSWORD.sub(rf"\1{MASK}@", argument))
+    return out
+
+
+def _torch_version() -> str | None:
+    version = getattr(torchlink.loaded("torch"), "__version__", None)
+    return None if version is None else str(version)
+
+
+def _backends() -> list[str]:
+    """Return the backends of the default process group, such as ``["cpu:gloo", "cuda:nccl"]``."""
+    dist: Any = torchlink.distributed()
+    if dist is None:
+        return []
+    try:
+        return str(dist.get_backend_config()).split(",")
+    except Exception:
+        return []
+
+
+def _device(local_rank: int | None) -> dict[str, Any] | None:
+    """Return this rank's CUDA device, None where CUDA is not in use; never initialises CUDA.
+
+    `index` counts within CUDA_VISIBLE_DEVICES, `physical` is that list's own entry; `source` says how it is
+    known: bound to the process group, or the convention that local rank N uses device N.
+    """
+    cuda = torchlink.loaded("torch.cuda")
+    dist: Any = torchlink.distributed()
+    index, source = local_rank, "local_rank"
+    try:
+        if cuda is None or not cuda.is_initialized():
+            return None
+        bound = None if dist is None else dist.group.WORLD.bound_device_id
+        if bound is not None and bound.index is not None:
+            index, source = int(bound.index), "process_group"
+    except Exception:
+        return None
+    if index is None:
+        return None
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    physical = visible[index] if index < len(visible) else None if visible else str(index)
+    return {"index": index, "physical": physical, "source": source}
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None

@@ -1,0 +1,11 @@
+"""`ping`: the worker is there and its interpreter runs."""
+
+from __future__ import annotations
+
+from torchctl.server.request import Request, Response
+
+
+def ping(request: Request, response: Response) -> None:
+    """Answer ``pong``."""
+    response.set_content("pong", "text/plain")
+    response.set_status(200)

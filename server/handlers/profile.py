@@ -1,0 +1,41 @@
+"""`torch_profile`: torch's profiler over all threads for a few seconds, as a Chrome trace."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import threading
+from pathlib import Path
+
+from torchctl.server import torchlink
+from torchctl.server.handlers.parameters import check_names, seconds
+from torchctl.server.refusal import Refusal
+from torchctl.server.request import Request, Response
+
+MAX_DURATION_S = 60.0
+_one_at_a_time = threading.Lock()
+_never = threading.Event()
+
+
+def torch_profile(request: Request, response: Response) -> None:
+    """Answer a Chrome trace of `duration` seconds (at most 60); one at a time, else 409.
+
+    Source: torch/distributed/debug/_handlers.py (torch 2.13), whose parameter and format these are.
+    """
+    check_names(request, "duration")
+    duration_s = seconds(request.get_param("duration") or "missing", "duration", most=MAX_DURATION_S)
+    if torchlink.loaded("torch") is None:
+        raise Refusal(501, "torch is not loaded in this process; there is nothing to profile")
+    if not _one_at_a_time.acquire(blocking=False):
+        raise Refusal(409, "a profile is being taken already; try again when it has ended")
+    try:
+        profiler = importlib.import_module("torch.profiler")
+        config = profiler._ExperimentalConfig(profile_all_threads=True)
+        with profiler.profile(record_shapes=True, experimental_config=config) as profile:
+            _never.wait(duration_s)
+        with tempfile.NamedTemporaryFile(prefix="torchctl-profile-", suffix=".json") as file:
+            profile.export_chrome_trace(file.name)
+            response.set_content(Path(file.name).read_bytes(), "application/json")
+    finally:
+        _one_at_a_time.release()
+    response.set_status(200)

@@ -1,0 +1,116 @@
+"""`pyspy_dump`: this process's stacks as py-spy reads them from outside, native frames and children too.
+
+How this works: py-spy must not become a child of the trainer, whose `os.wait()` would see it end. So a shell
+starts it in the background and ends at once; only that shell is ours, for a moment. py-spy's output
+and exit status come back through one pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from torchctl.server.handlers.parameters import check_names
+from torchctl.server.refusal import Refusal
+from torchctl.server.request import Request, Response
+
+_TIMEOUT_S = 30.0  # native frames of a large process take seconds to resolve
+_MAX_OUTPUT_BYTES = 16 << 20
+# The inner shell leads a group of its own (set -m), so that everything can be ended by one number.
+_DETACH = 'set -m; { "$@" 2>&1; echo "exit=$?"; } </dev/null & echo $! >&2'
+
+
+def pyspy_dump(request: Request, response: Response) -> None:
+    """Answer py-spy's text; parameters native, subprocesses, nonblocking: ``1`` or ``true`` to set one.
+
+    The process is never stopped for the reading, unless the server was started with ``allow_pause=True``;
+    native frames cannot be read without that. 501 when py-spy is not installed; it is looked for beside
+    the running interpreter and on PATH.
+
+    Source: torch/csrc/distributed/c10d/control_plane/Handlers.cpp (torch 2.13) for the parameters.
+    """
+    chosen = _flags(request)
+    if chosen["native"] and not request.allow_pause:
+        raise Refusal(400, "native frames need this process stopped; its server was started without allow_pause")
+    program = find_pyspy()
+    if program is None:
+        raise Refusal(501, "py-spy is not installed here; `pip install py-spy` in the job's environment")
+    arguments = [program, "dump", "--pid", str(os.getpid())]
+    if chosen["native"]:
+        arguments.append("--native")
+    elif chosen["nonblocking"] or not request.allow_pause:
+        arguments.append("--nonblocking")
+    if chosen["subprocesses"]:
+        arguments.append("--subprocesses")
+    status, text = _run_detached(arguments)
+    if status != 0:
+        raise Refusal(500, f"py-spy failed: {text.strip() or f'exit status {status}'}")
+    response.set_content(text, "text/plain")
+    response.set_status(200)
+
+
+def _flags(request: Request) -> dict[str, bool]:
+    check_names(request, "native", "subprocesses", "nonblocking")
+    flags = {}
+    for name in ("native", "subprocesses", "nonblocking"):
+        value = request.get_param(name)
+        if value not in ("", "0", "1", "false", "true"):
+            raise Refusal(400, f"{name} must be 1 or 0, not {value!r}")
+        flags[name] = value in ("1", "true")
+    return flags
+
+
+def find_pyspy() -> str | None:
+    """Return py-spy's path: beside the running interpreter, else on PATH."""
+    beside = os.path.join(os.path.dirname(sys.executable), "py-spy")
+    return beside if os.access(beside, os.X_OK) else shutil.which("py-spy")
+
+
+def _run_detached(arguments: list[str]) -> tuple[int, str]:
+    """Run a command that is not our child; return its exit status and output."""
+    read_end, write_end = os.pipe()
+    try:
+        try:
+            command = ["/bin/sh", "-c", _DETACH, "sh", *arguments]
+            shell = subprocess.Popen(command, stdout=write_end, stderr=subprocess.PIPE)
+        finally:
+            os.close(write_end)
+        assert shell.stderr is not None
+        with shell.stderr:
+            shell.wait()
+            group = os.read(shell.stderr.fileno(), 64)
+        output, ended = _read_all(read_end)
+    finally:
+        os.close(read_end)
+    if not ended:
+        _end_group(group)
+        raise Refusal(500, f"py-spy did not answer within {_TIMEOUT_S:g} s, or wrote too much; it was ended")
+    text, _, status = output.rpartition("exit=")
+    return (int(status) if status.strip().isdigit() else -1), text
+
+
+def _read_all(descriptor: int) -> tuple[str, bool]:
+    """Return what comes until end of file, and whether that end came within time and size."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    data = bytearray()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    ended = False
+    while not ended and len(data) < _MAX_OUTPUT_BYTES and (left := deadline - time.monotonic()) > 0:
+        if poll.poll(left * 1000):
+            chunk = os.read(descriptor, 65536)
+            data += chunk
+            ended = not chunk
+    return data.decode("utf-8", "replace"), ended
+
+
+def _end_group(number: bytes) -> None:
+    if number.strip().isdigit():
+        with contextlib.suppress(OSError):
+            os.killpg(int(number), signal.SIGKILL)

@@ -1,0 +1,152 @@
+"""`dump_traceback`: the Python stack of every thread, as text or JSON.
+
+How this works: the stacks are read in Python rather than by `faulthandler`, which prints at most 100 threads,
+newest first, so that the main thread silently goes missing in a process with many; and which writes each
+word with a system call of its own. All frames are taken in one step under the interpreter lock. Walking
+them is not one step: when a thread has moved meanwhile, the walk is repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from types import FrameType
+from typing import NamedTuple
+
+from torchctl.protocol import compact_json
+from torchctl.server import identity
+from torchctl.server.refusal import Refusal
+from torchctl.server.request import Request, Response
+
+MAX_FRAMES = 1000  # of one thread: Python's own recursion limit by default
+_MAX_TEXT = 500  # characters of a file or function name, as faulthandler
+_TRIES = 3
+
+
+class Frame(NamedTuple):
+    """One frame; `line` is None where the interpreter knows none."""
+
+    file: str
+    line: int | None
+    function: str
+
+
+class Stack(NamedTuple):
+    """One thread: its ids, its name ("" when Python has none), its frames, innermost first."""
+
+    ident: int
+    native_id: int | None
+    name: str
+    frames: list[Frame]
+    complete: bool
+
+
+def dump_traceback(request: Request, response: Response) -> None:
+    """Answer all threads' stacks; parameter ``format``: ``text`` (faulthandler's) or ``json``."""
+    form = request.get_param("format") or "text"
+    if form not in ("text", "json"):
+        raise Refusal(400, f"format must be 'text' or 'json', not {form!r}")
+    stacks = all_stacks()
+    if form == "json":
+        response.set_content(_as_json(stacks), "application/json")
+    else:
+        response.set_content(_as_text(stacks), "text/plain")
+    response.set_status(200)
+
+
+def all_stacks() -> list[Stack]:
+    """Return every thread's stack, in the interpreter's order: the newest thread first, main last."""
+    for attempt in range(_TRIES):
+        frames = sys._current_frames()
+        try:
+            before = {ident: (frame, frame.f_lasti) for ident, frame in frames.items()}
+            stacks = _walk(frames)
+            if attempt == _TRIES - 1 or not _moved(before):
+                return stacks
+        finally:
+            # Our own frame is among them: a cycle that would keep everybody's locals alive.
+            frames.clear()
+            before = {}
+    raise AssertionError("unreachable")
+
+
+def _moved(before: dict[int, tuple[FrameType, int]]) -> bool:
+    now = sys._current_frames()
+    me = threading.get_ident()
+    try:
+        return any(
+            ident != me and (now.get(ident) is not frame or frame.f_lasti != position)
+            for ident, (frame, position) in before.items()
+        )
+    finally:
+        now.clear()
+
+
+def _walk(frames: dict[int, FrameType]) -> list[Stack]:
+    # Not threading.enumerate(): it takes a lock, and a debugger waits for no lock of its patient.
+    threads = dict(threading._active)  # type: ignore[attr-defined]
+    stacks = []
+    for ident, top in frames.items():
+        thread = threads.get(ident)
+        name = str(getattr(thread, "name", ""))
+        native_id = getattr(thread, "native_id", None)
+        walked: list[Frame] = []
+        frame: FrameType | None = top
+        while frame is not None and len(walked) < MAX_FRAMES:
+            code = frame.f_code
+            walked.append(Frame(code.co_filename, frame.f_lineno, code.co_name))
+            frame = frame.f_back
+        stacks.append(Stack(ident, native_id, name, walked, frame is None))
+    return stacks
+
+
+def _as_text(stacks: list[Stack]) -> str:
+    me = threading.get_ident()
+    out: list[str] = []
+    for stack in stacks:
+        word = "Current thread" if stack.ident == me else "Thread"
+        name = f" [{_ascii(stack.name)}]" if stack.name else ""
+        out.append(f"{word} 0x{stack.ident:016x}{name} (most recent call first):\n")
+        for file, line, function in stack.frames:
+            place = "???" if line is None else line
+            out.append(f'  File "{_ascii(file)}", line {place} in {_ascii(function)}\n')
+        if not stack.complete:
+            out.append("  ...\n")
+        out.append("\n")
+    return "".join(out[:-1])
+
+
+def _as_json(stacks: list[Stack]) -> str:
+    me = threading.get_ident()
+    main = threading.main_thread().ident
+    return compact_json(
+        {
+            "schema": "torchctl.stacks/1",
+            "pid": os.getpid(),
+            "rank": identity.place().rank,
+            "time": time.time(),
+            "threads": [
+                {
+                    "id": stack.ident,
+                    "native_id": stack.native_id,
+                    "name": stack.name,
+                    "main": stack.ident == main,
+                    "current": stack.ident == me,
+                    "complete": stack.complete,
+                    "frames": [frame._asdict() for frame in stack.frames],
+                }
+                for stack in stacks
+            ],
+        }
+    )
+
+
+def _ascii(text: str) -> str:
+    """Return text as faulthandler writes it: ASCII, everything else escaped, cut at 500 characters."""
+    if len(text) > _MAX_TEXT:
+        text = text[:_MAX_TEXT] + "..."
+    if text.isascii() and text.isprintable():
+        return text
+    return text.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,97 @@
+"""The flight recorders of torch: NCCL's and the generic one, as pickle and JSON; wait counters.
+
+Names, parameters and refusals follow torch's C++ handlers; the bytes are torch's own, untouched. torch's
+handlers for the NCCL recorder cannot be called from Python, so these call torch's bindings.
+
+Source: torch/csrc/distributed/c10d/FlightRecorder.hpp and init.cpp (torch 2.13).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchctl import protocol
+from torchctl.server import torchlink
+from torchctl.server.handlers.parameters import booleans, check_names
+from torchctl.server.refusal import Refusal
+from torchctl.server.request import Request, Response
+
+
+def dump_nccl_trace_pickle(request: Request, response: Response) -> None:
+    """Answer the NCCL recorder's entries, pickled; without NCCL the generic recorder's.
+
+    Parameters: includecollectives, includestacktraces (default true), onlyactive (default false).
+    """
+    _pickle(request, response, "_dump_nccl_trace")
+
+
+def fr_trace_pickle(request: Request, response: Response) -> None:
+    """Answer the generic recorder's entries (gloo and others), pickled; parameters as above."""
+    _pickle(request, response, "_dump_fr_trace")
+
+
+def dump_nccl_trace_json(request: Request, response: Response) -> None:
+    """Answer the NCCL recorder's entries as JSON, without stacks; without NCCL the generic recorder's.
+
+    Parameters: includecollectives (default true), onlyactive (default false).
+    """
+    _json(request, response, "_dump_nccl_trace_json")
+
+
+def fr_trace_json(request: Request, response: Response) -> None:
+    """Answer the generic recorder's entries as JSON; parameters as dump_nccl_trace_json."""
+    _json(request, response, "_dump_fr_trace_json")
+
+
+def wait_counter_values(request: Request, response: Response) -> None:
+    """Answer torch's wait counters as JSON."""
+    check_names(request)
+    bindings = _bindings()
+    handler = torchlink.torch_handler("wait_counter_values")
+    if handler is None:
+        raise Refusal(501, f"torch {_version(bindings)} has no wait counters")
+    handler(request, response)
+
+
+def _pickle(request: Request, response: Response, binding: str) -> None:
+    chosen = booleans(request, includecollectives=True, includestacktraces=True, onlyactive=False)
+    dump, recorder = _recorder(binding)
+    content = dump(
+        includeCollectives=chosen["includecollectives"],
+        includeStackTraces=chosen["includestacktraces"],
+        onlyActive=chosen["onlyactive"],
+    )
+    _answer(response, content, "application/octet-stream", recorder)
+
+
+def _json(request: Request, response: Response, binding: str) -> None:
+    chosen = booleans(request, includecollectives=True, onlyactive=False)
+    dump, recorder = _recorder(binding)
+    content = dump(includeCollectives=chosen["includecollectives"], onlyActive=chosen["onlyactive"])
+    _answer(response, content, "application/json", recorder)
+
+
+def _answer(response: Response, content: bytes, content_type: str, recorder: str) -> None:
+    response.set_content(content, content_type)
+    response.set_header(protocol.RECORDER_HEADER, recorder)
+    response.set_status(200)
+
+
+def _recorder(binding: str) -> tuple[Any, str]:
+    """Return torch's function and the recorder's name, the generic one where this build has no NCCL."""
+    bindings = _bindings()
+    name = binding if hasattr(bindings, binding) else binding.replace("nccl", "fr")
+    if not hasattr(bindings, name):
+        raise Refusal(501, f"torch {_version(bindings)} has no flight recorder for this backend")
+    return getattr(bindings, name), "nccl" if "nccl" in name else "generic"
+
+
+def _bindings() -> Any:
+    try:
+        return torchlink.require_c10d()
+    except torchlink.TorchMissingError as missing:
+        raise Refusal(501, str(missing)) from None
+
+
+def _version(bindings: Any) -> str:
+    return str(getattr(torchlink.loaded("torch"), "__version__", "of this process"))

@@ -1,0 +1,129 @@
+"""`worker_main`: a server for the length of a training script, which must never suffer from it.
+
+How this works: the address comes from TORCH_WORKER_SERVER_SOCKET, else the runtime folder that the command
+line looks into. A server that cannot start costs one warning. torch's error file (`record`) is written as
+torch's own `worker_main` means to, when torch is loaded already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torchctl import protocol, runtimedir
+from torchctl.server import identity, torchlink, unixpath
+from torchctl.server.worker import WorkerServer
+
+TORCH_WORKER_SERVER_SOCKET = protocol.SOCKET_VARIABLE
+
+_ERRORS = "torch.distributed.elastic.multiprocessing.errors"
+_STALE_AFTER_S = 86400.0  # leftovers of killed workers stay a day, so that somebody can still see them
+_SWEEP_LIMIT = 256  # files looked at per start
+
+logger = logging.getLogger("torchctl.server")
+
+
+@contextlib.contextmanager
+def worker_main() -> Iterator[None]:
+    """Run the debug server while the body runs: ``with worker_main():`` or ``@worker_main()`` over main.
+
+    The server listens at TORCH_WORKER_SERVER_SOCKET, where ``{rank}``, ``{local_rank}`` and ``{pid}`` are
+    filled in; of several local ranks that share a plain path, local rank 0 has it and the others
+    ``PATH.<local_rank>``. Unset means a socket in the runtime folder; set but empty, no server.
+
+    An exception of the body goes through unchanged. When torch is loaded on entry, it is also written to
+    torchelastic's error file, as ``torch.distributed.elastic.multiprocessing.errors.record`` does.
+
+    Source: torch/distributed/elastic/control_plane.py (torch 2.13).
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_recorded())
+        server = start_server()
+        if server is not None:
+            stack.enter_context(server)
+        yield
+
+
+def start_server() -> WorkerServer | None:
+    """Start the server where the environment says; None when it says no, or when it cannot start."""
+    try:
+        path = socket_path()
+        return None if path is None else WorkerServer(path)
+    except Exception as error:
+        logger.warning("torchctl: no debug server in this process: %s", error)
+        return None
+
+
+def socket_path() -> str | None:
+    """Return the path for this process's socket, None when there is to be no server.
+
+    Raises:
+        RuntimeDirError: the runtime folder cannot be made or trusted.
+    """
+    value = os.environ.get(TORCH_WORKER_SERVER_SOCKET)
+    if value is None:
+        return _path_in_runtime_dir()
+    if not value:
+        return None
+    where = identity.place()
+    path = value.replace("{pid}", str(os.getpid()))
+    for name, number in (("{rank}", where.rank), ("{local_rank}", where.local_rank)):
+        path = path.replace(name, "unknown" if number is None else str(number))
+    if path == value and where.local_rank:
+        path = f"{value}.{where.local_rank}"
+    return path
+
+
+def _path_in_runtime_dir() -> str:
+    folder = runtimedir.runtime_dir()
+    runtimedir.make_runtime_dir(folder)
+    _sweep(folder)
+    rank = identity.place().rank
+    prefix = "" if rank is None else f"rank{rank}-"
+    return os.path.join(folder, f"{prefix}{os.getpid()}.sock")
+
+
+def _sweep(folder: str) -> None:
+    """Remove socket files that nobody has listened on for a day."""
+    oldest = time.time() - _STALE_AFTER_S
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for _, entry in zip(range(_SWEEP_LIMIT), entries, strict=False):
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                if entry.name.endswith(".sock") and status.st_mtime < oldest and unixpath.is_stale(entry.path):
+                    os.unlink(entry.path)
+
+
+@contextlib.contextmanager
+def _recorded() -> Iterator[None]:
+    """Write what the body raises to torchelastic's error file, when torch is loaded now."""
+    errors = _error_module()
+    if errors is None:
+        yield
+        return
+    handler = errors.get_error_handler()
+    handler.initialize()
+    try:
+        yield
+    except errors.ChildFailedError as failed:
+        _, failure = failed.get_first_failure()
+        if os.path.exists(failure.error_file):
+            handler.dump_error_file(failure.error_file, failure.exitcode)
+        raise
+    except Exception as error:
+        handler.record_exception(error)
+        raise
+
+
+def _error_module() -> Any:
+    if torchlink.loaded("torch") is None or torchlink.c10d() is None:
+        return None
+    try:
+        return importlib.import_module(_ERRORS)  # a part of the torch that is loaded
+    except ImportError:
+        return None

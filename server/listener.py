@@ -1,0 +1,176 @@
+"""Listening sockets on `socketserver`, Unix and TCP, and the thread that accepts on each.
+
+How this works: one daemon thread per listener sleeps in `poll` on the listening socket and on one end of a
+socket pair, without a timeout, so that an idle server never wakes up and `stop` is noticed at once. Each
+connection gets a thread of its own (`ThreadingMixIn`), bounded by the table in `connections`. All our threads
+block every signal that is not a fault of their own: a signal meant for the trainer must reach a thread of the
+trainer. After a fork the child closes its copies (`release`) and serves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import select
+import signal
+import socket
+import socketserver
+import threading
+from typing import Any
+
+from torchctl import protocol
+from torchctl.server import unixpath
+from torchctl.server.connection import Connection
+from torchctl.server.connections import Connections
+
+# Raised by the thread's own instructions: blocking these would turn a crash report into a silent kill.
+_OWN_FAULTS = {getattr(signal, f"SIG{name}") for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT", "TRAP", "SYS")}
+_OUT_OF_DESCRIPTORS_PAUSE_S = 1.0
+_BUSY = b"all connections of this server are in use; try again in a few seconds\n"
+_BUSY_REPLY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(_BUSY), _BUSY)
+)
+
+
+class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """What both kinds of listener share.
+
+    Args:
+        address: what `bind` takes.
+        connections: the table of the whole server.
+        token: what clients must present, None when nothing is asked for.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = protocol.BACKLOG
+    allow_pause = False
+
+    def __init__(self, address: Any, connections: Connections, token: bytes | None) -> None:
+        super().__init__(address, Connection)
+        self.socket.setblocking(False)
+        self.connections = connections
+        self.pid = os.getpid()
+        self._expected = None if token is None else b"Bearer " + token
+        self._wake_end, self._stop_end = socket.socketpair()
+        self._thread = threading.Thread(target=self.serve_forever, name="torchctl-accept", daemon=True)
+
+    def start(self) -> None:
+        """Start accepting, on a thread of its own."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop accepting and close the listening socket; connections that are open go on."""
+        with contextlib.suppress(OSError):
+            self._stop_end.send(b"x", socket.MSG_NOSIGNAL)
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        self.release()
+
+    def release(self) -> None:
+        """Close our descriptors and nothing more: all that a forked child may do."""
+        for own in (self.socket, self._wake_end, self._stop_end):
+            own.close()
+
+    def accepts(self, authorization: str) -> bool:
+        """Whether a request's Authorization header passes, compared in constant time."""
+        if self._expected is None:
+            return True
+        return hmac.compare_digest(authorization.encode("latin-1", "replace"), self._expected)
+
+    def serve_forever(self, poll_interval: float = 0.0) -> None:
+        """Accept until `stop`; `poll_interval` is socketserver's and not needed here."""
+        block_signals()
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.register(self._wake_end, select.POLLIN)
+        listening = self.socket.fileno()
+        while True:
+            ready = poll.poll()
+            if any(descriptor != listening for descriptor, _ in ready):
+                return
+            self._accept(poll)
+
+    def _accept(self, poll: select.poll) -> None:
+        try:
+            connection, address = self.socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another process took it, or the client has gone already
+        except OSError:
+            # The trainer has used up its descriptors or memory: do not spin on a socket that stays readable.
+            self._wake_end.settimeout(_OUT_OF_DESCRIPTORS_PAUSE_S)
+            with contextlib.suppress(OSError):
+                self._wake_end.recv(1, socket.MSG_PEEK)
+            return
+        if self.connections.add(connection) is None:
+            self._turn_away(connection)
+            return
+        try:
+            self.process_request(connection, address)
+        except RuntimeError:  # no thread can be started
+            self.shutdown_request(connection)
+
+    def _turn_away(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.setblocking(False)
+            connection.send(_BUSY_REPLY, socket.MSG_NOSIGNAL)
+        connection.close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start the connection's thread."""
+        thread = threading.Thread(
+            target=self.process_request_thread,
+            args=(request, client_address),
+            name="torchctl-conn",
+            daemon=True,
+        )
+        self.connections.slot_of(request).thread = thread
+        thread.start()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection and free its place."""
+        self.connections.remove(request)
+        request.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: the trainer's stderr is not ours."""
+
+
+class UnixListener(Listener, socketserver.ThreadingUnixStreamServer):
+    """Listens on a socket file, mode 0600 from birth; `address` is its path."""
+
+    def server_bind(self) -> None:
+        """Bind; a stale file is replaced, anything else in the way is an error."""
+        self.identity = unixpath.bind(self.socket, str(self.server_address))
+
+    def unlink(self) -> None:
+        """Remove the socket file if it is still ours."""
+        unixpath.unlink(str(self.server_address), self.identity)
+
+
+class TcpListener(Listener):
+    """Listens on one IPv4 or IPv6 address; `address` is (host, port)."""
+
+    allow_reuse_address = True
+
+    def __init__(
+        self, family: socket.AddressFamily, address: Any, connections: Connections, token: bytes | None
+    ) -> None:
+        self.address_family = family
+        super().__init__(address, connections, token)
+
+    def server_bind(self) -> None:
+        """Bind; an IPv6 address leaves the same port of IPv4 free for the twin."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        super().server_bind()
+
+
+def block_signals() -> None:
+    """Keep the trainer's signals away from the calling thread and the threads that it starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN_FAULTS)

@@ -1,0 +1,200 @@
+"""`WorkerServer`: one debug server of this process, on a Unix socket or on TCP."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import threading
+import time
+import weakref
+from types import TracebackType
+
+from torchctl import protocol
+from torchctl.errors import AddressInUseError, ServerError
+from torchctl.server.connections import Connections
+from torchctl.server.listener import Listener, TcpListener, UnixListener
+
+_LOOPBACK_NAMES = ("", "localhost")
+_EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses
+_live: weakref.WeakSet[WorkerServer] = weakref.WeakSet()
+
+
+class WorkerServer:
+    """Serve this process's debug handlers until `shutdown`; also a context manager.
+
+    Args:
+        host_or_file: path of a Unix socket, or a host when `port` is given. ``""`` means loopback,
+            IPv4 and IPv6. Any other interface than loopback needs a token.
+        port: -1 for a Unix socket, else the TCP port; 0 takes a free one, see `port`.
+        allow_pause: let `pyspy_dump` stop the process for the moment of reading.
+
+    Attributes:
+        port: the TCP port in use, -1 for a Unix socket.
+        address: the socket's path, or ``HOST:PORT``.
+
+    Raises:
+        ServerError: the address cannot be used, or is open to others and there is no token.
+        AddressInUseError: a live server has it already; the message names its owner.
+
+    Environment: TORCHCTL_TOKEN, at least 16 bytes; asked of every client on TCP when it is set.
+
+    Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.hpp (torch 2.13).
+    """
+
+    def __init__(self, host_or_file: str, port: int = -1, *, allow_pause: bool = False) -> None:
+        self._owner_pid = os.getpid()
+        self._connections = Connections(protocol.MAX_CONNECTIONS)
+        self._stopped = threading.Lock()
+        self._listeners: list[Listener] = []
+        if port == -1:
+            self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, None))
+            self.port, self.address = -1, os.fspath(host_or_file)
+        else:
+            self._listen_tcp(host_or_file, port)
+        _live.add(self)
+        atexit.register(self.shutdown)
+        try:
+            for listener in self._listeners:
+                listener.allow_pause = allow_pause
+                listener.start()
+        except RuntimeError as error:
+            self.shutdown()
+            raise ServerError(f"no thread can be started for the server: {error}") from error
+
+    def _listen_tcp(self, host: str, port: int) -> None:
+        token = _token()
+        addresses = _addresses(host)
+        if token is None and not all(ipaddress.ip_address(address[0]).is_loopback for _, address in addresses):
+            raise ServerError(
+                f"refusing to listen on {host}, which others can reach, without a token",
+                hint=f"set {protocol.TOKEN_VARIABLE}, or use a loopback address",
+            )
+        for attempt in range(_EPHEMERAL_TRIES):
+            try:
+                self._listeners = [*_bind_all(addresses, port, self._connections, token)]
+                break
+            except OSError as error:
+                if port == 0 and attempt + 1 < _EPHEMERAL_TRIES:
+                    continue
+                message = f"cannot listen on {host or 'loopback'} port {port}: {error.strerror}"
+                kind = AddressInUseError if error.errno == errno.EADDRINUSE else ServerError
+                raise kind(message, hint="choose another port; 0 takes a free one") from error
+        self.port = int(self._listeners[0].server_address[1])
+        self.address = f"{host or 'localhost'}:{self.port}"
+
+    def shutdown(self) -> None:
+        """Stop serving, in under 0.5 s: close every socket, end every thread, remove the socket file.
+
+        A handler that is running gets half of that time to finish its answer. May be called twice, and
+        does nothing in a forked child.
+        """
+        if os.getpid() != self._owner_pid or not self._stopped.acquire(blocking=False):
+            return
+        atexit.unregister(self.shutdown)
+        deadline = time.monotonic() + protocol.SHUTDOWN_TIMEOUT_S
+        for listener in self._listeners:
+            listener.stop(deadline - time.monotonic())
+            if isinstance(listener, UnixListener):
+                listener.unlink()
+        slots = self._connections.slots()
+        for slot in slots:
+            if slot.waiting_since is not None:
+                slot.hang_up()
+        _join([slot.thread for slot in slots], deadline - protocol.SHUTDOWN_TIMEOUT_S / 2)
+        for slot in slots:
+            slot.hang_up()
+        _join([slot.thread for slot in slots], deadline)
+
+    def release(self) -> None:
+        """In a forked child: close the inherited descriptors, so that they do not outlive the parent."""
+        for listener in self._listeners:
+            listener.release()
+        for slot in self._connections.slots():
+            slot.connection.close()
+
+    def __enter__(self) -> WorkerServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+
+def _release_after_fork() -> None:
+    for server in list(_live):
+        with contextlib.suppress(Exception):
+            server.release()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_release_after_fork)
+
+
+def _join(threads: list[threading.Thread | None], deadline: float) -> None:
+    for thread in threads:
+        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _token() -> bytes | None:
+    token = os.environ.get(protocol.TOKEN_VARIABLE)
+    if not token:
+        return None
+    data = os.fsencode(token)
+    if len(data) < protocol.MIN_TOKEN_BYTES:
+        raise ServerError(
+            f"{protocol.TOKEN_VARIABLE} is shorter than {protocol.MIN_TOKEN_BYTES} bytes",
+            hint="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+        )
+    return data
+
+
+_Address = tuple[socket.AddressFamily, tuple[str, int]]
+
+
+def _addresses(host: str) -> list[_Address]:
+    """Return the addresses to bind for a host; loopback means both of its addresses."""
+    if host in _LOOPBACK_NAMES:
+        found = [(socket.AF_INET, ("127.0.0.1", 0))]
+        if _has_ipv6_loopback():
+            found.append((socket.AF_INET6, ("::1", 0)))
+        return found
+    try:
+        resolved = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ServerError(f"the host {host!r} is not known here: {error.strerror}") from error
+    family, _, _, _, address = resolved[0]
+    return [(family, (str(address[0]), 0))]
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _has_ipv6_loopback() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+            return True
+    except OSError:
+        return False
+
+
+def _bind_all(addresses: list[_Address], port: int, connections: Connections, token: bytes | None) -> list[TcpListener]:
+    """Bind every address to one port, all or none."""
+    bound: list[TcpListener] = []
+    try:
+        for family, (host, _) in addresses:
+            listener = TcpListener(family, (host, port), connections, token)
+            bound.append(listener)
+            port = int(listener.server_address[1])
+    except OSError:
+        for listener in bound:
+            listener.release()
+        raise
+    return bound

@@ -1,0 +1,44 @@
+"""What worker and command line agree on: routes, headers and limits. No I/O.
+
+Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.cpp (torch 2.13) for routes and texts.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+SOCKET_VARIABLE = "TORCH_WORKER_SERVER_SOCKET"
+TOKEN_VARIABLE = "TORCHCTL_TOKEN"
+MIN_TOKEN_BYTES = 16
+
+HANDLER_PATH = "/handler/"
+INDEX_PAGE = '<h1>torch.distributed.WorkerServer</h1>\n<a href="/handler/">Handler names</a>\n'
+ROUTES = "the routes are: GET /, GET /handler/, POST /handler/NAME"
+
+# In every reply, so that an answer always says whose it is.
+RANK_HEADER = "Torchctl-Rank"
+PID_HEADER = "Torchctl-Pid"
+# Which of torch's two recorders a trace came from: "nccl" or "generic".
+RECORDER_HEADER = "Torchctl-Recorder"
+
+MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux holds 108 with its NUL
+MAX_BODY_BYTES = 1 << 20
+MAX_LINE_BYTES = 8192  # request line or one header; as Apache and cpp-httplib
+MAX_HEADERS = 64
+MAX_PARAMS = 64
+MAX_CONNECTIONS = 64
+BACKLOG = 128  # Python's default of 5 turns the 7th waiting client away with EAGAIN
+REQUEST_TIMEOUT_S = 5.0  # to send one request
+IDLE_TIMEOUT_S = 2.0  # between two requests of a connection
+SEND_TIMEOUT_S = 60.0  # to take one answer; traces are megabytes, links may be slow
+DRAIN_TIMEOUT_S = 1.0  # to stop sending after a refusal
+SHUTDOWN_TIMEOUT_S = 0.4
+
+DEFAULT_TIMEOUT_S = 5.0  # of a whole command
+MAX_REPLY_BYTES = 256 << 20  # a full trace of 2000 entries as JSON is 1 MB
+
+
+def compact_json(value: Any) -> str:
+    """Return JSON without spaces, keys sorted: what the server sends."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
