@@ -18,14 +18,12 @@ COMMANDS: dict[str, str] = {
     "ps": "ps",
     "ping": "ping",
     "traceback": "traceback",
-    "nccl-trace": "nccl_trace",
     "handlers": "handlers",
     "call": "call",
     "completion": "completion",
 }
 
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
 
 
 class Root(click.Group):
@@ -59,9 +57,9 @@ class Root(click.Group):
             click.echo("torchctl: interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            # The reader (head, less) has gone: not an error worth a word, but not a success either.
+            # The reader (head, less) has gone: not worth a word, but no success either; click does the same.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(EXIT_BROKEN_PIPE)
+            sys.exit(EXIT_FAILED)
         except TorchctlError as error:
             if self.debug:
                 raise

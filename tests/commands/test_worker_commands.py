@@ -1,0 +1,323 @@
+"""The worker commands against live servers: whole stdout, stderr and exit code."""
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests import listeners
+from tests.listeners import listening
+from torchctl.cli import cli
+from torchctl.server import Request, Response, WorkerServer, handler, report_step
+
+
+@handler("commands-echo")
+def commands_echo(request: Request, response: Response) -> None:
+    response.set_content(request.get_param("text").encode() + request.body(), "application/octet-stream")
+
+
+@handler("commands-refusing")
+def commands_refusing(request: Request, response: Response) -> None:
+    response.set_content("duration must be a number\x1b]0;x\x07", "text/plain")
+    response.set_status(400)
+
+
+@pytest.fixture
+def worker(own_environment: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A live worker of rank 3 in the runtime folder."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    own_environment.mkdir(mode=0o700)
+    with WorkerServer(str(own_environment / f"rank3-{os.getpid()}.sock")) as server:
+        yield server.address
+
+
+def run(*arguments: str, **keywords: str | bytes) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="torchctl", **keywords)  # type: ignore[arg-type]
+
+
+def steady(text: str) -> str:
+    """Return output with its times replaced."""
+    return re.sub(r" *\d+\.\d\d ms", " N ms", text)
+
+
+def test_ping_prints_one_line_per_worker(worker: str) -> None:
+    result = run("ping")
+    assert steady(result.stdout) == f"rank 3  pong N ms  pid {os.getpid()}  {worker}\n"
+    assert (result.stderr, result.exit_code) == ("", 0)
+
+
+def test_ping_json_is_one_sorted_object(worker: str) -> None:
+    result = run("ping", "--json")
+    document = json.loads(result.stdout)
+    assert list(document) == sorted(document)
+    rtt = document["workers"][0].pop("rtt_ms")
+    assert 0 < rtt < 10_000
+    assert document == {
+        "schema": "torchctl.ping/1",
+        "workers": [{"rank": 3, "pid": os.getpid(), "endpoint": worker, "state": "ok"}],
+        "failures": [],
+        "missing_ranks": [],
+    }
+
+
+def test_nobody_to_ask_is_3_and_says_what_to_do(own_environment: Path) -> None:
+    result = run("ping")
+    assert (result.stdout, result.exit_code) == ("", 3)
+    assert result.stderr == (
+        f"torchctl: no worker found: {own_environment} holds no socket\n"
+        "  start the job with `python -m torchctl.server train.py`, or name a worker with --socket or --host\n"
+    )
+
+
+def test_a_mixed_result_prints_what_there_is_and_is_3(worker: str, folder: Path) -> None:
+    result = run("ping", "--socket", worker, "--socket", str(folder / "none"))
+    assert steady(result.stdout) == f"rank 3  pong N ms  pid {os.getpid()}  {worker}\n"
+    assert result.stderr == (
+        f"torchctl: {folder}/none does not exist\n"
+        "  check the path, and that the job runs on this host; `torchctl ps` lists the workers it finds\n"
+    )
+    assert result.exit_code == 3
+
+
+@pytest.mark.parametrize("command", ["ping", "ps", "traceback", "handlers", "call ping"])
+@pytest.mark.parametrize(
+    ("serve", "code", "word"),
+    [
+        (listeners.silent, 5, "did not answer within"),
+        (listeners.dripping, 5, "did not answer within"),
+        (listeners.saying(b"garbage\r\n\r\n"), 3, "no worker's HTTP"),
+        (listeners.saying(b""), 3, "closed the connection"),
+    ],
+)
+def test_a_failure_has_the_same_code_in_every_command(
+    folder: Path, command: str, serve: listeners.Serve, code: int, word: str
+) -> None:
+    path = str(folder / "s")
+    with listening(path, serve):
+        began = time.monotonic()
+        result = run(*command.split(), "--socket", path, "--timeout", "0.5")
+        assert time.monotonic() - began < 5
+    assert result.exit_code == code
+    assert word in result.stderr
+    assert path in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", ["ping", "ps", "traceback", "handlers", "call x"])
+@pytest.mark.parametrize("body", [b"", b"null", b"[1]", b'"x"', b"{}", b"[" * 4000, b"\xff" * 100])
+def test_a_worker_that_answers_nonsense_is_named(folder: Path, command: str, body: bytes) -> None:
+    path = str(folder / "s")
+    with listening(path, listeners.reply(body)):
+        result = run(*command.split(), "--socket", path, "--timeout", "5")
+    if command == "call x":
+        assert (result.exit_code, result.stdout_bytes) == (0, body)
+    else:
+        assert result.exit_code == 3
+        assert path in result.stderr
+        assert "Traceback" not in result.output
+
+
+def test_two_that_time_out_alike_are_5(folder: Path) -> None:
+    with listening(str(folder / "a"), listeners.silent), listening(str(folder / "b"), listeners.silent):
+        result = run("ping", "--socket", str(folder), "--timeout", "0.3")
+    assert result.exit_code == 5
+    assert result.stderr.count("did not answer within") == 2
+    assert result.stderr.count("interpreter lock") == 1  # the hint, once
+
+
+def test_leftovers_of_killed_workers_are_left_aside(worker: str, own_environment: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(own_environment / "rank5-99.sock"))
+    result = run("ping")
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 1
+    assert result.stderr == "torchctl: left aside: 1 socket(s) of ended workers (rank5-99.sock)\n"
+    named = run("ping", "--socket", str(own_environment))
+    assert named.exit_code == 3
+    assert "rank 5: " in named.stderr
+
+
+def test_an_untrusted_runtime_folder_is_not_looked_into(worker: str, own_environment: Path) -> None:
+    own_environment.chmod(0o755)
+    result = run("ping")
+    assert result.exit_code == 1
+    assert f"the runtime folder {own_environment} is open to others" in result.stderr
+    assert f"chmod 700 {own_environment}" in result.stderr
+
+
+def test_ranks_filter_by_the_workers_own_answer(worker: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WorkerServer("127.0.0.1", 0) as other:
+        address = f"127.0.0.1:{other.port}"
+        assert run("ping", "--socket", worker, "--host", address, "--ranks", "0-7").stdout.count("pong") == 2
+    result = run("ping", "--ranks", "2-4")
+    assert result.stdout.count("pong") == 1
+    assert result.stderr == "torchctl: rank 2,4: no worker found\n"
+    assert result.exit_code == 3
+    result = run("ping", "--ranks", "5")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "no worker found for rank 5" in result.stderr
+
+
+def test_a_silent_worker_may_be_the_rank_asked_for(own_environment: Path) -> None:
+    own_environment.mkdir(mode=0o700)
+    with listening(str(own_environment / "rank5-99.sock"), listeners.silent):
+        result = run("ping", "--ranks", "5", "--timeout", "0.4")
+    assert result.exit_code == 5
+    assert "rank 5: " in result.stderr
+
+
+def test_the_environment_names_the_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WorkerServer(str(folder / "w")), WorkerServer(str(folder / "w.1")), WorkerServer(str(folder / "w.x")):
+        monkeypatch.setenv("TORCH_WORKER_SERVER_SOCKET", str(folder / "w"))
+        assert [line.split()[-1] for line in run("ping").stdout.splitlines()] == [f"{folder}/w", f"{folder}/w.1"]
+        monkeypatch.setenv("TORCH_WORKER_SERVER_SOCKET", str(folder / "w.{local_rank}"))
+        assert [line.split()[-1] for line in run("ping").stdout.splitlines()] == [f"{folder}/w.1", f"{folder}/w.x"]
+        monkeypatch.setenv("TORCH_WORKER_SERVER_SOCKET", str(folder / "none"))
+        result = run("ping")
+        assert (result.exit_code, f"{folder}/none does not exist" in result.stderr) == (3, True)
+
+
+def test_ps_lists_what_info_says(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-rather-long-job-id")
+    monkeypatch.setenv("COLUMNS", "200")
+    report_step(1203)
+    result = run("ps")
+    assert result.exit_code == 0
+    head, row = result.stdout.splitlines()
+    assert head.split() == ["rank", "host", "pid", "job", "uptime", "step", "state", "endpoint"]
+    assert re.fullmatch(
+        rf" *3  {socket.gethostname()} +{os.getpid()}  a-rather-long-job-id +\w+  1203 \(0s ago\)  ok +{worker} *", row
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = run("ps").stdout
+    assert all(len(line) <= 80 for line in narrow.splitlines())
+    assert "a-rather…" in narrow
+    assert f"sockets in {os.path.dirname(worker)}" in narrow.replace("\n", "")
+
+
+def test_ps_json_and_a_dead_one_on_top(worker: str, folder: Path) -> None:
+    result = run("ps", "--socket", worker, "--socket", str(folder / "none"))
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["rank", "?", "3"]
+    assert "no such socket" in result.stdout
+    document = json.loads(run("ps", "--json").stdout)
+    assert document["schema"] == "torchctl.ps/1"
+    assert (document["workers"][0]["rank"], document["workers"][0]["world_size"]) == (3, 8)
+
+
+def test_handlers_lists_names_and_who_lacks_one(worker: str, folder: Path) -> None:
+    assert "ping\n" in run("handlers").stdout
+    other = str(folder / "other")
+    with listening(other, listeners.reply(b'["ping", "only\\u001b[31mhere"]')):
+        result = run("handlers", "--socket", worker, "--socket", other)
+    assert "only\\x1b[31mhere  (1 workers)\n" in result.stdout
+    assert "info  (ranks 3)\n" in result.stdout
+    assert "\nping\n" in result.stdout
+    assert "info" in json.loads(run("handlers", "--json").stdout)["workers"][0]["handlers"]
+
+
+def test_call_prints_the_bytes_as_they_came(worker: str) -> None:
+    result = run("call", "commands-echo", "-p", "text=a\x1b[31m=b", "--body", "-", input=b"\x00\xff")
+    assert (result.stdout_bytes, result.stderr, result.exit_code) == (b"a\x1b[31m=b\x00\xff", "", 0)
+
+
+def test_call_of_several_heads_each_answer(worker: str, folder: Path) -> None:
+    with WorkerServer(str(folder / "b")):
+        result = run("call", "commands-echo", "-p", "text=hi", "--socket", worker, "--socket", str(folder / "b"))
+    assert result.stdout == f"==> rank 3 {worker} <==\nhi\n\n==> rank 3 {folder}/b <==\nhi\n"
+
+
+def test_call_writes_files(worker: str, folder: Path) -> None:
+    out = folder / "out"
+    result = run("call", "commands-echo", "-p", "text=hi", "--output", str(out))
+    assert (out.read_bytes(), result.stdout) == (b"hi", "")
+    assert result.stderr == f"torchctl: rank 3: 2 bytes in {out}\n"
+    failed = run("call", "commands-echo", "--output", str(folder / "none" / "out"))
+    assert failed.exit_code == 1
+    assert f"cannot write {folder}/none/out: No such file or directory" in failed.stderr
+    with listening(str(folder / "s"), listeners.reply(b"x")):
+        run("call", "commands-echo", "--socket", worker, "--socket", str(folder / "s"), "--output", str(out))
+    assert sorted(path.name for path in folder.glob("out*")) == ["out", "out.rank3", "out.worker1"]
+
+
+def test_call_json_is_text_or_base64(worker: str) -> None:
+    text = json.loads(run("call", "commands-echo", "-p", "text=hi", "--json").stdout)
+    assert (text["workers"][0]["text"], text["handler"]) == ("hi", "commands-echo")
+    data = json.loads(run("call", "commands-echo", "--body", "-", "--json", input=b"\xff").stdout)
+    assert data["workers"][0]["base64"] == "/w=="
+
+
+def test_a_handler_that_fails_or_is_unknown_is_4(worker: str) -> None:
+    result = run("call", "commands-refusing")
+    assert result.exit_code == 4
+    assert "rank 3: " in result.stderr
+    assert "answered HTTP 400: duration must be a number\\x1b]0;x\\x07" in result.stderr
+    result = run("call", "nope")
+    assert result.exit_code == 4
+    assert "has no handler 'nope'" in result.stderr
+    assert "`torchctl handlers` lists" in result.stderr
+
+
+def test_traceback_shows_the_callers_line(worker: str) -> None:
+    result = run("traceback", "--all-threads")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"rank 3  pid {os.getpid()}  {worker}\n")
+    assert "test_traceback_shows_the_callers_line" in result.stdout
+    assert "MainThread (0x" in result.stdout
+    assert "thread of torchctl's own server" in result.stdout or "threads of torchctl's own server" in result.stdout
+    document = json.loads(run("traceback", "--json").stdout)
+    threads = document["workers"][0]["threads"]
+    assert document["schema"] == "torchctl.traceback/1"
+    assert any(thread["main"] and thread["name"] == "MainThread" for thread in threads)
+
+
+def test_what_a_worker_sends_is_neither_markup_nor_control(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    frame = {"file": "/x/[bold]a.py", "line": 3, "function": "f\x1b[2J"}
+    thread = {"id": 1, "name": "[red]MainThread", "main": True, "complete": True, "frames": [frame]}
+    body = json.dumps({"schema": "torchctl.stacks/1", "threads": [thread]}).encode()
+    with listening(str(folder / "s"), listeners.reply(body)):
+        result = run("traceback", "--socket", str(folder / "s"))
+    assert "[red]MainThread" in result.stdout
+    assert "> /x/[bold]a.py:3 in f\\x1b[2J\n" in result.stdout
+    info = {
+        "schema": "torchctl.info/1",
+        "rank": "x" * 10,
+        "host": "[red]h\x1b",
+        "pid": True,
+        "uptime_s": 1e400,
+        "step": 3,
+    }
+    (folder / "s").unlink()
+    with listening(str(folder / "s"), listeners.reply(json.dumps(info).encode())):
+        result = run("ps", "--socket", str(folder / "s"))
+    assert "[red]h\\x1b" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ping", "--ranks", "3-"],
+        ["ping", "--host", "nowhere"],
+        ["ping", "--timeout", "0"],
+        ["ping", "--timeout", "nan"],
+        ["ping", "--format", "xml"],
+        ["ping", "--nonsense"],
+        ["call"],
+        ["call", "x", "-p", "novalue"],
+        ["call", "x", "-p", "a=1", "-p", "a=2"],
+        ["call", "x", "--body", "/does/not/exist"],
+        ["nonsense"],
+    ],
+)
+def test_usage_errors_are_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: torchctl" in result.stderr

@@ -1,0 +1,109 @@
+"""The command line as a process: start-up, help, interruption, broken pipes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests import listeners
+from tests.listeners import listening
+from tests.processes import running
+from torchctl.cli import COMMANDS
+from torchctl.server import WorkerServer
+
+TORCHCTL = [sys.executable, "-m", "torchctl"]
+HEAVY = "torch rich asyncio requests numpy concurrent.futures pickle subprocess multiprocessing".split()  # noqa: SIM905
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TORCHCTL, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_every_command_has_help_that_fits_80_columns(command: list[str]) -> None:
+    result = run(*command, "--help", COLUMNS="80")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Usage: torchctl")
+    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+
+
+def test_the_version() -> None:
+    assert run("--version").stdout.startswith("torchctl, version ")
+
+
+def test_ping_imports_nothing_heavy(folder: Path) -> None:
+    code = (
+        "import sys\nsys.argv[1:] = ['ping', '--socket', sys.argv[1]]\nfrom torchctl.cli import main\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+    )
+    with WorkerServer(str(folder / "s")):
+        arguments = [sys.executable, "-c", code, str(folder / "s")]
+        out = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert out.stdout.splitlines()[-1] == "[]", out.stderr
+
+
+def test_worker_commands_never_import_torch(folder: Path) -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None\nimport torchctl.cli as c\n"
+        "for command in ('ping', 'ps', 'traceback', 'handlers', 'call ping'):\n"
+        "    try: c.cli.main([*command.split(), '--socket', sys.argv[1]], 'torchctl')\n"
+        "    except SystemExit as e: assert e.code == 0, (command, e.code)\n"
+    )
+    with WorkerServer(str(folder / "s")):
+        arguments = [sys.executable, "-c", code, str(folder / "s")]
+        out = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert (out.returncode, out.stderr) == (0, "")
+
+
+def test_an_error_is_a_sentence_and_with_debug_a_traceback(folder: Path) -> None:
+    plain = run("ping")
+    assert plain.returncode == 3
+    assert "Traceback" not in plain.stderr
+    debug = run("--debug", "ping")
+    assert debug.returncode == 1
+    assert "NoWorkersError" in debug.stderr
+    assert "Traceback" in debug.stderr
+
+
+def test_ctrl_c_ends_a_wait_at_once_without_a_traceback(folder: Path) -> None:
+    asked = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        asked.set()
+        listeners.silent(connection)
+
+    command = [*TORCHCTL, "ping", "--socket", str(folder / "s"), "--timeout", "60"]
+    with listening(str(folder / "s"), serve), running(command) as process:
+        assert asked.wait(30)
+        process.popen.send_signal(signal.SIGINT)
+        code, out, err = process.finish(10)
+    assert (code, out, err) == (130, "", "\ntorchctl: interrupted\n")
+
+
+def test_a_reader_that_goes_away_is_no_error_message(folder: Path) -> None:
+    with WorkerServer(str(folder / "s")):
+        command = (
+            f"{sys.executable} -m torchctl call dump_traceback --socket {folder}/s | true; echo ${{PIPESTATUS[0]}}"
+        )
+        out = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert out.stderr == ""
+    assert out.stdout in ("0\n", "1\n")
+
+
+def test_no_colour_codes_in_a_pipe(folder: Path) -> None:
+    with WorkerServer(str(folder / "s")):
+        for command in ("ps", "traceback"):
+            assert "\x1b" not in run(command, "--socket", str(folder / "s")).stdout

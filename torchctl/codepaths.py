@@ -1,0 +1,32 @@
+"""Whose code a file is, judged by its path alone: the file is one of the worker's host and need not exist here."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Origin = Literal["user", "library", "torch", "python"]
+
+_TORCH = re.compile(r"/(?:site-packages|dist-packages|pytorch)/torch/")
+# The standard library, frozen modules, and torchctl's own worker side.
+_PYTHON = re.compile(
+    r"/lib(?:64)?/python3\.\d+t?/(?!site-packages/|dist-packages/)|/python3\d+\.zip/|\A<frozen|\A\Z"
+    r"|/site-packages/torchctl/|/torchctl/server/"
+)
+_LIBRARY = re.compile(r"/(?:site-packages|dist-packages)/(.*)\Z", re.DOTALL)
+_PYTHON_ROOT = re.compile(r"/lib(?:64)?/python3\.\d+t?/(.*)\Z", re.DOTALL)
+
+
+def origin(path: str) -> Origin:
+    """Return whose code a file is: torch's, Python's own, another installed library's, or the user's."""
+    if _TORCH.search(path):
+        return "torch"
+    if _PYTHON.search(path):
+        return "python"
+    return "library" if _LIBRARY.search(path) else "user"
+
+
+def short(path: str) -> str:
+    """Return a library's path from its package on (``torch/nn/modules/module.py``); a user's path unchanged."""
+    match = _LIBRARY.search(path) or _PYTHON_ROOT.search(path)
+    return match[1] if match else path

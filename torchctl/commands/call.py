@@ -1,0 +1,109 @@
+"""`torchctl call`."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from typing import IO
+
+import click
+
+from torchctl import protocol
+from torchctl.client import Reply, call
+from torchctl.endpoint import Endpoint
+from torchctl.files import write_file
+from torchctl.finish import finish
+from torchctl.options import worker_options
+from torchctl.render.failures import failures_json
+from torchctl.targets import Survey, Targets, survey
+from torchctl.text import printable
+
+
+def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[object]:
+    from torchctl.completing import handler_names
+
+    return list(handler_names(ctx, param, incomplete))
+
+
+def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    params = {}
+    for value in values:
+        name, equals, content = value.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
+        if name in params:
+            raise click.BadParameter(f"{name!r} is given twice")
+        params[name] = content
+    return params
+
+
+@click.command()
+@click.argument("name", shell_complete=_complete_name)
+@click.option("-p", "params", metavar="KEY=VALUE", multiple=True, callback=_parameters, help="A parameter. Repeatable.")
+@click.option("--body", type=click.File("rb"), help="Send this file, or - for stdin, as the request's body.")
+@click.option("--output", metavar="FILE", help="Write the answer here; FILE.rankN of several workers.")
+@worker_options
+def command(targets: Targets, name: str, params: dict[str, str], body: IO[bytes] | None, output: str | None) -> None:
+    """Call any handler and print its answer as it came.
+
+    On a terminal control characters are escaped; a pipe or --output gets the bytes untouched. The answers of
+    several workers stand below one another, each under a line with its rank.
+    """
+    data = b"" if body is None else body.read(protocol.MAX_BODY_BYTES + 1)
+    if len(data) > protocol.MAX_BODY_BYTES:
+        raise click.BadParameter(f"the body is larger than {protocol.MAX_BODY_BYTES} bytes", param_hint="--body")
+
+    def ask(endpoint: Endpoint, deadline: float) -> Reply:
+        return call(endpoint, name, deadline, params=params, body=data)
+
+    result = survey(targets, ask)
+    if output is not None:
+        _write(result, output)
+    elif targets.as_json:
+        click.echo(_json(name, result))
+    else:
+        _print(result)
+    finish(result)
+
+
+def _print(result: Survey[Reply]) -> None:
+    out = sys.stdout.buffer
+    several = len(result.outcomes) > 1
+    for number, (endpoint, reply) in enumerate(result.answers):
+        if several:
+            head = f"==> {_who(reply)} {printable(str(endpoint))} <==\n"
+            out.write((("\n" if number else "") + head).encode())
+        if sys.stdout.isatty():
+            text = printable(reply.body.decode("utf-8", "backslashreplace"), keep_newlines=True)
+            out.write(text.encode("utf-8", "backslashreplace"))
+        else:
+            out.write(reply.body)
+        if (several or sys.stdout.isatty()) and not reply.body.endswith(b"\n"):
+            out.write(b"\n")
+    out.flush()
+
+
+def _write(result: Survey[Reply], output: str) -> None:
+    for number, (_, reply) in enumerate(result.answers):
+        path = output
+        if len(result.outcomes) > 1:
+            path += f".worker{number}" if reply.rank is None else f".rank{reply.rank}"
+        write_file(path, reply.body)
+        click.echo(f"torchctl: {_who(reply)}: {len(reply.body)} bytes in {path}", err=True)
+
+
+def _json(name: str, result: Survey[Reply]) -> str:
+    from torchctl.render.json import document
+
+    workers = []
+    for endpoint, reply in result.answers:
+        try:
+            content = {"text": reply.body.decode("utf-8")}
+        except UnicodeDecodeError:
+            content = {"base64": base64.b64encode(reply.body).decode("ascii")}
+        workers.append({"rank": reply.rank, "pid": reply.pid, "endpoint": str(endpoint), **content})
+    return document("call", {"handler": name, "workers": workers, **failures_json(result)})
+
+
+def _who(reply: Reply) -> str:
+    return "rank ?" if reply.rank is None else f"rank {reply.rank}"

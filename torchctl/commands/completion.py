@@ -1,0 +1,35 @@
+"""`torchctl completion`."""
+
+from __future__ import annotations
+
+import click
+
+from torchctl.cli import cli
+
+_VARIABLE = "_TORCHCTL_COMPLETE"
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def command(shell: str) -> None:
+    """Print the completion script for a shell.
+
+    \b
+    bash:  eval "$(torchctl completion bash)"        in ~/.bashrc
+    zsh:   eval "$(torchctl completion zsh)"         in ~/.zshrc
+    fish:  torchctl completion fish | source         in ~/.config/fish/config.fish
+
+    Socket paths and handler names complete from the live workers.
+    """
+    click.echo(script(shell), nl=False)
+
+
+def script(shell: str) -> str:
+    """Return the completion script of bash, zsh or fish; click makes it from the commands."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    complete = kind(cli, {}, "torchctl", _VARIABLE)
+    # Not `source()`: for bash that runs a bash to ask its version.
+    return (complete.source_template % complete.source_vars()).strip() + "\n"

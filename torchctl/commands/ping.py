@@ -1,0 +1,73 @@
+"""`torchctl ping`."""
+
+from __future__ import annotations
+
+import click
+
+from torchctl.client import Reply, call
+from torchctl.endpoint import Endpoint
+from torchctl.errors import NotAWorkerError
+from torchctl.finish import finish
+from torchctl.options import worker_options
+from torchctl.render.failures import failures_json
+from torchctl.targets import Survey, Targets, survey
+
+_MAX_BYTES = 4096
+
+
+@click.command()
+@worker_options
+def command(targets: Targets) -> None:
+    """Ask every worker for a sign of life.
+
+    Prints the round-trip time of one request on a new connection.
+    """
+    result = survey(targets, ping)
+    text = _json(result) if targets.as_json else _table(result)
+    if text:
+        click.echo(text)
+    finish(result)
+
+
+def ping(endpoint: Endpoint, deadline: float) -> Reply:
+    """Return a worker's `pong`.
+
+    Raises:
+        WorkerError: as `client.call`; NotAWorkerError for any other word.
+    """
+    reply = call(endpoint, "ping", deadline, max_bytes=_MAX_BYTES)
+    if reply.body.strip() != b"pong":
+        raise NotAWorkerError("answered the ping with something else", endpoint=str(endpoint), rank=reply.rank)
+    return reply
+
+
+def _table(result: Survey[Reply]) -> str:
+    from torchctl.render.plain import columns
+
+    rows = [
+        [
+            "rank ?" if reply.rank is None else f"rank {reply.rank}",
+            "pong",
+            f"{reply.elapsed_s * 1000:.2f} ms",
+            "" if reply.pid is None else f"pid {reply.pid}",
+            str(endpoint),
+        ]
+        for endpoint, reply in result.answers
+    ]
+    return columns(rows, right=frozenset({2}))
+
+
+def _json(result: Survey[Reply]) -> str:
+    from torchctl.render.json import document
+
+    workers = [
+        {
+            "rank": reply.rank,
+            "pid": reply.pid,
+            "endpoint": str(endpoint),
+            "state": "ok",
+            "rtt_ms": round(reply.elapsed_s * 1000, 3),
+        }
+        for endpoint, reply in result.answers
+    ]
+    return document("ping", {"workers": workers, **failures_json(result)})

@@ -1,0 +1,51 @@
+"""The address of one worker."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# What may stand in a host name, an IPv4 or an IPv6 address with its zone; nothing a shell or a URL could misread.
+_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+_IN_BRACKETS = re.compile(r"\[([^\]]*)\]:(\d{1,5})")
+_PLAIN = re.compile(r"([^:\[\]]*):(\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one worker listens.
+
+    Attributes:
+        path: a Unix socket's path, "" for TCP.
+        host, port: for TCP.
+        rank: the rank that the socket's name promises; the worker's own answer counts more.
+        found: we found it in the runtime folder, nobody named it: when it is dead, it is a leftover.
+    """
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    rank: int | None = None
+    found: bool = False
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_host_port(text: str) -> Endpoint:
+    """Return the endpoint of ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+    Raises:
+        ValueError: no port, a port outside 1 to 65535, or a host with characters that no host has.
+    """
+    match = _IN_BRACKETS.fullmatch(text) or _PLAIN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not HOST:PORT; write node1:25000, or [::1]:25000 for IPv6")
+    host, port = match[1], int(match[2])
+    if not _HOST.fullmatch(host) or host.startswith("-"):
+        raise ValueError(f"{host!r} is no host name or address")
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{port} is no TCP port: 1 to 65535")
+    return Endpoint(host=host, port=port)

@@ -1,0 +1,17 @@
+"""The end of a worker command: what failed on stderr, then the exit code."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import click
+
+from torchctl.render.failures import failure_lines
+from torchctl.targets import Survey
+
+
+def finish(survey: Survey[Any], *, code: int | None = None) -> NoReturn:
+    """Print the failures and exit by the survey's code, or by `code` where the command knows better."""
+    for line in failure_lines(survey):
+        click.echo(line, err=True)
+    raise SystemExit(survey.exit_code if code is None else code)

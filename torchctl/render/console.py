@@ -1,0 +1,26 @@
+"""The one rich console: what a worker sends is text, never markup."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO
+
+from rich.console import Console
+from rich.text import Text
+
+from torchctl.text import printable
+
+_PIPE_WIDTH = 200  # nobody sees a pipe's edge, and a cropped cell is a lost fact
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """Return a console on stdout that follows NO_COLOR, the terminal's width and, for a pipe, COLUMNS."""
+    out = file or sys.stdout
+    width = None if out.isatty() or os.environ.get("COLUMNS", "").isdigit() else _PIPE_WIDTH
+    return Console(file=out, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def text(value: object, style: str = "") -> Text:
+    """Return a cell or line from anything a worker sent, control characters escaped."""
+    return Text(printable(str(value)), style=style)

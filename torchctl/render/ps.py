@@ -1,0 +1,98 @@
+"""The table and the JSON of `torchctl ps`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rich.table import Table
+
+from torchctl.endpoint import Endpoint
+from torchctl.render.console import text
+from torchctl.targets import Survey
+from torchctl.workerinfo import WorkerInfo
+
+_WIDE = 120  # columns that a full row needs
+_SHORT_JOB = 9
+_COLUMNS = ("rank", "host", "pid", "job", "uptime", "step", "state", "endpoint")
+
+
+def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
+    """Return one row per worker asked, by rank; those without an answer first, since they are the odd ones.
+
+    Below `_WIDE` columns job ids are cut, and the folder that all sockets share goes into the last line.
+    """
+    folder = "" if width >= _WIDE else _shared_folder([str(outcome.endpoint) for outcome in survey.outcomes])
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left", caption_style="dim")
+    if folder:
+        table.caption = text(f"sockets in {folder}")
+    for name in _COLUMNS:
+        right = name in ("rank", "pid", "uptime")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in ("rank", "state"))
+    for outcome in survey.outcomes:
+        if outcome.error is not None:
+            rank = "?" if outcome.error.rank is None else str(outcome.error.rank)
+            cells = [rank, "", "", "", "", "", outcome.error.kind.replace("_", " "), _name(outcome.endpoint, folder)]
+            table.add_row(*(text(cell, "red") for cell in cells))
+    for endpoint, info in survey.answers:
+        cells = _cells(info, width)
+        table.add_row(*(text(cell) for cell in cells), text("ok", "green"), text(_name(endpoint, folder)))
+    return table
+
+
+def _shared_folder(paths: list[str]) -> str:
+    folders = {os.path.dirname(path) for path in paths}
+    return folders.pop() if len(folders) == 1 else ""
+
+
+def _name(endpoint: Endpoint, folder: str) -> str:
+    return os.path.basename(endpoint.path) if folder and endpoint.path else str(endpoint)
+
+
+def _cells(info: WorkerInfo, width: int) -> list[str]:
+    job = info.job_id or "-"
+    if width < _WIDE and len(job) > _SHORT_JOB:
+        job = job[: _SHORT_JOB - 1] + "…"
+    step = "-" if info.step is None else str(info.step)
+    if info.step_age_s is not None:
+        step += f" ({duration(info.step_age_s)} ago)"
+    return [
+        "?" if info.rank is None else str(info.rank),
+        info.host or "-",
+        "-" if info.pid is None else str(info.pid),
+        job,
+        "-" if info.uptime_s is None else duration(info.uptime_s),
+        step,
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units: ``45s``, ``3m20s``, ``2h05m``, ``3d04h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def ps_json(survey: Survey[WorkerInfo]) -> list[dict[str, Any]]:
+    """Return the workers that answered, for JSON."""
+    return [
+        {
+            "rank": info.rank,
+            "world_size": info.world_size,
+            "host": info.host,
+            "pid": info.pid,
+            "job_id": info.job_id,
+            "uptime_s": info.uptime_s,
+            "step": info.step,
+            "step_age_s": info.step_age_s,
+            "server": info.server,
+            "state": "ok",
+            "endpoint": str(endpoint),
+        }
+        for endpoint, info in survey.answers
+    ]

@@ -1,0 +1,110 @@
+"""Stacks of workers as text: the user's own line stands out, torch's and Python's stand back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.text import Text
+
+from torchctl import codepaths
+from torchctl.render.console import text
+from torchctl.stacks.source import source_line
+from torchctl.stacks.stack import OWN_THREADS, StackFrame, Stacks, ThreadStack
+
+_STYLES = {"user": "", "library": "dim", "torch": "dim", "python": "dim"}
+
+
+def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Iterator[Text]:
+    """Yield one worker's stacks: the most recent call last, as in a Python traceback.
+
+    Args:
+        stacks: the worker's threads.
+        all_threads: every thread of the process but the debug server's own, which are counted.
+        colour: highlight source lines; costs the import of Pygments.
+    """
+    own = [thread for thread in stacks.threads if thread.name.startswith(OWN_THREADS)]
+    if not all_threads:
+        main = stacks.main
+        if main is None:
+            yield Text("  the main thread is not among the threads that this worker sent; see --all-threads", "bold")
+        else:
+            yield from _thread_lines(main, colour)
+        others = len(stacks.threads) - len(own) - (main is not None)
+        if others:
+            yield Text(f"  {others} more thread{'s' * (others > 1)}: --all-threads", "dim")
+        return
+    for thread in sorted(stacks.threads, key=lambda thread: not thread.main):
+        if thread not in own:
+            yield from _thread_lines(thread, colour)
+    if own:
+        yield Text(f"  not shown: {len(own)} thread{'s' * (len(own) > 1)} of torchctl's own server", "dim")
+    if stacks.truncated:
+        yield Text("  the worker left threads out: its faulthandler prints at most 100", "bold")
+
+
+def _thread_lines(thread: ThreadStack, colour: bool) -> Iterator[Text]:
+    name = thread.name or ("main thread" if thread.main else "thread")
+    yield text(f"  {name} (0x{thread.ident:x})", "bold cyan")
+    if not thread.complete:
+        yield Text("      ... outer frames cut off", "dim")
+    if not thread.frames:
+        yield Text("      no Python frame", "dim")
+    users = thread.users_frame
+    shown = len(thread.frames) - _startup_frames(thread)
+    if shown < len(thread.frames):
+        yield Text(f"      ... {len(thread.frames) - shown} frames of Python's start-up", "dim")
+    for index in range(shown - 1, -1, -1):
+        yield from _frame_lines(thread.frames[index], index == users, colour)
+
+
+def _startup_frames(thread: ThreadStack) -> int:
+    """Return how many of the outermost frames only start things (runpy, threading, our own launcher)."""
+    for count, frame in enumerate(reversed(thread.frames)):
+        if frame.origin != "python":
+            return count if count > 1 else 0
+    return 0  # Python's own from end to end: then these are the stack
+
+
+def _frame_lines(frame: StackFrame, users: bool, colour: bool) -> Iterator[Text]:
+    style = "bold" if users else _STYLES[frame.origin]
+    line = Text("    > " if users else "      ", "bold yellow" if users else "")
+    line.append_text(text(codepaths.short(frame.file), style))
+    line.append(f":{frame.line}" if frame.line else ":?", style)
+    line.append(" in ", "dim")
+    line.append_text(text(frame.function, style))
+    yield line
+    source = source_line(frame.file, frame.line) if frame.origin in ("user", "library") else ""
+    if source:
+        yield Text("          ") + (_highlighted(source) if colour else text(source))
+
+
+def _highlighted(source: str) -> Text:
+    from rich.syntax import Syntax
+
+    from torchctl.text import printable
+
+    shown = Syntax("", "python", theme="ansi_dark").highlight(printable(source))
+    shown.rstrip()
+    return shown
+
+
+def stacks_json(stacks: Stacks) -> dict[str, Any]:
+    """Return one worker's stacks for JSON; frames innermost first, with whose code each is."""
+    return {
+        "truncated": stacks.truncated,
+        "threads": [
+            {
+                "id": thread.ident,
+                "name": thread.name,
+                "main": thread.main,
+                "complete": thread.complete,
+                "users_frame": thread.users_frame,
+                "frames": [
+                    {"file": frame.file, "line": frame.line, "function": frame.function, "origin": frame.origin}
+                    for frame in thread.frames
+                ],
+            }
+            for thread in stacks.threads
+        ],
+    }
