@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+from typing import TYPE_CHECKING
 
 from torchctl.errors import DumpError
 from torchctl.flightrec import wire
-from torchctl.flightrec.dump import Dump, dump_of_columns
 from torchctl.flightrec.guard import Guard, Limits, too_large
+
+if TYPE_CHECKING:
+    from torchctl.flightrec.dump import Dump
 
 MAX_RANK_DIGITS = 6
 _EXTENSIONS = re.compile(r"\.(pkl|pickle|json|bin|dump|trace|txt)\Z", re.IGNORECASE)
@@ -32,6 +35,9 @@ def decode_dump(data: bytes, source: str, *, guard: Guard | None = None) -> Dump
         with Guard() as own:
             return decode_dump(data, source, guard=own)
     payload = guard.ask(wire.DECODE_DUMP, data, source)
+    # Only now, so that whoever needs it can import it meanwhile in another thread.
+    from torchctl.flightrec.dump import dump_of_columns
+
     return dump_of_columns(*wire.unpack(payload), source)
 
 

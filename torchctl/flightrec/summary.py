@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torchctl.flightrec.dump import Dump, Entry, ReportedStatus
 from torchctl.flightrec.judge import Progress
 
+NO_DESCRIPTION = "undefined"  # torch's word for a group without one
 _DONE = (Progress.COMPLETED, Progress.COMPLETED_LATE, Progress.RETIRED)
 
 
@@ -141,3 +142,14 @@ def _last(numbers: Iterable[int | None]) -> int | None:
 def _known(counter: int | None) -> int | None:
     """Return a counter of pg_status; -1 stands for none yet."""
     return counter if counter is not None and counter >= 0 else None
+
+
+def group_names(dumps: Iterable[Dump]) -> list[str]:
+    """Return the names by which the groups of these dumps can be asked for, sorted."""
+    names: set[str] = set()
+    for dump in dumps:
+        for group in dump.groups:
+            names |= {group.name, group.desc}
+        for entry in dump.entries:
+            names |= {entry.group, entry.group_desc}
+    return sorted(names - {"", NO_DESCRIPTION})

@@ -10,32 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from torchctl.flightrec.choice import MAX_ACTIVE, Choice
 from torchctl.flightrec.dump import Dump, Entry, Frame
 from torchctl.flightrec.judge import Progress, judge
 from torchctl.flightrec.summary import GroupSummary, summarise_groups
 from torchctl.flightrec.userframe import user_frame
-
-DEFAULT_LAST = 20
-MAX_ACTIVE = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which entries are shown.
-
-    Args:
-        last: that many of the last; 0 is all.
-        group: only entries of the process group with this name or description.
-        only_active: none that have come to an end.
-        collectives: False shows the groups alone.
-        stacktraces: False leaves the frames out.
-    """
-
-    last: int = DEFAULT_LAST
-    group: str | None = None
-    only_active: bool = False
-    collectives: bool = True
-    stacktraces: bool = True
 
 
 @dataclass(frozen=True, slots=True)

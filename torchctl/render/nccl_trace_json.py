@@ -1,0 +1,69 @@
+"""Flight-recorder views as one JSON object, schema `torchctl.nccl-trace/1`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torchctl.flightrec.dump import Frame
+from torchctl.flightrec.gather import Failure
+from torchctl.flightrec.view import Row, TraceView
+
+SCHEMA = "torchctl.nccl-trace/1"
+
+
+def as_json(views: Sequence[TraceView], failures: Iterable[Failure]) -> str:
+    """Return the object as one line: `dumps` by rank, and `failed` with the source and reason of each."""
+    failed = [
+        {
+            "source": failure.source,
+            "rank": failure.rank,
+            "kind": failure.error.kind,
+            "error": str(failure.error),
+        }
+        for failure in failures
+    ]
+    made = {"schema": SCHEMA, "dumps": [_dump(view) for view in views], "failed": failed}
+    return json.dumps(made, sort_keys=True)
+
+
+def _dump(view: TraceView) -> dict[str, Any]:
+    dump = view.dump
+    return {
+        "source": dump.source,
+        "rank": view.rank,
+        "version": dump.version,
+        "comm_lib_version": dump.comm_lib_version,
+        "unknown_keys": list(dump.unknown_keys),
+        "process_groups": [asdict(group) for group in view.groups],
+        "entries": [_entry(row, view.choice.stacktraces) for row in view.rows],
+        "entries_total": view.total,
+        "entries_active": view.active,
+        "entries_left_out": view.left_out if view.choice.collectives else view.asked,
+        "age_reference": view.reference,
+        "age_reference_ns": view.reference_ns,
+        "file_written_ns": view.written_ns,
+    }
+
+
+def _entry(row: Row, stacktraces: bool) -> dict[str, Any]:
+    entry = row.entry
+    made = {name: getattr(entry, name) for name in entry.__slots__ if name != "frames"}
+    made |= {
+        "backend": entry.backend,
+        "operation": entry.operation,
+        "seq_id": entry.seq_id,
+        "progress": row.progress.value,
+        "active": row.progress.active,
+        "age_s": row.age_s,
+    }
+    if stacktraces:
+        made["frames"] = [_frame(frame) for frame in entry.frames]
+        made["user_frame"] = None if row.user_frame is None else _frame(row.user_frame)
+    return made
+
+
+def _frame(frame: Frame) -> dict[str, Any]:
+    return {"filename": frame.filename, "line": frame.line, "name": frame.name}
