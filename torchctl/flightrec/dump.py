@@ -107,7 +107,7 @@ class Dump:
         unknown_keys: top-level keys that this reader does not know, such as a vendor's `hccl_comm_state`.
         groups: `pg_config`, in its order; of two groups with one name torch keeps the first.
         reported: `pg_status`, in its order.
-        entries: oldest first; built one by one when asked for.
+        entries: oldest first; built when asked for.
     """
 
     source: str
@@ -125,18 +125,18 @@ class Dump:
 
 
 class EntryColumns(Sequence[Entry]):
-    """The entries of a dump as columns; an `Entry` is built when it is indexed.
+    """The entries of a dump as columns; `Entry` objects are built when the first of them is asked for.
 
     `columns` maps each name of `wire.COLUMNS` to a view of 64-bit integers or floats, and `strings` holds
     the text that columns refer to: what an engine over many ranks works on instead of objects.
     """
 
-    __slots__ = ("_fields", "columns", "strings")
+    __slots__ = ("_entries", "columns", "strings")
 
     def __init__(self, strings: list[str], columns: Mapping[str, memoryview[Any]]) -> None:
         self.strings = strings
         self.columns = columns
-        self._fields: list[list[Any]] | None = None
+        self._entries: list[Entry] | None = None
 
     def __len__(self) -> int:
         return len(self.columns["record_id"])
@@ -146,22 +146,23 @@ class EntryColumns(Sequence[Entry]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Entry]: ...
     def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        return Entry(*[field[index] for field in self._values()])
+        return self._all()[index]
 
     def __iter__(self) -> Iterator[Entry]:
-        return map(Entry, *self._values())
+        return iter(self._all())
+
+    def _all(self) -> list[Entry]:
+        if self._entries is None:
+            self._entries = list(map(Entry, *self._values()))
+        return self._entries
 
     def _values(self) -> list[list[Any]]:
         """Return the fields of `Entry` in its order, each a list; equal shapes and stacks are one object."""
-        if self._fields is None:
-            shapes, dtypes, stacks = self._shapes(), self._dtypes(), self._stacks()
-            tables: dict[str, list[Any]] = {"input_sizes": shapes, "output_sizes": shapes, "frames": stacks}
-            tables |= {"input_dtypes": dtypes, "output_dtypes": dtypes}
-            tables |= dict.fromkeys(wire.ENTRY_TEXTS, self.strings)
-            self._fields = [self._field(name, tables) for name in _FIELD_NAMES]
-        return self._fields
+        shapes, dtypes, stacks = self._shapes(), self._dtypes(), self._stacks()
+        tables: dict[str, list[Any]] = {"input_sizes": shapes, "output_sizes": shapes, "frames": stacks}
+        tables |= {"input_dtypes": dtypes, "output_dtypes": dtypes}
+        tables |= dict.fromkeys(wire.ENTRY_TEXTS, self.strings)
+        return [self._field(name, tables) for name in _FIELD_NAMES]
 
     def _field(self, name: str, tables: Mapping[str, list[Any]]) -> list[Any]:
         values = self.columns[name].tolist()

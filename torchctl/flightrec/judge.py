@@ -70,7 +70,7 @@ def _over_timeout(entry: Entry) -> bool:
 
 
 def _closes_batch(entry: Entry) -> bool:
-    return entry.operation.endswith("coalesced")
+    return entry.profiling_name.endswith("coalesced")
 
 
 def _batch_key(entry: Entry) -> _BatchKey:

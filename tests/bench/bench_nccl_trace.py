@@ -1,0 +1,125 @@
+"""`torchctl nccl-trace --file` of 2000 entries, as a whole process, beside the imports it cannot do without.
+
+Run with `python tests/bench/bench_nccl_trace.py [--rounds N]`. Both sides are run in turns; printed are the
+commands, the median and spread of each side, and the difference of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ENTRIES = 2000
+FRAMES = 8
+OPERATIONS = ("all_reduce", "_all_gather_base", "_reduce_scatter_base", "broadcast")
+TORCH = "/opt/app/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
+
+
+def main() -> None:
+    """Print the figures of both sides."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=31)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "nccl_trace_rank_0")
+        path.write_bytes(pickle.dumps(make_dump(), protocol=2))
+        base = [sys.executable, "-c", "import click, rich.console, rich.table"]
+        ours = [sys.executable, "-m", "torchctl", "nccl-trace", "--file", str(path)]
+        times: dict[str, list[float]] = {"base": [], "ours": []}
+        for command in (base, ours):
+            run(command)  # fills caches
+        for _ in range(rounds):
+            times["base"].append(run(base))
+            times["ours"].append(run(ours))
+        unpickling = unpickle_ms(path.read_bytes())
+    print(f"a dump of {ENTRIES} entries with {FRAMES} frames each; unpickling it takes {unpickling:.1f} ms")
+    for name, command in (("base", base), ("ours", ours)):
+        low, *_, high = statistics.quantiles(times[name], n=20)
+        print(f"{name}: {shlex.join(['python', *command[1:]])}")
+        print(
+            f"      median {statistics.median(times[name]):.1f} ms, 5 % to 95 %: {low:.1f} to {high:.1f} ms"
+        )
+    difference = statistics.median(times["ours"]) - statistics.median(times["base"])
+    print(f"ours minus base: {difference:.1f} ms (medians of {rounds} runs each, in turns)")
+
+
+def run(command: list[str]) -> float:
+    """Return the milliseconds that a command takes from start to end."""
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    return (time.perf_counter() - begun) * 1000
+
+
+def unpickle_ms(data: bytes) -> float:
+    """Return the median milliseconds of plain unpickling."""
+    times = []
+    for _ in range(15):
+        begun = time.perf_counter()
+        pickle.loads(data)  # our own bytes, made above
+        times.append((time.perf_counter() - begun) * 1000)
+    return statistics.median(times)
+
+
+def make_dump() -> dict[str, Any]:
+    """Return a full ring in NCCL's format: three groups, four operations, one call site each."""
+    sites = [
+        [{"name": operation, "filename": TORCH, "line": 3000 + at}]
+        + [
+            {"name": f"step_{n}", "filename": f"/srv/train/part_{n}.py", "line": 10 * n}
+            for n in range(1, FRAMES)
+        ]
+        for at, operation in enumerate(OPERATIONS)
+    ]
+    groups = [("0", "default_pg"), ("1", "tp"), ("2", "dp")]
+    begun_ns = 1_700_000_000_000_000_000
+    return {
+        "version": "2.10",
+        "pg_config": {name: {"name": name, "desc": desc, "ranks": "[0, 1]"} for name, desc in groups},
+        "pg_status": {},
+        "comm_lib_version": "2.27.3",
+        "entries": [make_entry(number, begun_ns, sites, groups) for number in range(ENTRIES)],
+    }
+
+
+def make_entry(
+    number: int, begun_ns: int, sites: list[list[dict[str, Any]]], groups: list[tuple[str, str]]
+) -> dict[str, Any]:
+    """Return one entry; the last one has not come to its end."""
+    created_ns = begun_ns + number * 1_000_000
+    done = number < ENTRIES - 1
+    return {
+        "frames": list(sites[number % len(sites)]),
+        "record_id": number,
+        "pg_id": number % 3,
+        "process_group": tuple(groups[number % 3]),
+        "collective_seq_id": number // 3 + 1,
+        "p2p_seq_id": 0,
+        "op_id": number // 3 + 1,
+        "profiling_name": f"nccl:{OPERATIONS[number % 4]}",
+        "time_created_ns": created_ns,
+        "duration_ms": None,
+        "input_sizes": [[number % 5 + 1, 1024]],
+        "input_dtypes": ["BFloat16"],
+        "output_sizes": [[number % 5 + 1, 1024]],
+        "output_dtypes": ["BFloat16"],
+        "state": "completed" if done else "started",
+        "time_discovered_started_ns": created_ns + 1000,
+        "time_discovered_completed_ns": created_ns + 500_000 if done else None,
+        "retired": done,
+        "timeout_ms": 600_000,
+        "is_p2p": False,
+        "thread_id": "140254",
+        "thread_name": "python",
+    }
+
+
+if __name__ == "__main__":
+    main()
