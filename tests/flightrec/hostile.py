@@ -41,6 +41,12 @@ def slow_key(depth: int = 60) -> bytes:
     return b"\x80\x02}K\x00\x85q\x00" + b"0h\x00h\x00\x86q\x00" * depth + b"Ns."
 
 
+def many_sizes() -> list[dict[str, Any]]:
+    """Entries that share one tensor's sizes some thousands of times, in lists that all differ."""
+    shared = [1] * 64
+    return [entry(n, input_sizes=[shared] * (1000 + n), output_sizes=[]) for n in range(1, 160)]
+
+
 def itself() -> dict[str, Any]:
     """A dump in which every list holds itself."""
     loop: list[Any] = []
@@ -108,6 +114,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "big size": (pickled(dump([entry(1, input_sizes=[[1 << 70]])])), "64 bits"),
     "long text": (pickled(dump([entry(1, profiling_name="x" * 100_000)])), "100000 characters"),
     "many dimensions": (pickled(dump([entry(1, input_sizes=[[1] * 100])])), "input_sizes"),
+    "many sizes": (pickled(dump(many_sizes())), "more than 10000000 different sizes"),
+    "many entries": (pickled(dump([{}] * 250_001)), "has 250001 entries"),
+    "many tensors": (pickled(dump([entry(1, input_sizes=[[1]] * 200_000)])), "200000 tensors"),
     "many frames": (pickled(dump([entry(1, frames=[{}] * 5000)])), "5000 frames"),
     "state is a list": (pickled(dump([entry(1), entry(2, state=["x"])])), "state"),
     "flag is a text": (pickled(dump([entry(1), entry(2, retired="yes")])), "retired of entry 1"),

@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_ENTRIES = 1_000_000  # torch's ring holds 2000 by default; this bounds what the parent must take
+MAX_ENTRIES = 250_000  # torch's ring holds 2000 by default; this bounds what the parent must take
 MAX_GROUPS = 100_000
 MAX_RANKS_TEXT = 2_000_000  # "[0, 1, ...]" of 250 thousand ranks
 _TOP_KEYS = frozenset(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_TEXT = 65_536  # characters; a C++ frame's name can have thousands
 MAX_TENSORS = 131_072  # of one operation; all_gather has one per rank
 MAX_DIMENSIONS = 64  # torch's own limit
+MAX_VALUES = 10_000_000  # numbers in one table, equal rows counted once
 MAX_FRAMES = 4_096  # four times Python's recursion limit
 
 
@@ -78,7 +79,7 @@ class ShapeTable:
             except OverflowError:
                 raise Refused(f"is malformed: a size in {key} does not fit into 64 bits") from None
             number = self._numbers[row] = len(self._numbers)
-            self._offsets.append(len(self._values))
+            self._offsets.append(_bounded(len(self._values)))
         return number
 
     def columns(self) -> dict[str, array[int]]:
@@ -114,7 +115,7 @@ class DtypeTable:
         if number is None:
             self._values.extend(map(self._strings.__getitem__, row))
             number = self._numbers[row] = len(self._numbers)
-            self._offsets.append(len(self._values))
+            self._offsets.append(_bounded(len(self._values)))
         return number
 
     def columns(self) -> dict[str, array[int]]:
@@ -148,7 +149,7 @@ class StackTable:
         if number is None:
             self._values.extend(row)
             number = self._numbers[row] = len(self._numbers)
-            self._offsets.append(len(self._values))
+            self._offsets.append(_bounded(len(self._values)))
         return number
 
     def _frame(self, frame: object) -> int:
@@ -176,6 +177,12 @@ class StackTable:
             "frame_line": self._line,
             "frame_name": self._name,
         }
+
+
+def _bounded(values: int) -> int:
+    if values > MAX_VALUES:
+        raise Refused(f"holds more than {MAX_VALUES} different sizes or frames")
+    return values
 
 
 def _line(frame: Mapping[str, object]) -> int:

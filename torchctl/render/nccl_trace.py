@@ -7,15 +7,15 @@ they are as wide as they need to be and nothing is cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchctl.errors import TorchctlError
 from torchctl.flightrec.dump import Entry
 from torchctl.flightrec.judge import Progress
-from torchctl.flightrec.summary import NO_DESCRIPTION, GroupSummary
+from torchctl.flightrec.summary import GroupSummary
 from torchctl.flightrec.view import Row, TraceView
 from torchctl.ranks import fold_ranks
+from torchctl.render.nccl_trace_words import clock, duration, group_name, sizes_of
 from torchctl.text import printable
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 MAX_RICH_ROWS = 200
 MIN_SOFT_WIDTH = 8
-MAX_TENSORS_SHOWN = 3
-MAX_DIMENSIONS_SHOWN = 8
 _STYLES = {
     Progress.SCHEDULED: "yellow",
     Progress.STARTED: "yellow",
@@ -33,20 +31,6 @@ _STYLES = {
     Progress.UNKNOWN: "yellow",
     Progress.COMPLETED: "dim",
     Progress.RETIRED: "dim",
-}
-_DTYPES = {
-    "Float": "f32",
-    "Double": "f64",
-    "Half": "f16",
-    "BFloat16": "bf16",
-    "Byte": "u8",
-    "Char": "i8",
-    "Short": "i16",
-    "Int": "i32",
-    "Long": "i64",
-    "Bool": "bool",
-    "ComplexFloat": "c64",
-    "ComplexDouble": "c128",
 }
 
 
@@ -187,44 +171,6 @@ def row_columns(view: TraceView, *, whole_paths: bool) -> list[Column]:
     return columns
 
 
-def sizes_of(entry: Entry) -> str:
-    """Return sizes with dtypes: `[4, 1024] f32`, and `-> ...` where the output differs."""
-    inputs = _tensors(entry.input_sizes, entry.input_dtypes)
-    outputs = _tensors(entry.output_sizes, entry.output_dtypes)
-    if inputs == outputs or not outputs:
-        return inputs or "-"
-    return f"{inputs or '-'} -> {outputs}"
-
-
-def duration(seconds: float) -> str:
-    """Return a span of time in at most two units: 0 ms, 850 ms, 12.3 s, 4 m 05 s, 2 h 03 m, 3 d 04 h."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    for size, unit, below, below_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // below:02d} {below_unit}"
-    raise AssertionError(seconds)
-
-
-def clock(time_ns: int) -> str:
-    """Return a wall-clock time in UTC: the dump's host and this one may have different zones."""
-    try:
-        moment = datetime.fromtimestamp(time_ns // 1_000_000_000, tz=timezone.utc)
-    except (OverflowError, ValueError, OSError):
-        return f"{time_ns} ns"
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def group_name(name: str, desc: str) -> str:
-    """Return a group's name with its description where that says more: `0 (default_pg)`."""
-    if desc and desc not in (name, NO_DESCRIPTION):
-        return printable(f"{name} ({desc})")
-    return printable(name) or "?"
-
-
 def _written(view: TraceView) -> str:
     if view.written_ns is None or view.reference_ns is None:
         return ""
@@ -257,29 +203,6 @@ def _where(row: Row, whole_path: bool) -> str:
     file = frame.filename if whole_path else frame.filename.rsplit("/", 1)[-1]
     text = printable(f"{file}:{frame.line} {frame.name}")
     return text if row.user_frame is not None else f"({text})"
-
-
-def _tensors(sizes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> str:
-    parts: list[str] = []
-    counts: list[int] = []
-    for at, dimensions in enumerate(sizes):
-        shown = ", ".join(map(str, dimensions[:MAX_DIMENSIONS_SHOWN]))
-        more = ", ..." if len(dimensions) > MAX_DIMENSIONS_SHOWN else ""
-        dtype = printable(_DTYPES.get(dtypes[at], dtypes[at])) if at < len(dtypes) else ""
-        part = f"[{shown}{more}] {dtype}".rstrip()
-        if parts and parts[-1] == part:
-            counts[-1] += 1
-            continue
-        if len(parts) == MAX_TENSORS_SHOWN:
-            counted = sum(counts)
-            return ", ".join(_times(parts, counts)) + f", and {len(sizes) - counted} more"
-        parts.append(part)
-        counts.append(1)
-    return ", ".join(_times(parts, counts))
-
-
-def _times(parts: Sequence[str], counts: Sequence[int]) -> list[str]:
-    return [part if n == 1 else f"{n} x {part}" for part, n in zip(parts, counts, strict=True)]
 
 
 def fit(columns: Sequence[Column], width: int) -> list[int]:
