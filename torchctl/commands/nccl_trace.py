@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, TorchctlError
 from torchctl.flightrec.choice import DEFAULT_LAST, Choice
-from torchctl.flightrec.gather import Failure, RawDump, decode_all, read_files
+from torchctl.flightrec.gather import Failure, RawDump, collector_off, decode_all, read_files
 from torchctl.flightrec.guard import Guard
 
 if TYPE_CHECKING:
+    from torchctl.flightrec.dump import Dump
     from torchctl.flightrec.view import TraceView
 
 
@@ -57,18 +60,12 @@ def command(
     paths = [*files, *options]
     if output is not None and len(paths) > 1:
         raise click.UsageError("--output saves one dump; name one FILE")
-    with Guard() as guard:
+    with collector_off(), Guard() as guard:
         guard.start()
-        # The child boots and decodes while this process imports what it needs afterwards.
-        threading.Thread(target=_import_ahead, args=(form,), daemon=True).start()
-        raw = read_files(paths) if paths else fetch_dumps(choice)
-        decoded, failures = decode_all(raw if output is None else _saved(raw, output), guard)
-    from torchctl.flightrec.view import view_of
-
-    views = [
-        view_of(dump, raw.rank, choice, answered_ns=raw.answered_ns, written_ns=raw.written_ns)
-        for raw, dump in decoded
-    ]
+        with _importing_ahead(form):  # while the child boots and decodes
+            raw = read_files(paths) if paths else fetch_dumps(choice)
+            decoded, failures = decode_all(raw if output is None else _saved(raw, output), guard)
+        views = _views(decoded, choice)
     if group is not None:
         _refuse_unknown_group(views, group)
     _show(views, failures, form)
@@ -111,14 +108,28 @@ def _saved(raw_dumps: Iterable[RawDump | Failure], path: str) -> Iterator[RawDum
         yield raw
 
 
-def _import_ahead(form: str) -> None:
+@contextmanager
+def _importing_ahead(form: str) -> Iterator[None]:
+    """Import what shows the result in a thread of its own meanwhile."""
+    names = ["torchctl.flightrec.view"]
+    names.append("torchctl.render.nccl_trace_json" if form == "json" else "torchctl.render.nccl_trace")
+    if form != "json" and sys.stdout.isatty():
+        names += ["rich.console", "rich.table"]
+    thread = threading.Thread(target=lambda: [importlib.import_module(name) for name in names])
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
-    if form == "json":
-        pass
-    else:
-        if sys.stdout.isatty():
-            import rich.console
-            import rich.table  # noqa: F401
+
+def _views(decoded: list[tuple[RawDump, Dump]], choice: Choice) -> list[TraceView]:
+    from torchctl.flightrec.view import view_of
+
+    return [
+        view_of(dump, raw.rank, choice, answered_ns=raw.answered_ns, written_ns=raw.written_ns)
+        for raw, dump in decoded
+    ]
 
 
 def _refuse_unknown_group(views: list[TraceView], group: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,6 +77,18 @@ def decode_all(
     decoded.sort(key=lambda pair: _order(pair[0]))
     failures.sort(key=_order)
     return decoded, failures
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Keep the garbage collector from walking dumps again and again while they are built and held."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _order(one: RawDump | Failure) -> tuple[bool, int, str]:

@@ -8,10 +8,12 @@ are never updated: the entry that closes the batch carries its state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import Enum
 
 from torchctl.flightrec.dump import Entry
+
+_ACTIVE_WORDS = ("scheduled", "started", "timed out", "unknown")
 
 
 class Progress(Enum):
@@ -25,18 +27,16 @@ class Progress(Enum):
     TIMED_OUT = "timed out"  # given up by the watchdog
     UNKNOWN = "unknown"
 
-    @property
-    def active(self) -> bool:
-        """Whether the operation has not come to its end, given up or not."""
-        return self in (Progress.SCHEDULED, Progress.STARTED, Progress.TIMED_OUT, Progress.UNKNOWN)
+    def __init__(self, word: str) -> None:
+        # Whether the operation has not come to its end, given up or not. Asked for every entry several times.
+        self.active = word in _ACTIVE_WORDS
 
 
 _BatchKey = tuple[int | None, str, bool, int | None]
 
 
-def judge(entries: Iterable[Entry]) -> list[Progress]:
+def judge(entries: Sequence[Entry]) -> list[Progress]:
     """Return how far each entry has come, in their order."""
-    entries = list(entries)
     closers: dict[_BatchKey, Progress] = {}
     judged = []
     for entry in entries:
