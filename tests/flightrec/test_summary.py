@@ -90,6 +90,11 @@ def test_a_group_tells_its_last_enqueued_started_and_completed() -> None:
     assert (group.name, group.desc, group.ranks) == ("0", "default_pg", (0, 1, 2, 3))
 
 
+def test_what_completed_after_its_timeout_is_not_counted_as_completed() -> None:
+    (group,) = groups_of(decoded(entry(1), entry(2, timeout_ms=1)))
+    assert (group.enqueued, group.completed, group.active) == (2, 1, 0)
+
+
 def test_started_is_unknown_where_the_recorder_never_tells_it() -> None:
     (nccl,) = groups_of(decoded(entry(1), active(2)))
     assert (nccl.enqueued, nccl.started, nccl.completed) == (2, None, 1)

@@ -245,7 +245,7 @@ def _integer(value: object, what: str) -> int:
         except ValueError:
             raise Refused(f"is malformed: {what} holds {value!r}, not an integer") from None
     if type(value) is not int:
-        raise Refused(f"is malformed: {what} holds {_kind(value)}, not an integer")
+        raise Refused(f"is malformed: {what} holds a value {_kind(value)}, not an integer")
     if not -(2**63) < value < 2**63:
         raise Refused(f"is malformed: {what} does not fit into 64 bits")
     return value

@@ -13,7 +13,8 @@ from torchctl.flightrec.dump import Dump, Entry, ReportedStatus
 from torchctl.flightrec.judge import Progress
 
 NO_DESCRIPTION = "undefined"  # torch's word for a group without one
-_DONE = (Progress.COMPLETED, Progress.COMPLETED_LATE, Progress.RETIRED)
+# Not COMPLETED_LATE: an abort makes what was stuck look completed.
+_DONE = (Progress.COMPLETED, Progress.RETIRED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MAX_RICH_ROWS = 200
-MIN_SOFT_WIDTH = 8
+# What columns shrink to: enough of a name or a shape to tell it from others.
+LEAST_NAME, LEAST_OPERATION, LEAST_SIZES, LEAST_WHERE = 6, 10, 13, 26
+LEAST_OF_ALL = 4
 _STYLES = {
     Progress.SCHEDULED: "yellow",
     Progress.STARTED: "yellow",
@@ -35,12 +37,12 @@ _STYLES = {
 
 
 class Column(NamedTuple):
-    """One column: its header, its cells, and whether it gives way where room is short."""
+    """One column: its header, its cells, and the width it may shrink to; 0 for one that is never cut."""
 
     header: str
     cells: list[str]
     right: bool = False
-    gives_way: bool = False
+    least: int = 0
 
 
 def suits_rich(views: Sequence[TraceView]) -> bool:
@@ -141,10 +143,10 @@ def group_columns(groups: Sequence[GroupSummary]) -> list[Column]:
         return ["-" if v is None else f"{p}{v}" for p, v in zip(prefixes, values, strict=True)]
 
     return [
-        Column("group", [group_name(group.name, group.desc) for group in groups], gives_way=True),
+        Column("group", [group_name(group.name, group.desc) for group in groups], least=LEAST_NAME),
         Column("pg", ["-" if group.pg_id is None else str(group.pg_id) for group in groups], right=True),
         Column(
-            "ranks", [fold_ranks(group.ranks) if group.ranks else "?" for group in groups], gives_way=True
+            "ranks", [fold_ranks(group.ranks) if group.ranks else "?" for group in groups], least=LEAST_NAME
         ),
         Column("enqueued", counters("enqueued"), right=True),
         Column("started", counters("started"), right=True),
@@ -159,15 +161,15 @@ def row_columns(view: TraceView, *, whole_paths: bool) -> list[Column]:
     rows = view.rows
     columns = [
         Column("seq", [_seq(row.entry) for row in rows], right=True),
-        Column("group", [_group(row.entry, whole_paths) for row in rows], gives_way=True),
-        Column("operation", [_operation(row.entry, whole_paths) for row in rows], gives_way=True),
+        Column("group", [_group(row.entry, whole_paths) for row in rows], least=LEAST_NAME),
+        Column("operation", [_operation(row.entry, whole_paths) for row in rows], least=LEAST_OPERATION),
         Column("state", [row.progress.value for row in rows]),
         Column("age", ["-" if row.age_s is None else duration(row.age_s) for row in rows], right=True),
-        Column("sizes", [sizes_of(row.entry) for row in rows], gives_way=True),
+        Column("sizes", [sizes_of(row.entry) for row in rows], least=LEAST_SIZES),
     ]
     if any(row.entry.frames for row in rows) and view.choice.stacktraces:
         where = [_where(row, whole_paths) for row in rows]
-        columns.append(Column("where", where, gives_way=True))
+        columns.append(Column("where", where, least=_least_where(where)))
     return columns
 
 
@@ -205,18 +207,27 @@ def _where(row: Row, whole_path: bool) -> str:
     return text if row.user_frame is not None else f"({text})"
 
 
+def _least_where(cells: Sequence[str]) -> int:
+    """A file and its line should not be cut, unless the name is very long; the function's name may be."""
+    return min(LEAST_WHERE, max(len(cell.partition(" ")[0]) for cell in cells) + 1)
+
+
 def fit(columns: Sequence[Column], width: int) -> list[int]:
     """Return the width of each column so that a row fits into `width`, two blanks between columns.
 
-    Numbers, states and ages keep theirs; of the others the widest gives way first, down to 8 characters.
+    Numbers, states and ages keep theirs; of the others the one furthest above its least gives way first.
+    Where that is not enough, names and shapes shrink on, and only then the place in the code.
     """
     widths = [widest(column) for column in columns]
-    soft = [at for at, column in enumerate(columns) if column.gives_way]
-    while sum(widths) + 2 * (len(widths) - 1) > width and soft:
-        at = max(soft, key=lambda at: widths[at])
-        if widths[at] <= MIN_SOFT_WIDTH:
-            break
-        widths[at] -= 1
+    soft = [at for at, column in enumerate(columns) if column.least]
+    names = [at for at in soft if columns[at].header != "where"]
+    for shrinking, floor in ((soft, None), (names, LEAST_OF_ALL), (soft, LEAST_OF_ALL)):
+        least = {at: columns[at].least if floor is None else floor for at in shrinking}
+        while sum(widths) + 2 * (len(widths) - 1) > width and shrinking:
+            at = max(shrinking, key=lambda at: widths[at] - least[at])
+            if widths[at] <= least[at]:
+                break
+            widths[at] -= 1
     return widths
 
 
