@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "ps": "ps",
     "ping": "ping",
     "traceback": "traceback",
+    "nccl-trace": "nccl_trace",
     "handlers": "handlers",
     "call": "call",
     "completion": "completion",

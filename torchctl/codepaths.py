@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Origin = Literal["user", "library", "torch", "python"]
+Origin = Literal["user", "library", "torch", "python", "native"]
 
 _TORCH = re.compile(r"/(?:site-packages|dist-packages|pytorch)/torch/")
 # The standard library, frozen modules, and torchctl's own worker side.
@@ -13,16 +13,21 @@ _PYTHON = re.compile(
     r"/lib(?:64)?/python3\.\d+t?/(?!site-packages/|dist-packages/)|/python3\d+\.zip/|\A<frozen|\A\Z"
     r"|/site-packages/torchctl/|/torchctl/server/"
 )
+# Symbols that torch's recorder resolves in C++, as file names.
+_NATIVE = re.compile(r"\A\?\?\Z|\.(?:so[.\d]*|c|cc|cpp|cu|cuh|h|hpp|pyx)\Z")
 _LIBRARY = re.compile(r"/(?:site-packages|dist-packages)/(.*)\Z", re.DOTALL)
 _PYTHON_ROOT = re.compile(r"/lib(?:64)?/python3\.\d+t?/(.*)\Z", re.DOTALL)
 
 
 def origin(path: str) -> Origin:
-    """Return whose code a file is: torch's, Python's own, another installed library's, or the user's."""
+    """Return whose code a file is: torch's, Python's own, C++, another installed library's, or the user's."""
+    path = path.replace("\\", "/")
     if _TORCH.search(path):
         return "torch"
     if _PYTHON.search(path):
         return "python"
+    if _NATIVE.search(path):
+        return "native"
     return "library" if _LIBRARY.search(path) else "user"
 
 

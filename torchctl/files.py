@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 
@@ -14,9 +15,9 @@ def write_file(path: str, content: bytes) -> None:
     """Write a file atomically; an interrupted run leaves the old file, or none.
 
     Raises:
-        TorchctlError: the folder is missing, not writable or full.
+        TorchctlError: the folder is missing, not writable or full; or a pipe or folder has the name.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device, such as /dev/null
+    if _is_device(path):
         with _named_failure(path), open(path, "wb") as stream:
             stream.write(content)
         return
@@ -32,13 +33,24 @@ def write_file(path: str, content: bytes) -> None:
             raise
 
 
+def _is_device(path: str) -> bool:
+    """Whether to write through to a character device, such as /dev/null."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+        raise TorchctlError(f"{path} exists and is no regular file", hint="choose another path for --output")
+    return stat.S_ISCHR(mode)
+
+
 @contextlib.contextmanager
 def _named_failure(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         hint = "choose another path for --output"
-        raise TorchctlError(f"cannot write {path}: {error.strerror}", hint=hint) from error
+        raise TorchctlError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
 
 
 def _umask() -> int:

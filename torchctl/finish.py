@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from torchctl.render.failures import failure_lines
-from torchctl.targets import Survey
+from torchctl.survey import Survey
 
 
 def finish(survey: Survey[Any], *, code: int | None = None) -> NoReturn:

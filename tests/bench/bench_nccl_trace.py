@@ -96,10 +96,7 @@ def make_dump() -> dict[str, Any]:
     """Return a full ring in NCCL's format: three groups, four operations, one call site each."""
     sites = [
         [{"name": operation, "filename": TORCH, "line": 3000 + at}]
-        + [
-            {"name": f"step_{n}", "filename": f"/srv/train/part_{n}.py", "line": 10 * n}
-            for n in range(1, FRAMES)
-        ]
+        + [{"name": f"step_{n}", "filename": f"/srv/train/part_{n}.py", "line": 10 * n} for n in range(1, FRAMES)]
         for at, operation in enumerate(OPERATIONS)
     ]
     groups = [("0", "default_pg"), ("1", "tp"), ("2", "dp")]

@@ -120,9 +120,7 @@ def test_when_all_files_are_bad_the_code_is_theirs(tmp_path: Path) -> None:
 def test_a_group_that_no_dump_has_is_an_error_that_names_the_groups(stuck: Path) -> None:
     result = run("--group", "dp", stuck)
     assert (result.stdout, result.exit_code) == ("", 1)
-    assert result.stderr == (
-        "torchctl: no dump has a process group named dp\n  the groups are: 0, default_pg\n"
-    )
+    assert result.stderr == ("torchctl: no dump has a process group named dp\n  the groups are: 0, default_pg\n")
     assert run("--group", "default_pg", stuck).exit_code == 0
 
 
@@ -131,11 +129,21 @@ def test_output_keeps_the_raw_bytes_even_of_what_cannot_be_read(stuck: Path, tmp
     result = run("--output", saved, stuck)
     assert saved.read_bytes() == stuck.read_bytes()
     assert result.stdout == run(stuck).stdout
-    assert result.stderr == f"saved {stuck.stat().st_size} bytes to {saved}\n"
+    assert result.stderr == f"torchctl: saved {stuck.stat().st_size} bytes of {stuck} to {saved}\n"
     bad = write(tmp_path / "trace_7", b"hello")
     assert run("--output", saved, bad).exit_code == 1
     assert saved.read_bytes() == b"hello"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nccl_trace_rank_3", "saved", "trace_7"]
+
+
+def test_output_of_several_dumps_is_a_file_per_rank(stuck: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    same = write(tmp_path / "other" / "nccl_trace_rank_3", b"hello")
+    nameless = write(tmp_path / "dump", b"there")
+    assert run("--output", tmp_path / "saved", stuck, same, nameless).exit_code == 3
+    assert (tmp_path / "saved.rank3").read_bytes() == stuck.read_bytes()
+    assert (tmp_path / "saved.rank3.1").read_bytes() == b"hello"
+    assert (tmp_path / "saved.dump2").read_bytes() == b"there"
 
 
 @pytest.mark.parametrize("kind", ["folder", "absent folder", "pipe"])
@@ -153,7 +161,7 @@ def test_an_output_that_cannot_be_replaced_is_refused(kind: str, stuck: Path, tm
 
 
 @pytest.mark.parametrize(
-    "args", [["--last", "-1", "x"], ["--last", "x", "y"], ["--nonsense"], ["--output", "o", "a", "b"]]
+    "args", [["--last", "-1", "x"], ["--last", "x", "y"], ["--nonsense"], ["--socket", "s", "f"], ["--ranks", "0", "f"]]
 )
 def test_wrong_usage_exits_with_2(args: list[str]) -> None:
     assert run(*args).exit_code == 2

@@ -240,7 +240,7 @@ def test_call_writes_files(worker: str, folder: Path) -> None:
     assert result.stderr == f"torchctl: rank 3: 2 bytes in {out}\n"
     failed = run("call", "commands-echo", "--output", str(folder / "none" / "out"))
     assert failed.exit_code == 1
-    assert f"cannot write {folder}/none/out: No such file or directory" in failed.stderr
+    assert f"{folder}/none/out cannot be written: No such file or directory" in failed.stderr
     with listening(str(folder / "s"), listeners.reply(b"x")):
         run("call", "commands-echo", "--socket", worker, "--socket", str(folder / "s"), "--output", str(out))
     assert sorted(path.name for path in folder.glob("out*")) == ["out", "out.rank3", "out.worker1"]

@@ -83,8 +83,7 @@ def as_json(value: Mapping[str, Any]) -> bytes:
     if not made["entries"]:
         del made["entries"]
     made["pg_status"] = {
-        key: {name: str(number) for name, number in status.items()}
-        for key, status in made.get("pg_status", {}).items()
+        key: {name: str(number) for name, number in status.items()} for key, status in made.get("pg_status", {}).items()
     }
     return json.dumps(made).encode()
 
@@ -109,7 +108,5 @@ def of_version(version: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
 def _entry_as_json(made: Mapping[str, Any]) -> dict[str, Any]:
     """No frames; unset times are 0; tuples are lists."""
     return {
-        key: 0 if value is None and key.endswith("_ns") else value
-        for key, value in made.items()
-        if key != "frames"
+        key: 0 if value is None and key.endswith("_ns") else value for key, value in made.items() if key != "frames"
     }

@@ -56,9 +56,7 @@ def test_what_unfolds_for_ever_is_cut() -> None:
     assert len(describe_pickle(pickle.dumps("x" * 1_000_000))) < 3_000
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"hello", b"\x80\x02]", b"\x80\x02\x82\x01.", b"\x80\x02]r\xff\xff\xff\x7f."]
-)
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x80\x02]", b"\x80\x02\x82\x01.", b"\x80\x02]r\xff\xff\xff\x7f."])
 def test_what_is_no_pickle_is_refused_with_a_sentence(data: bytes) -> None:
     with pytest.raises(DumpError, match=r"^key 'x' (is|needs) "):
         describe_pickle(data, source="key 'x'")

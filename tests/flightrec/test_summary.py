@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from tests.flightrec.synthetic import BASE_NS, FRAMES, active, as_json, dump, entry, pickled
+from torchctl.codepaths import origin
 from torchctl.flightrec import Dump, Frame, decode_dump
 from torchctl.flightrec.choice import MAX_ACTIVE, Choice
 from torchctl.flightrec.judge import Progress, judge
 from torchctl.flightrec.summary import GroupSummary, group_names, summarise_groups
-from torchctl.flightrec.userframe import is_user_code, user_frame
+from torchctl.flightrec.userframe import user_frame
 from torchctl.flightrec.view import TraceView, view_of
 
 
@@ -82,9 +83,7 @@ def test_a_batch_in_one_group_says_nothing_about_another() -> None:
 
 
 def test_a_group_tells_its_last_enqueued_started_and_completed() -> None:
-    (group,) = groups_of(
-        decoded(entry(7), entry(8), active(9, state="started"), active(10), active(3, is_p2p=True))
-    )
+    (group,) = groups_of(decoded(entry(7), entry(8), active(9, state="started"), active(10), active(3, is_p2p=True)))
     assert (group.enqueued, group.started, group.completed) == (10, 9, 8)
     assert (group.entries, group.active, group.backend) == (5, 3, "nccl")
     assert (group.name, group.desc, group.ranks) == ("0", "default_pg", (0, 1, 2, 3))
@@ -106,17 +105,13 @@ def counters(enqueued: int, started: int, completed: int) -> dict[str, dict[str,
 
 
 def test_the_process_counters_fill_in_what_the_ring_has_lost() -> None:
-    status = {
-        "0": {"last_enqueued_collective": 9, "last_started_collective": 9, "last_completed_collective": 8}
-    }
+    status = {"0": {"last_enqueued_collective": 9, "last_started_collective": 9, "last_completed_collective": 8}}
     (group,) = groups_of(decoded(active(9), pg_status=status))
     assert (group.enqueued, group.started, group.completed) == (9, 9, 8)
 
 
 def test_gloo_counters_are_never_taken_for_sequence_ids() -> None:
-    status = {
-        "0": {"last_enqueued_collective": 40, "last_started_collective": -1, "last_completed_collective": 39}
-    }
+    status = {"0": {"last_enqueued_collective": 40, "last_started_collective": -1, "last_completed_collective": 39}}
     (group,) = groups_of(decoded(gloo(9), pg_status=status, comm_lib_version=""))
     assert (group.enqueued, group.started, group.completed) == (9, None, None)
     assert group.reported is not None and group.reported.last_enqueued == 40
@@ -178,9 +173,7 @@ def test_ages_count_from_the_newest_event_or_the_answer() -> None:
 
 def test_json_and_pickle_give_the_same_view() -> None:
     made = dump([entry(1, frames=[]), active(2, frames=[])])
-    views: list[TraceView] = [
-        view_of(decode_dump(data, "x"), 0, Choice()) for data in (pickled(made), as_json(made))
-    ]
+    views: list[TraceView] = [view_of(decode_dump(data, "x"), 0, Choice()) for data in (pickled(made), as_json(made))]
     assert views[0].rows == views[1].rows
     assert views[0].groups == views[1].groups
 
@@ -209,7 +202,7 @@ def test_json_and_pickle_give_the_same_view() -> None:
     ],
 )
 def test_user_code_is_told_by_its_path(filename: str, users: bool) -> None:
-    assert is_user_code(filename) is users
+    assert (origin(filename) in ("user", "library")) is users
 
 
 def test_the_innermost_frame_of_the_user_is_chosen() -> None:

@@ -15,7 +15,8 @@ from torchctl.files import write_file
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.targets import Survey, Targets, survey
+from torchctl.survey import Survey, survey
+from torchctl.targets import Targets
 from torchctl.text import printable
 
 

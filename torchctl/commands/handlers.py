@@ -15,7 +15,8 @@ from torchctl.options import worker_options
 from torchctl.protocol import HANDLER_PATH
 from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
-from torchctl.targets import Survey, Targets, survey
+from torchctl.survey import Survey, survey
+from torchctl.targets import Targets
 from torchctl.text import printable
 
 _MAX_BYTES = 1 << 20

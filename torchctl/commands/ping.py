@@ -10,7 +10,8 @@ from torchctl.errors import NotAWorkerError
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.targets import Survey, Targets, survey
+from torchctl.survey import Survey, survey
+from torchctl.targets import Targets
 
 _MAX_BYTES = 4096
 

@@ -7,7 +7,8 @@ import click
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.targets import Targets, survey
+from torchctl.survey import survey
+from torchctl.targets import Targets
 from torchctl.workerinfo import ask_info
 
 

@@ -14,7 +14,8 @@ from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
 from torchctl.stacks.stack import Stacks, parse_stacks
-from torchctl.targets import Survey, Targets, survey
+from torchctl.survey import Survey, survey
+from torchctl.targets import Targets
 
 
 @dataclass(frozen=True, slots=True)

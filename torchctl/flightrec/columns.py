@@ -172,8 +172,7 @@ def _int_column(key: str, values: Sequence[Any]) -> array[int]:
         if not kinds <= {int, _NONE_TYPE, str}:
             raise _wrong(key, values, (int, _NONE_TYPE, str), "an integer")
         values = [
-            value if type(value) is int else wire.NONE if value is None else _integer(value, key)
-            for value in values
+            value if type(value) is int else wire.NONE if value is None else _integer(value, key) for value in values
         ]
     try:
         return array("q", values)

@@ -129,11 +129,7 @@ class _Text:
         if type(value) is PersistentId:
             return f"<persistent id {self.show(value.pid)}>"
         if type(value) is dict:
-            return (
-                "{"
-                + self._join([f"{self.show(k)}: {self.show(v)}" for k, v in self._few(value.items())])
-                + "}"
-            )
+            return "{" + self._join([f"{self.show(k)}: {self.show(v)}" for k, v in self._few(value.items())]) + "}"
         if type(value) is list:
             return "[" + self._join(map(self.show, self._few(value))) + "]"
         if type(value) is tuple:

@@ -197,9 +197,7 @@ class EntryColumns(Sequence[Entry]):
     def _stacks(self) -> list[tuple[Frame, ...]]:
         columns, text = self.columns, self.strings.__getitem__
         lines = columns["frame_line"].tolist()
-        frames = list(
-            map(Frame, map(text, columns["frame_filename"]), lines, map(text, columns["frame_name"]))
-        )
+        frames = list(map(Frame, map(text, columns["frame_filename"]), lines, map(text, columns["frame_name"])))
         return [tuple(map(frames.__getitem__, row)) for row in self._rows("stack")]
 
 

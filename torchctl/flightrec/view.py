@@ -97,9 +97,7 @@ def view_of(
     )
 
 
-def select_rows(
-    entries: Iterable[Entry], progress: Sequence[Progress], choice: Choice
-) -> tuple[list[int], list[int]]:
+def select_rows(entries: Iterable[Entry], progress: Sequence[Progress], choice: Choice) -> tuple[list[int], list[int]]:
     """Return the positions of the entries asked for, and of those to show, both in the dump's order.
 
     Shown are the last `choice.last` and, since what hangs is what matters, the oldest 50 active ones.

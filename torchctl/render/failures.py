@@ -7,7 +7,7 @@ from typing import Any
 
 from torchctl.errors import WorkerError
 from torchctl.ranks import fold_ranks
-from torchctl.targets import HasRank, Survey
+from torchctl.survey import HasRank, Survey
 from torchctl.text import printable
 
 

@@ -145,9 +145,7 @@ def group_columns(groups: Sequence[GroupSummary]) -> list[Column]:
     return [
         Column("group", [group_name(group.name, group.desc) for group in groups], least=LEAST_NAME),
         Column("pg", ["-" if group.pg_id is None else str(group.pg_id) for group in groups], right=True),
-        Column(
-            "ranks", [fold_ranks(group.ranks) if group.ranks else "?" for group in groups], least=LEAST_NAME
-        ),
+        Column("ranks", [fold_ranks(group.ranks) if group.ranks else "?" for group in groups], least=LEAST_NAME),
         Column("enqueued", counters("enqueued"), right=True),
         Column("started", counters("started"), right=True),
         Column("completed", counters("completed"), right=True),

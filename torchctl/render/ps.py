@@ -9,7 +9,7 @@ from rich.table import Table
 
 from torchctl.endpoint import Endpoint
 from torchctl.render.console import text
-from torchctl.targets import Survey
+from torchctl.survey import Survey
 from torchctl.workerinfo import WorkerInfo
 
 _WIDE = 120  # columns that a full row needs

@@ -12,7 +12,7 @@ from torchctl.render.console import text
 from torchctl.stacks.source import source_line
 from torchctl.stacks.stack import OWN_THREADS, StackFrame, Stacks, ThreadStack
 
-_STYLES = {"user": "", "library": "dim", "torch": "dim", "python": "dim"}
+_STYLES = {"user": "", "library": "dim", "torch": "dim", "python": "dim", "native": "dim"}
 
 
 def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Iterator[Text]:

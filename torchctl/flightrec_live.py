@@ -1,0 +1,74 @@
+"""Flight-recorder dumps of live workers: both recorders, torch's own server too."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from torchctl.client import Reply, call
+from torchctl.endpoint import Endpoint
+from torchctl.errors import NoSuchHandlerError, NoWorkersError
+from torchctl.flightrec.gather import Failure, RawDump
+from torchctl.ranks import fold_ranks
+from torchctl.survey import survey
+from torchctl.targets import Targets
+
+
+@dataclass(frozen=True, slots=True)
+class _Dumps:
+    """One worker's recorders."""
+
+    rank: int | None
+    replies: tuple[tuple[Reply, int], ...]  # with the moment of the answer, wall-clock nanoseconds
+
+
+def fetch(targets: Targets, *, stacktraces: bool) -> list[RawDump | Failure]:
+    """Return the dumps of the workers that the options name, and a failure for each without one.
+
+    Args:
+        targets: whom to ask.
+        stacktraces: with the frames of each entry; the first such dump of a process takes it a second.
+
+    Raises:
+        NoWorkersError: there is nobody to ask.
+    """
+
+    def ask(endpoint: Endpoint, deadline: float) -> _Dumps:
+        return _ask(endpoint, deadline, stacktraces)
+
+    result = survey(targets, ask)
+    found: list[RawDump | Failure] = []
+    for endpoint, dumps in result.answers:
+        for reply, answered_ns in dumps.replies:
+            found.append(RawDump(str(endpoint), dumps.rank, reply.body, answered_ns=answered_ns))
+    for outcome in result.outcomes:
+        if outcome.error is not None:
+            found.append(Failure(str(outcome.endpoint), outcome.error.rank, outcome.error))
+    if result.missing_ranks:
+        error = NoWorkersError(f"rank {fold_ranks(result.missing_ranks)}: no worker found")
+        found.append(Failure("", result.missing_ranks[0], error))
+    return found
+
+
+def _ask(endpoint: Endpoint, deadline: float, stacktraces: bool) -> _Dumps:
+    """Ask for NCCL's recorder, and for the generic one where that is another: a job may use both."""
+    params = {"includestacktraces": "true" if stacktraces else "false"}
+    try:
+        first = call(endpoint, "dump_nccl_trace_pickle", deadline, params=params)
+    except NoSuchHandlerError:
+        return _Dumps(None, (_timed(call(endpoint, "fr_trace_json", deadline)),))
+    replies = [_timed(first)]
+    if first.recorder != "generic":
+        replies.append(_timed(_generic(endpoint, deadline, params)))
+    return _Dumps(first.rank, tuple(replies))
+
+
+def _generic(endpoint: Endpoint, deadline: float, params: dict[str, str]) -> Reply:
+    try:
+        return call(endpoint, "fr_trace_pickle", deadline, params=params)
+    except NoSuchHandlerError:
+        return call(endpoint, "fr_trace_json", deadline)
+
+
+def _timed(reply: Reply) -> tuple[Reply, int]:
+    return reply, time.time_ns()
