@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: check test fix types lint format-check pytest
+.PHONY: demo test check fix types lint format-check pytest other-pythons bench completions
 .DEFAULT_GOAL := check
 
 # torch is named with its exact version, before everything else: a range could fetch a much larger build.
@@ -14,6 +14,14 @@ $(READY): pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -e ".[dev]"
 	touch $@
 
+# A real 4-rank job with a stuck rank, what torchctl says of it, and the end of the job.
+demo: $(READY)
+	$(BIN)/python -m tests.demo.run
+
+# Everything that checks the project; ends with the skipped tests and their reasons.
+test: format-check lint types other-pythons pytest
+
+# The same on this Python alone.
 check: format-check lint types pytest
 
 format-check: $(READY)
@@ -28,8 +36,16 @@ types: $(READY)
 pytest: $(READY)
 	$(BIN)/pytest
 
+other-pythons: $(READY)
+	$(BIN)/python tests/other_pythons.py
+
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: check
+# Speed, beside torch's own server and the bare imports, in one run; asserts nothing.
+bench: $(READY)
+	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+completions: $(READY)
+	$(BIN)/python -m tests.completions

@@ -4,7 +4,7 @@ How this works: one daemon thread per listener sleeps in `poll` on the listening
 socket pair, without a timeout, so that an idle server never wakes up and `stop` is noticed at once. Each
 connection gets a thread of its own (`ThreadingMixIn`), bounded by the table in `connections`. All our threads
 block every signal that is not a fault of their own: a signal meant for the trainer must reach a thread of the
-trainer. After a fork the child closes its copies (`release`) and serves nothing.
+trainer. What happens when the trainer forks stands in `forking`.
 """
 
 from __future__ import annotations
@@ -58,18 +58,45 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.pid = os.getpid()
         self._expected = None if token is None else b"Bearer " + token
         self._wake_end, self._stop_end = socket.socketpair()
-        self._thread = threading.Thread(target=self.serve_forever, name="torchctl-accept", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start accepting, on a thread of its own."""
+        """Start accepting, on a thread of its own.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        self._thread = threading.Thread(target=self.serve_forever, name="torchctl-accept", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Stop accepting and close the listening socket; connections that are open go on."""
+    @property
+    def accepting(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread is not None
+
+    def pause(self, timeout_s: float) -> bool:
+        """Stop accepting and end the thread; clients wait in the backlog until `start`.
+
+        Returns:
+            Whether the thread has ended.
+        """
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return False
         with contextlib.suppress(OSError):
             self._stop_end.send(b"x", socket.MSG_NOSIGNAL)
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout_s)
+        thread.join(timeout_s)
+        if thread.is_alive():
+            return False
+        self._thread = None
+        self._wake_end.setblocking(False)
+        with contextlib.suppress(OSError):
+            self._wake_end.recv(16)
+        return True
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop accepting for good and close the listening socket; connections that are open go on."""
+        self.pause(timeout_s)
         self.release()
 
     def release(self) -> None:

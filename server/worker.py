@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import errno
 import ipaddress
 import os
 import socket
 import threading
 import time
-import weakref
 from types import TracebackType
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
+from torchctl.server import forking
 from torchctl.server.connections import Connections
 from torchctl.server.listener import Listener, TcpListener, UnixListener
 
 _LOOPBACK_NAMES = ("", "localhost")
 _EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses
-_live: weakref.WeakSet[WorkerServer] = weakref.WeakSet()
 
 
 class WorkerServer:
@@ -55,7 +53,7 @@ class WorkerServer:
             self.port, self.address = -1, os.fspath(host_or_file)
         else:
             self._listen_tcp(host_or_file, port)
-        _live.add(self)
+        forking.watch(self)
         atexit.register(self.shutdown)
         try:
             for listener in self._listeners:
@@ -95,6 +93,7 @@ class WorkerServer:
         if os.getpid() != self._owner_pid or not self._stopped.acquire(blocking=False):
             return
         atexit.unregister(self.shutdown)
+        forking.forget(self)
         deadline = time.monotonic() + protocol.SHUTDOWN_TIMEOUT_S
         for listener in self._listeners:
             listener.stop(deadline - time.monotonic())
@@ -108,6 +107,17 @@ class WorkerServer:
         for slot in slots:
             slot.hang_up()
         _join([slot.thread for slot in slots], deadline)
+
+    def pause(self) -> None:
+        """Before a fork: end the idle threads; clients wait in the backlog."""
+        for listener in self._listeners:
+            listener.pause(protocol.SHUTDOWN_TIMEOUT_S)
+
+    def resume(self) -> None:
+        """After a fork, in the parent: accept again."""
+        for listener in self._listeners:
+            if not listener.accepting:
+                listener.start()
 
     def release(self) -> None:
         """In a forked child: close the inherited descriptors, so that they do not outlive the parent."""
@@ -123,16 +133,6 @@ class WorkerServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
-
-
-def _release_after_fork() -> None:
-    for server in list(_live):
-        with contextlib.suppress(Exception):
-            server.release()
-    _live.clear()
-
-
-os.register_at_fork(after_in_child=_release_after_fork)
 
 
 def _join(threads: list[threading.Thread | None], deadline: float) -> None:

@@ -24,6 +24,34 @@ JOB_VARIABLES = (
 )
 
 
+ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+_skips: list[tuple[str, str]] = []
+
+
+def allowed_skips() -> set[str]:
+    """Return the reasons for which a test may be skipped, from the committed list."""
+    lines = ALLOWED_SKIPS.read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        _skips.append((report.nodeid, str(report.longrepr[2]).removeprefix("Skipped: ")))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if any(reason not in allowed_skips() for _, reason in _skips):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """End with the skipped tests and their reasons; one whose reason is not in the list fails the run."""
+    terminalreporter.section(f"skipped tests: {len(_skips)}")
+    for nodeid, reason in _skips:
+        known = "" if reason in allowed_skips() else f"NOT IN {ALLOWED_SKIPS.name}: "
+        terminalreporter.write_line(f"{nodeid}: {known}{reason}")
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder whose path is short enough for sockets, whatever the test's name."""

@@ -42,7 +42,10 @@ def test_shutdown_may_be_called_twice_and_is_quick_with_clients_connected(folder
         server.shutdown()
         assert time.monotonic() - began < 2.0
         server.shutdown()
-        assert clients[1].recv(1) == b""
+        try:
+            assert clients[1].recv(1) == b""
+        except ConnectionResetError:
+            pass  # it was still waiting to be accepted
     assert os.listdir(folder) == []
 
 

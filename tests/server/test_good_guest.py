@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from tests.processes import Process, python
 SERVE = "import torchctl.server as s, os, sys, threading, time, signal\nserver = s.WorkerServer(sys.argv[-1])\n"
 
 
-def start(code: str, path: Path) -> Process:
-    import sys
+# Python 3.13 looks for threads after our hook has started ours again, and warns when `__main__` forks.
+QUIET_FORKS = "import warnings\nwarnings.simplefilter('ignore')\n" if sys.version_info >= (3, 13) else ""
 
-    return Process([sys.executable, "-c", SERVE + code, str(path)])
+
+def start(code: str, path: Path) -> Process:
+    return Process([sys.executable, "-c", QUIET_FORKS + SERVE + code, str(path)])
 
 
 @pytest.fixture
@@ -178,7 +181,7 @@ def test_a_forked_child_serves_nothing_and_holds_nothing(path: Path) -> None:
 
 def test_a_child_that_leaves_worker_main_by_an_exception_leaves_the_socket(folder: Path) -> None:
     path = folder / "s"
-    code = (
+    code = QUIET_FORKS + (
         "import os, sys, torchctl.server as s\n"
         "with s.worker_main():\n"
         "    child = os.fork()\n"
@@ -304,3 +307,63 @@ def _cpu_ticks(pid: int) -> int:
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def test_a_fork_finds_no_thread_of_an_idle_server(path: Path) -> None:
+    """Python 3.12 and later warn on stderr when a process with threads forks."""
+    code = (
+        "for round in range(30):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os._exit(threading.active_count())\n"
+        "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1\n"
+        "    assert threading.active_count() == 2\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+    )
+    process = start(code, path)
+    try:
+        process.wait_for("ready")
+        assert post(str(path), "ping").body == b"pong"
+        process.tell("end")
+        assert process.finish() == (0, "", "")
+    finally:
+        process.end()
+
+
+def test_threads_that_fork_at_once_leave_one_server(path: Path) -> None:
+    code = (
+        "import warnings\nwarnings.simplefilter('ignore')\n"
+        "def forks():\n"
+        "    for _ in range(20):\n"
+        "        child = os.fork()\n"
+        "        if child == 0: os._exit(0)\n"
+        "        os.waitpid(child, 0)\n"
+        "threads = [threading.Thread(target=forks) for _ in range(4)]\n"
+        "[t.start() for t in threads]\n[t.join() for t in threads]\n"
+        "print(sum(t.name == 'torchctl-accept' for t in threading.enumerate()), flush=True)\nsys.stdin.readline()\n"
+    )
+    process = start(code, path)
+    try:
+        assert process.line() == "1"
+        assert post(str(path), "ping").body == b"pong"
+    finally:
+        process.end()
+
+
+def test_clients_wait_out_a_fork(path: Path) -> None:
+    code = (
+        "import warnings\nwarnings.simplefilter('ignore')\nprint('ready', flush=True)\n"
+        "for _ in range(100):\n"
+        "    child = os.fork()\n"
+        "    if child == 0: os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "print('done', flush=True)\nsys.stdin.readline()\n"
+    )
+    process = start(code, path)
+    try:
+        process.wait_for("ready")
+        for _ in range(100):
+            assert post(str(path), "ping").body == b"pong"
+        process.wait_for("done")
+    finally:
+        process.end()

@@ -1,0 +1,93 @@
+"""What happens to the servers when the trainer forks, as data loaders do.
+
+How this works: before the fork the accepting threads end, and in the parent they start again: an idle
+server then adds no thread to the process at the moment of the fork, and no lock of it can be held in the child.
+Python 3.12 would warn on stderr otherwise; 3.13 looks only after the hooks in the parent have run, and warns of
+the thread that is back by then. The child closes the descriptors that it inherited, so that a data loader which outlives its trainer does not keep
+the socket alive, and serves nothing. Threads of connections that are being served stay: they end by
+themselves, and somebody is asking just then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from typing import Protocol
+
+_THREAD_END_TIMEOUT_S = 0.05
+
+
+class Forkable(Protocol):
+    """A server as seen from here."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+_live: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_lock = threading.Lock()
+_forks_under_way = 0
+
+
+def watch(server: Forkable) -> None:
+    """Take part in forks from now on."""
+    _live.add(server)
+
+
+def forget(server: Forkable) -> None:
+    """Take no part any more."""
+    _live.discard(server)
+
+
+def _before() -> None:
+    global _forks_under_way
+    with _lock:
+        _forks_under_way += 1
+        if _forks_under_way == 1 and _live:
+            own = _own_threads()
+            for server in list(_live):
+                with contextlib.suppress(Exception):
+                    server.pause()
+            _wait_for_the_kernel(own)
+
+
+def _in_parent() -> None:
+    global _forks_under_way
+    with _lock:
+        _forks_under_way -= 1
+        if _forks_under_way == 0:
+            for server in list(_live):
+                with contextlib.suppress(Exception):
+                    server.resume()
+
+
+def _in_child() -> None:
+    global _lock, _forks_under_way
+    _lock = threading.Lock()
+    _forks_under_way = 0
+    for server in list(_live):
+        with contextlib.suppress(Exception):
+            server.release()
+    _live.clear()
+
+
+def _own_threads() -> list[int]:
+    """Return the kernel's ids of the accepting threads."""
+    threads = threading.enumerate()
+    return [thread.native_id for thread in threads if thread.name == "torchctl-accept" and thread.native_id]
+
+
+def _wait_for_the_kernel(native_ids: list[int]) -> None:
+    """Wait until ended threads are gone for the kernel too: Python counts a thread as ended a moment earlier."""
+    deadline = time.monotonic() + _THREAD_END_TIMEOUT_S
+    while time.monotonic() < deadline and any(os.path.exists(f"/proc/self/task/{number}") for number in native_ids):
+        time.sleep(0.0002)
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
