@@ -1,11 +1,11 @@
 """What happens to the servers when the trainer forks, as data loaders do.
 
-How this works: before the fork the accepting threads end, and in the parent they start again: an idle
-server then adds no thread to the process at the moment of the fork, and no lock of it can be held in the child.
-Python 3.12 would warn on stderr otherwise; 3.13 looks only after the hooks in the parent have run, and warns of
-the thread that is back by then. The child closes the descriptors that it inherited, so that a data loader which outlives its trainer does not keep
-the socket alive, and serves nothing. Threads of connections that are being served stay: they end by
-themselves, and somebody is asking just then.
+How this works: before the fork the accepting threads end, and in the parent they start again: an idle server
+then adds no thread to the process at the moment of the fork, and no lock of it can be held in the child. Python
+3.12 would warn on stderr otherwise; 3.13 looks only after the hooks in the parent have run, and warns of the
+thread that is back by then. The child closes the descriptors that it inherited, so that a data loader which
+outlives its trainer does not keep the socket alive, and serves nothing. Threads of connections that are being
+served stay: they end by themselves, and somebody is asking just then.
 """
 
 from __future__ import annotations
