@@ -13,8 +13,8 @@ PACKAGE = ROOT / "torchctl"
 
 # Package -> what it may import of torchctl; "" is any module right under torchctl.
 ALLOWED = {
-    "server": {"server", "protocol", "errors", "runtimedir", ""},
-    "storeutil": {"storeutil", "errors", ""},
+    "server": {"server", "protocol", "errors", "runtimedir"},
+    "storeutil": {"storeutil", "errors", "endpoint", "ranks", "text"},
     "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir"},
     "flightrec": {"flightrec", "errors", "codepaths", "text", "ranks"},
     "stacks": {"stacks", "codepaths", "errors"},

@@ -21,6 +21,9 @@ COMMANDS: dict[str, str] = {
     "nccl-trace": "nccl_trace",
     "handlers": "handlers",
     "call": "call",
+    "barrier": "barrier",
+    "synchronize": "synchronize",
+    "store": "store",
     "completion": "completion",
 }
 

@@ -6,6 +6,11 @@ TorchctlError                 exit 1
 ├── ServerError               1  the worker-side server cannot start
 │   └── AddressInUseError     1  a live server already holds the address
 ├── NoWorkersError            3  nothing to talk to was found
+├── StoreError                1  a store refused, or its state forbids what was asked
+│   ├── KeyAbsentError        1  the key does not exist
+│   ├── StoreUnreachableError 3  no TCPStore answers there, or it was lost
+│   ├── StoreTimeoutError     5  a key or a rank did not come in time
+│   └── StoreInterruptedError 130 Ctrl-C in a wait; the message says what was left behind
 └── WorkerError                  one worker; carries rank and endpoint
     ├── UnreachableError      3
     │   ├── NoSuchSocketError 3  no file at that path
@@ -81,6 +86,41 @@ class NoWorkersError(TorchctlError):
     exit_code = EXIT_UNREACHABLE
     kind = "no_workers"
     hint = "start the job with `python -m torchctl.server train.py`, or name a worker with --socket or --host"
+
+
+class StoreError(TorchctlError):
+    """A store, or what is in it, forbids what was asked."""
+
+    kind = "store"
+
+
+class KeyAbsentError(StoreError):
+    """The key does not exist."""
+
+    kind = "no_such_key"
+    hint = "`torchctl store keys` lists what is there; a namespace goes in --prefix"
+
+
+class StoreUnreachableError(StoreError):
+    """No TCPStore answers at the address, or the connection to it was lost."""
+
+    exit_code = EXIT_UNREACHABLE
+    kind = "no_store"
+    hint = "the job's store is at MASTER_ADDR:MASTER_PORT of its environment; rank 0 or the agent hosts it"
+
+
+class StoreTimeoutError(StoreError):
+    """A key or a rank did not come before the deadline."""
+
+    exit_code = EXIT_DEADLINE
+    kind = "timeout"
+
+
+class StoreInterruptedError(StoreError):
+    """The operator ended a wait."""
+
+    exit_code = 130
+    kind = "interrupted"
 
 
 class WorkerError(TorchctlError):

@@ -1,0 +1,45 @@
+"""torch's own error classes, made and recognized without importing torch before a store is spoken to."""
+
+from __future__ import annotations
+
+
+def store_error(message: str) -> RuntimeError:
+    """Return a DistStoreError: a key, or a rank, that did not come in time."""
+    from torch.distributed import DistStoreError
+
+    error: RuntimeError = DistStoreError(message)
+    return error
+
+
+def network_error(message: str) -> RuntimeError:
+    """Return a DistNetworkError: no store, or a lost one."""
+    from torch.distributed import DistNetworkError
+
+    error: RuntimeError = DistNetworkError(message)
+    return error
+
+
+def is_network_error(error: BaseException) -> bool:
+    """Return True if `error` says that the connection to the store is lost."""
+    if not isinstance(error, RuntimeError):
+        return False
+    from torch.distributed import DistNetworkError
+
+    return isinstance(error, DistNetworkError)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Return True if a store raised `error` because a key did not come in time.
+
+    TCPStore and HashStore raise DistStoreError, FileStore a bare RuntimeError, a store of one's own perhaps
+    TimeoutError (the three as of torch 2.13). A lost connection is no timeout.
+    """
+    if isinstance(error, TimeoutError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    from torch.distributed import DistNetworkError, DistStoreError
+
+    if isinstance(error, DistNetworkError):
+        return False
+    return isinstance(error, DistStoreError) or "timeout" in str(error).lower()

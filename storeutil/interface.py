@@ -1,0 +1,74 @@
+"""What a store must be able to do: the least that torch's own functions ask for, and more.
+
+How this works: the least, `Store`, is served operation for operation as torch serves it. A store that also
+has `check` answers "does this key exist?" without waiting; only on such a store can a wait be cut into
+slices and looked around from, so everything that goes beyond torch asks `can_look` first.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, Protocol, TypeGuard
+
+
+class Store(Protocol):
+    """The operations that torch's barrier and synchronize use.
+
+    Source: torch.distributed.elastic.utils.store (2.13).
+    """
+
+    @property
+    def timeout(self) -> timedelta: ...
+
+    def set_timeout(self, timeout: timedelta, /) -> None: ...
+
+    def set(self, key: str, value: Any, /) -> None: ...
+
+    def get(self, key: str, /) -> bytes: ...
+
+    def multi_get(self, keys: list[str], /) -> list[bytes]: ...
+
+    def add(self, key: str, amount: int, /) -> int: ...
+
+    def wait(self, keys: list[str], timeout: timedelta = ..., /) -> None: ...
+
+
+class LookingStore(Store, Protocol):
+    """A store that answers at once whether keys exist: HashStore, FileStore, TCPStore, PrefixStore."""
+
+    def check(self, keys: list[str], /) -> bool: ...
+
+
+class OperatorStore(LookingStore, Protocol):
+    """What the commands use besides: deleting, and listing, which a store may refuse."""
+
+    def delete_key(self, key: str, /) -> bool: ...
+
+    def list_keys(self) -> list[str]: ...
+
+
+def can_look(store: Store) -> TypeGuard[LookingStore]:
+    """Return True if `store` has a `check` that works.
+
+    A Python class derived from torch's bare `Store` inherits a `check` that only raises: unless the class
+    brings its own, it counts as having none.
+    """
+    return _class_can_look(type(store))
+
+
+@lru_cache(maxsize=64)
+def _class_can_look(store_class: type) -> bool:
+    if not callable(getattr(store_class, "check", None)):
+        return False
+    # Where torch is not loaded, no class can derive from its stores.
+    bare = getattr(sys.modules.get("torch.distributed"), "Store", None)
+    if bare is None or not issubclass(store_class, bare):
+        return True
+    for cls in store_class.__mro__:
+        if cls is bare:
+            return False
+        if "check" in vars(cls) or cls.__module__.startswith("torch."):
+            return True
+    return True

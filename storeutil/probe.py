@@ -1,0 +1,125 @@
+"""Is that port a TCPStore? Asked in a store's own words, without torch.
+
+How this works: torch's client connects and then waits for an answer without any limit, so a port where
+something else listens would hold it for ever. The probe connects to all addresses of the name at once,
+sends the store's greeting and a ping, and takes the first address that sends the ping's number back. Torch
+is then given that address, not the name: it would otherwise take the first address that merely accepts the
+connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import struct
+import time
+
+# Source: torch/csrc/distributed/c10d/TCPStoreBackend.hpp (2.13): QueryType VALIDATE = 0 with its magic
+# number, PING = 13 with a number that the store sends back; both backends, libuv and plain sockets.
+_VALIDATE = struct.pack("<BI", 0, 0x3C85F7CE)
+_PING = 13
+
+
+class NotAStoreError(OSError):
+    """Something listens there, and it is no TCPStore."""
+
+
+class SilentError(TimeoutError):
+    """Something accepted the connection, or the packets, and never answered."""
+
+
+def probe_store(host: str, port: int, timeout_s: float) -> str:
+    """Return the address, as a number, at which a TCPStore answers.
+
+    Args:
+        host: a name or an address; all its addresses are tried at once.
+        timeout_s: for the connection and the answer together; resolving the name comes before.
+
+    Raises:
+        socket.gaierror: the name does not resolve.
+        ConnectionRefusedError: nobody listens at any of the addresses.
+        NotAStoreError: something else answered.
+        SilentError: no answer in time.
+        OSError: no route, and the like.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    targets = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    nonce = os.urandom(4)
+    errors: list[OSError] = []
+    with selectors.DefaultSelector() as selector:
+        try:
+            for family, address in targets:
+                _start(selector, family, address, errors)
+            answered = _first_answer(selector, nonce, time.monotonic() + timeout_s, errors)
+        finally:
+            for key in list(selector.get_map().values()):
+                _drop(selector, key.fileobj)
+    if answered is not None:
+        return answered
+    raise _worst(errors, host, port, timeout_s)
+
+
+def _start(selector: selectors.BaseSelector, family: int, address: tuple[object, ...], errors: list[OSError]) -> None:
+    """Begin to connect to one address."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        errors.append(error)
+        return
+    sock.setblocking(False)
+    code = sock.connect_ex(address)
+    if code in (0, errno.EINPROGRESS):
+        selector.register(sock, selectors.EVENT_WRITE, str(address[0]))
+    else:
+        errors.append(OSError(code, os.strerror(code)))
+        sock.close()
+
+
+def _first_answer(selector: selectors.BaseSelector, nonce: bytes, end: float, errors: list[OSError]) -> str | None:
+    """Return the first address that echoes `nonce`, None when none is left or the time is over."""
+    while selector.get_map():
+        remaining = end - time.monotonic()
+        if remaining <= 0:
+            errors.append(SilentError())
+            return None
+        for key, _ in selector.select(remaining):
+            sock = key.fileobj
+            assert isinstance(sock, socket.socket)
+            try:
+                if key.events == selectors.EVENT_WRITE:
+                    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if code:
+                        raise OSError(code, os.strerror(code))
+                    sock.sendall(_VALIDATE + struct.pack("<B", _PING) + nonce)  # 10 bytes: never partial
+                    selector.modify(sock, selectors.EVENT_READ, key.data)
+                elif sock.recv(len(nonce)) == nonce:
+                    return str(key.data)
+                else:
+                    raise NotAStoreError("something else than a TCPStore answered")
+            except ConnectionResetError:
+                errors.append(NotAStoreError("the connection was closed"))
+                _drop(selector, sock)
+            except OSError as error:
+                errors.append(error)
+                _drop(selector, sock)
+    return None
+
+
+def _drop(selector: selectors.BaseSelector, fileobj: object) -> None:
+    assert isinstance(fileobj, socket.socket)
+    selector.unregister(fileobj)
+    fileobj.close()
+
+
+def _worst(errors: list[OSError], host: str, port: int, timeout_s: float) -> OSError:
+    """Return the error that says most: somebody else is there, silence, no route, and last a refusal."""
+    if any(isinstance(error, NotAStoreError) for error in errors):
+        return NotAStoreError(f"what listens on {host}:{port} is no TCPStore")
+    if any(isinstance(error, SilentError) for error in errors):
+        return SilentError(f"nothing on {host}:{port} answered as a TCPStore within {timeout_s:g} s")
+    for error in errors:
+        if not isinstance(error, ConnectionRefusedError):
+            return error
+    return errors[0] if errors else OSError(f"{host} has no address")

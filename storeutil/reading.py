@@ -1,0 +1,91 @@
+"""Reading a store without ever waiting for what is not there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError
+from torchctl.storeutil.errors import is_network_error, is_timeout
+from torchctl.storeutil.interface import OperatorStore
+from torchctl.storeutil.waiting import Deadline, absent_keys, store_timeout, wait_slice
+
+SLICE_S = 0.2  # Ctrl-C must be acted on within half a second
+_VANISH_S = 1.0  # how long a read may wait for keys that were there a moment ago
+_ATTEMPTS = 5
+_OLD = "listing keys needs torch 2.11 or later on both sides; `torchctl store get KEY` works without"
+
+
+def read_values(store: OperatorStore, keys: Sequence[str]) -> dict[str, bytes]:
+    """Return the values of those of `keys` that exist.
+
+    A store's read waits for absent keys, so they are looked for first, and a key that vanishes between the
+    look and the read costs a second and counts as absent.
+
+    Raises:
+        StoreTimeoutError: keys vanish faster than they can be read.
+    """
+    present = list(keys)
+    for _ in range(_ATTEMPTS):
+        if present and not store.check(present):
+            gone = set(absent_keys(store, present))
+            present = [key for key in present if key not in gone]
+        if not present:
+            return {}
+        try:
+            with store_timeout(store, _VANISH_S):
+                return dict(zip(present, store.multi_get(present), strict=True))
+        except (RuntimeError, TimeoutError) as error:
+            if not is_timeout(error):
+                raise
+    raise StoreTimeoutError("keys vanish from the store faster than they can be read")
+
+
+def list_keys(store: OperatorStore) -> list[str]:
+    """Return all keys, sorted.
+
+    Raises:
+        StoreError: this store, or this torch, cannot list keys.
+    """
+    if not hasattr(store, "list_keys"):
+        raise StoreError("this torch cannot list a store's keys", hint=_OLD)
+    try:
+        return sorted(store.list_keys())
+    except NotImplementedError as error:
+        raise StoreError("this store cannot list its keys", hint=_OLD) from error
+    except RuntimeError as error:
+        # A server that does not know the request closes the connection without a word.
+        if not is_network_error(error):
+            raise
+        raise StoreError("the store closed the connection when asked to list its keys", hint=_OLD) from error
+
+
+def wait_for_keys(
+    store: OperatorStore,
+    keys: Sequence[str],
+    *,
+    timeout_s: float,
+    stop: threading.Event,
+    progress: Callable[[list[str], float], None] = lambda absent, elapsed_s: None,
+) -> float:
+    """Wait until all `keys` exist; return the seconds waited.
+
+    Args:
+        progress: called with the absent keys when they change.
+
+    Raises:
+        StoreTimeoutError: the deadline; the message names the absent keys.
+        StoreInterruptedError: `stop`.
+    """
+    deadline = Deadline(timeout_s)
+    shown: list[str] = []
+    while absent := absent_keys(store, keys):
+        if deadline.passed:
+            raise StoreTimeoutError(f"absent after {timeout_s:g} s: {', '.join(absent)}")
+        if stop.is_set():
+            raise StoreInterruptedError(f"interrupted after {deadline.elapsed_s:.1f} s; absent: {', '.join(absent)}")
+        if absent != shown:
+            progress(absent, deadline.elapsed_s)
+            shown = absent
+        wait_slice(store, absent[:1], min(SLICE_S, deadline.remaining_s))
+    return deadline.elapsed_s

@@ -1,0 +1,186 @@
+"""One command's connection to a store: probed first, every operation bounded and interruptible.
+
+How this works: torch's client blocks in C++, deaf to Ctrl-C, and without any limit while the store's
+process is stopped. So the operations run in a thread of their own, while the main thread waits for its end,
+for Ctrl-C, or for the limit. Ctrl-C sets a `stop` event that the operation looks at several times a second;
+it tidies up and raises. A thread that does not come back is left behind: it is a daemon, and ends with the
+process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+from torchctl.endpoint import Endpoint
+from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError, StoreUnreachableError
+from torchctl.storeutil.errors import is_network_error, is_timeout
+from torchctl.storeutil.hosting import host_store
+from torchctl.storeutil.interface import OperatorStore
+from torchctl.storeutil.probe import probe_store
+
+T = TypeVar("T")
+Operation = Callable[[OperatorStore, threading.Event], T]
+
+CONNECT_S = 5.0  # a store answers in a millisecond plus the round trip; silence for this long is no store
+ANSWER_S = 5.0  # for an answer of a store that is connected, and for operations that do not wait for others
+WIND_UP_S = 2.0  # after Ctrl-C, for taking back what was written
+
+
+class StoreSession:
+    """A store at `endpoint`, connected on first use.
+
+    Args:
+        namespace: prefix of every key (torch's PrefixStore); empty for none.
+        debug: let torch's C++ lines through to stderr.
+    """
+
+    def __init__(self, endpoint: Endpoint, namespace: str = "", *, debug: bool = False) -> None:
+        self.endpoint = endpoint
+        self.namespace = namespace
+        self.debug = debug
+        self._store: OperatorStore | None = None
+        self._address: str | None = None
+
+    def probe(self) -> None:
+        """Make sure that a TCPStore answers, without torch.
+
+        Raises:
+            StoreUnreachableError: none does; the message says what does.
+        """
+        where = f"the store {self.endpoint}"
+        try:
+            self._address = probe_store(self.endpoint.host, self.endpoint.port, CONNECT_S)
+        except socket.gaierror as error:
+            raise StoreUnreachableError(
+                f"{where}: the host name does not resolve", hint="check the spelling, or use the address"
+            ) from error
+        except ConnectionRefusedError as error:
+            raise StoreUnreachableError(f"{where} refused the connection: nobody listens there") from error
+        except OSError as error:
+            raise StoreUnreachableError(f"{where}: {error.strerror or error}") from error
+
+    def host(self) -> None:
+        """Host the store in this process, at the endpoint's port, or at a free one if that is 0.
+
+        Raises:
+            StoreError: the port is taken.
+        """
+        import_torch(debug=self.debug)
+        store = host_store(self.endpoint.port, CONNECT_S)
+        self.endpoint = Endpoint(host=self.endpoint.host, port=store.port)
+        self._address = "localhost"
+        self._store = self._namespaced(store)
+
+    def run(self, operation: Operation[T], *, limit_s: float = ANSWER_S) -> T:
+        """Return ``operation(store, stop)``.
+
+        Args:
+            limit_s: seconds after which a store that does not answer is given up.
+
+        Raises:
+            StoreUnreachableError: no store, or it was lost on the way.
+            StoreTimeoutError: the limit.
+            StoreInterruptedError: Ctrl-C.
+        """
+        if self._address is None:
+            self.probe()
+        import_torch(debug=self.debug)
+        stop, done = threading.Event(), threading.Event()
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with self.translated():
+                    outcome.append(operation(self._connected(), stop))
+            except BaseException as error:
+                failure.append(error)
+            done.set()
+
+        # Not Thread.join: interrupted, it takes the thread for ended (Python 3.11).
+        threading.Thread(target=work, name="torchctl-store", daemon=True).start()
+        try:
+            done.wait(limit_s)
+        except KeyboardInterrupt:
+            stop.set()
+            if not done.wait(WIND_UP_S):
+                raise StoreInterruptedError(
+                    f"interrupted; the store {self.endpoint} does not answer, what was written stays"
+                ) from None
+            if not failure:
+                raise
+        if not done.is_set():
+            raise StoreTimeoutError(
+                f"the store {self.endpoint} accepted the connection and gave no answer for {limit_s:g} s",
+                hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
+            )
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what torch raises into our errors, with the endpoint."""
+        try:
+            yield
+        except RuntimeError as error:
+            if is_network_error(error):
+                raise StoreUnreachableError(
+                    f"the store {self.endpoint} was lost: {_first_line(error)}",
+                    hint="the process that hosted it has ended, or closed the connection; look at its log",
+                ) from error
+            if isinstance(error, NotImplementedError):
+                raise StoreError(f"the store {self.endpoint} does not know this: {_first_line(error)}") from error
+            if is_timeout(error):
+                raise StoreTimeoutError(f"the store {self.endpoint}: {_first_line(error)}") from error
+            raise
+
+    def _connected(self) -> OperatorStore:
+        if self._store is None:
+            from torch.distributed import TCPStore
+
+            store = TCPStore(
+                host_name=self._address,
+                port=self.endpoint.port,
+                is_master=False,
+                timeout=timedelta(seconds=CONNECT_S),
+                wait_for_workers=False,
+            )
+            self._store = self._namespaced(store)
+        return self._store
+
+    def _namespaced(self, store: OperatorStore) -> OperatorStore:
+        from torch.distributed import PrefixStore
+
+        return PrefixStore(self.namespace, store) if self.namespace else store
+
+
+def import_torch(*, debug: bool) -> None:
+    """Import torch's stores, silently unless `debug`.
+
+    Its C++ code reads `TORCH_CPP_LOG_LEVEL` when it is loaded. A TCPStore looks up the name of its own
+    peer, and a resolver that drops packets holds that up for 5 s: our own addresses are resolved by now, so
+    the resolver is told not to try.
+    """
+    if not debug:
+        os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"
+    os.environ.setdefault("RES_OPTIONS", "attempts:0")
+    try:
+        import torch.distributed as distributed
+    except ImportError as error:
+        raise StoreError(
+            f"torch cannot be imported: {_first_line(error)}",
+            hint="store commands need torch: run torchctl in the job's environment",
+        ) from error
+    if not distributed.is_available():
+        raise StoreError("this build of torch has no torch.distributed")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

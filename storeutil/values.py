@@ -1,0 +1,68 @@
+"""What a value in a store is, as far as its bytes tell: a counter, text, a pickled object, or just bytes."""
+
+from __future__ import annotations
+
+import base64
+import re
+from enum import Enum
+
+from torchctl.text import printable
+
+_COUNTER = re.compile(rb"-?[0-9]{1,19}\Z")
+# Control characters make bytes no text, except those that texts of several lines have.
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_PICKLE_PROTOCOLS = range(2, 6)  # PROTO opcode, from protocol 2 on, as torch and Python write it
+_STOP = b"."
+_PREVIEW = 60  # characters
+_HEX_PREVIEW = 24  # bytes
+
+
+class Kind(Enum):
+    """What the bytes are taken for."""
+
+    COUNTER = "counter"
+    TEXT = "text"
+    PICKLE = "pickle"
+    BYTES = "bytes"
+
+
+def classify(data: bytes) -> Kind:
+    """Return what `data` is taken for. Nothing is decoded that could act."""
+    if _COUNTER.match(data):
+        return Kind.COUNTER
+    if _looks_pickled(data) or wrapped_pickle(data) is not None:
+        return Kind.PICKLE
+    return Kind.BYTES if as_text(data) is None else Kind.TEXT
+
+
+def as_text(data: bytes) -> str | None:
+    """Return `data` as text, None if it is none."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return None if _NO_TEXT.search(text) else text
+
+
+def preview(data: bytes) -> str:
+    """Return the beginning of `data` on one printable line; bytes as hex."""
+    text = as_text(data)
+    if text is None:
+        head = data[:_HEX_PREVIEW].hex(" ")
+        return head if len(data) <= _HEX_PREVIEW else f"{head} ..."
+    return printable(text if len(text) <= _PREVIEW else f"{text[:_PREVIEW]} ...")
+
+
+def wrapped_pickle(data: bytes) -> bytes | None:
+    """Return the pickle inside base64 text, as elastic's rendezvous keeps its state; None if it is none."""
+    if len(data) < 8 or len(data) % 4 or not data.startswith(b"gA"):  # base64 of 0x80 0x0?: a pickle's first bytes
+        return None
+    try:
+        inner = base64.b64decode(data, validate=True)
+    except ValueError:
+        return None
+    return inner if _looks_pickled(inner) else None
+
+
+def _looks_pickled(data: bytes) -> bool:
+    return data[:1] == b"\x80" and data[1:2] != b"" and data[1] in _PICKLE_PROTOCOLS and data.endswith(_STOP)

@@ -1,0 +1,293 @@
+"""`torchctl barrier` against live stores: what it prints, how it exits, and what it leaves in the store."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.storejobs import Child, store_host, torchctl, until_counter
+from tests.stores import connect, host_store
+from torchctl.cli import cli
+from torchctl.errors import StoreInterruptedError
+from torchctl.storeutil import barrier, create_c10d_store, get_free_port
+from torchctl.storeutil.joining import join_barrier
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    yield host_store()
+
+
+def run(*args: str, text: str | None = None) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(cli, ["barrier", *args], input=text)
+
+
+def test_it_joins_waits_and_says_how_long(server: Any) -> None:
+    other = threading.Thread(target=barrier, args=(connect(server), 2, "torchctl/barrier", 30), daemon=True)
+    other.start()
+    result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "2")
+    other.join(10)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("barrier `torchctl/barrier` passed after 0.")
+    assert result.stdout.endswith(" s, 2 ranks\n")
+
+
+def test_count_stands_in_for_several_ranks(server: Any) -> None:
+    other = threading.Thread(target=barrier, args=(connect(server), 4, "x", 30), daemon=True)
+    other.start()
+    result = run(
+        "--store", f"127.0.0.1:{server.port}", "--world-size", "4", "--count", "3",
+        "--key-prefix", "x", "--json",
+    )  # fmt: skip
+    other.join(10)
+    assert not other.is_alive()
+    answer = json.loads(result.stdout)
+    assert answer.pop("elapsed_s") < 10
+    assert answer == {
+        "schema": "torchctl.barrier/1",
+        "action": "join",
+        "key_prefix": "x",
+        "world_size": 4,
+        "joined": 3,
+        "complete": True,
+    }
+
+
+def test_status_looks_without_joining(server: Any) -> None:
+    where = ["--store", f"127.0.0.1:{server.port}", "--world-size", "4", "--status", "--key-prefix", "x"]
+    assert run(*where).stdout == "barrier `x`: 0 of 4 arrived, not complete; missing: ranks 0-3\n"
+    for key in ("x0/TRACE", "x3/TRACE"):
+        server.set(key, "")
+        server.add("x/num_members", 1)
+    assert run(*where).stdout == "barrier `x`: 2 of 4 arrived, not complete; missing: ranks 1-2\n"
+    assert json.loads(run(*where, "--json").stdout) == {
+        "schema": "torchctl.barrier/1",
+        "action": "status",
+        "key_prefix": "x",
+        "world_size": 4,
+        "arrived": 2,
+        "complete": False,
+        "missing": [1, 2],
+    }
+    server.add("x/num_members", 1)
+    assert run(*where).stdout == (
+        "barrier `x`: 3 of 4 arrived, not complete; "
+        "1 missing, out of ranks 1-2: 1 of these has arrived without a trace of its rank\n"
+    )
+    assert json.loads(run(*where, "--json").stdout)["missing"] is None
+    server.add("x/num_members", 1)
+    server.set("x/last_member", "")
+    assert run(*where).stdout == "barrier `x`: 4 of 4 arrived, complete\n"
+    assert server.add("x/num_members", 0) == 4
+
+
+def test_status_does_not_name_ranks_when_nobody_traces(server: Any) -> None:
+    server.add("x/num_members", 3)
+    result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "4", "--status", "--key-prefix", "x")
+    assert result.stdout == (
+        "barrier `x`: 3 of 4 arrived, not complete; "
+        "1 missing; nobody has left a trace of its rank, so it cannot be named\n"
+    )
+
+
+def test_release_asks_says_what_it_wrote_and_lets_them_go(server: Any) -> None:
+    where = ["--store", f"127.0.0.1:{server.port}", "--world-size", "3", "--release", "--key-prefix", "x"]
+    nobody = run(*where, "--prefix", "ns")
+    assert (nobody.exit_code, nobody.stdout) == (1, "")
+    assert "nobody has arrived at a barrier `x`; nothing was written" in nobody.stderr
+    server.add("x/num_members", 2)
+    no = run(*where, text="n\n")
+    assert (no.exit_code, no.stdout) == (130, "")
+    assert "barrier `x`: 2 of 3 arrived, not complete" in no.stderr
+    assert not server.check(["x/last_member"])
+    yes = run(*where, text="y\n")
+    assert (yes.exit_code, yes.stdout) == (0, "wrote x/last_member: 2 of 3 are released\n")
+    assert server.check(["x/last_member"])
+    again = run(*where, "--yes")
+    assert again.exit_code == 1
+    assert "released already" in again.stderr
+
+
+def test_release_in_a_namespace_names_the_whole_key(server: Any) -> None:
+    server.add("ns/x/num_members", 1)
+    result = run(
+        "--store", f"127.0.0.1:{server.port}", "--world-size", "3", "--release", "--yes",
+        "--key-prefix", "x", "--prefix", "ns", "--json",
+    )  # fmt: skip
+    assert json.loads(result.stdout)["wrote"] == "ns/x/last_member"
+    assert server.check(["ns/x/last_member"])
+
+
+def test_a_used_prefix_is_refused_and_the_next_free_one_named(server: Any) -> None:
+    for key in ("x/last_member", "x/2//num_members"):
+        server.set(key, "1")
+    result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "3", "--key-prefix", "x")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "torchctl: barrier `x` has been used: everybody would pass at once\n  the next free one is --key-prefix x/3/\n"
+    )
+
+
+def test_more_than_the_world_are_refused(server: Any) -> None:
+    server.add("x/num_members", 3)
+    result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "2", "--key-prefix", "x")
+    assert result.exit_code == 1
+    assert "3 have arrived already, no room for 1 more in a world of 2" in result.stderr
+    assert server.add("x/num_members", 0) == 3
+
+
+def test_a_rank_that_has_arrived_is_refused(server: Any) -> None:
+    server.add("x/num_members", 1)
+    server.set("x1/TRACE", "")
+    result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "3", "--key-prefix", "x", "--rank", "1")
+    assert result.exit_code == 1
+    assert "rank 1 has already arrived" in result.stderr
+
+
+def test_a_timeout_names_the_missing_and_takes_the_arrival_back(server: Any) -> None:
+    server.add("x/num_members", 1)
+    server.set("x0/TRACE", "")
+    result = run(
+        "--store", f"127.0.0.1:{server.port}", "--world-size", "4", "--key-prefix", "x", "--rank", "2",
+        "--timeout", "0.5",
+    )  # fmt: skip
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert result.stderr == (
+        "arrived 2 of 4, 0 s\n"
+        "torchctl: barrier `x`: 2 of 4 arrived within 0.5 s, ours included; missing: ranks 1,3\n"
+        "  our arrival was taken back, 1 waits on; `torchctl barrier --release` lets the waiting ranks go\n"
+    )
+    assert server.add("x/num_members", 0) == 1
+    assert not server.check(["x2/TRACE"])
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--world-size", "2"], "--store HOST:PORT is missing"),
+        (["--store", "nowhere", "--world-size", "2"], "'nowhere' is not HOST:PORT"),
+        (["--store", "::1:1", "--world-size", "2"], "or [::1]:25000 for IPv6"),
+        (["--store", "h:99999", "--world-size", "2"], "no TCP port: 1 to 65535"),
+        (["--store", "h:1", "--world-size", "2", "--rank", "2"], "--rank 2 is not below --world-size 2"),
+        (["--store", "h:1", "--world-size", "2", "--count", "3"], "--count 3 is over --world-size 2"),
+        (["--store", "h:1", "--world-size", "2", "--count", "2", "--rank", "0"], "leave it out with --count"),
+        (["--store", "h:1", "--world-size", "2", "--status", "--release"], "exclude each other"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(args: list[str], sentence: str) -> None:
+    result = run(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "sentence"),
+    [
+        ("127.0.0.1", "refused the connection: nobody listens there"),
+        ("no-such-host.invalid", "the host name does not resolve"),
+    ],
+)
+def test_a_typo_fails_before_torch_is_imported(host: str, sentence: str) -> None:
+    store = f"{host}:{get_free_port()}"
+    command = [sys.executable, "-X", "importtime", "-m", "torchctl", "barrier"]
+    with Child(*command, "--store", store, "--world-size", "2") as child:
+        code, out, err = child.end()
+    imported = {line.rpartition("|")[2].strip() for line in err.splitlines() if line.startswith("import time:")}
+    assert (code, out) == (3, "")
+    assert sentence in err
+    assert "torchctl.storeutil.session" in imported and "torch" not in imported
+
+
+def test_a_port_that_is_no_store_is_named() -> None:
+    with closing(socket.socket()) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        result = run("--store", f"127.0.0.1:{silent.getsockname()[1]}", "--world-size", "2")
+    assert result.exit_code == 3
+    assert "answered as a TCPStore within 5 s" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_wait_takes_its_arrival_back_within_half_a_second(server: Any, number: signal.Signals) -> None:
+    where = ["--store", f"127.0.0.1:{server.port}", "--world-size", "3", "--key-prefix", "x"]
+    with torchctl("barrier", *where, "--rank", "1") as child:
+        server.wait(["x1/TRACE"])
+        child.signal(number)
+        assert until_counter(server, "x/num_members", 0) < 0.5
+        code, out, err = child.end()
+    assert (code, out) == (130, "")
+    assert "our arrival was taken back, 0 wait on" in err
+    assert "Traceback" not in err
+    assert not server.check(["x1/TRACE"])
+
+
+def test_an_arrival_that_has_released_others_stays() -> None:
+    """The last has come, so the counter is full, and is just about to let everybody go."""
+    server = host_store()
+    stop = threading.Event()
+
+    def last_comes(arrived: int, elapsed_s: float) -> None:
+        server.add("x/num_members", 1)
+        stop.set()
+
+    with pytest.raises(StoreInterruptedError, match="our arrival stays, for others were released by it"):
+        join_barrier(connect(server), 2, "x", timeout_s=30, stop=stop, progress=last_comes)
+    assert server.add("x/num_members", 0) == 2
+
+
+def test_a_killed_store_ends_the_wait_with_a_sentence() -> None:
+    with store_host() as (host, store), torchctl("barrier", "--store", store, "--world-size", "2") as child:
+        assert child.error_line() == "arrived 1 of 2, 0 s"
+        host.signal(signal.SIGKILL)
+        code, out, err = child.end()
+    assert (code, out) == (3, "")
+    assert err.startswith(f"torchctl: the store {store} was lost: ")
+    assert "Traceback" not in err and len(err.splitlines()) == 2
+
+
+def test_a_stopped_store_ends_the_wait_after_the_deadline() -> None:
+    with (
+        store_host() as (host, store),
+        torchctl("barrier", "--store", store, "--world-size", "2", "--timeout", "1") as child,
+    ):
+        assert child.error_line() == "arrived 1 of 2, 0 s"
+        host.signal(signal.SIGSTOP)
+        code, out, err = child.end()
+        host.signal(signal.SIGCONT)
+    assert (code, out) == (5, "")
+    assert "gave no answer for 6 s" in err
+
+
+def test_serve_picks_a_port_prints_it_and_stays_until_the_others_have_left() -> None:
+    where = ["--world-size", "2", "--key-prefix", "x"]
+    with torchctl("barrier", "--serve", *where) as hosting:
+        port = hosting.line().rpartition(":")[2]
+        client = create_c10d_store(False, "127.0.0.1", int(port), timeout=20, wait_for_workers=False)
+        with torchctl("barrier", "--store", f"127.0.0.1:{port}", *where) as joining:
+            code, out, err = joining.end()
+        assert (code, err) == (0, "")
+        assert hosting.line().startswith("barrier `x` passed after")
+        assert client.check(["x/last_member"]), "the store is there while somebody is connected"
+        assert hosting.process.poll() is None
+        del client
+        code, out, err = hosting.end()
+    assert (code, out) == (0, "")
+    assert err.endswith("hosting the store for 1 more to leave\n")
+
+
+def test_serve_joins_a_store_that_is_there(server: Any) -> None:
+    result = run("--serve", "--store", f"127.0.0.1:{server.port}", "--world-size", "1", "--key-prefix", "x")
+    assert result.exit_code == 0
+    assert server.check(["x/last_member"])

@@ -1,0 +1,172 @@
+"""`torchctl store` against live stores."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.storejobs import torchctl
+from tests.stores import host_store
+from torchctl.cli import cli
+
+pytestmark = pytest.mark.torch
+
+
+class Runs:
+    """Would run a command if it were unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch torchctl-was-here",)
+
+
+@pytest.fixture(params=[True, False], ids=["libuv", "plain"])
+def server(request: pytest.FixtureRequest) -> Iterator[Any]:
+    yield host_store(use_libuv=request.param)
+
+
+def run(server: Any, name: str, *args: str, text: str | None = None) -> Result:
+    where = ["--store", f"127.0.0.1:{server.port}"]
+    return CliRunner(env={"COLUMNS": "100"}).invoke(cli, ["store", name, *where, *args], input=text)
+
+
+def test_keys_are_grouped_with_their_meaning(server: Any) -> None:
+    server.add("x/num_members", 3)
+    server.set("x/TORCHCTL_WORLD_SIZE", "4")
+    for rank in range(3):
+        server.set(f"debug_server/rank{rank}", "http://node")
+    server.set("lr", "0.1")
+    server.set("red\x1b[31m", "[bold]a\x07")
+    result = run(server, "keys")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [" ".join(line.split()) for line in result.stdout.splitlines()] == [
+        "KEYS NAME MEANING OR VALUE",
+        "2 x barrier `x`: 3 of 4 arrived",
+        "3 debug_server/rank0-2 torch's debug server: the address of each rank",
+        "1 lr 0.1",
+        "1 red\\x1b[31m 5b 62 6f 6c 64 5d 61 07",
+    ]
+
+
+def test_a_pattern_selects_and_a_namespace_is_stripped(server: Any) -> None:
+    for key in ("ns/a1", "ns/b1", "a1"):
+        server.set(key, "v")
+    result = run(server, "keys", "a*", "--prefix", "ns", "--json")
+    assert json.loads(result.stdout) == {
+        "schema": "torchctl.store.keys/1",
+        "count": 1,
+        "groups": [{"name": "a1", "meaning": None, "keys": ["a1"]}],
+    }
+    nothing = run(server, "keys", "zz*")
+    assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "no key matches\n")
+
+
+def test_at_most_fifty_rows_and_all_prints_every_key(server: Any) -> None:
+    names = [f"{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(60)]
+    for name in names:
+        server.set(name, "1")
+        server.set(f"folder/{name}", "text")
+    result = run(server, "keys")
+    assert len(result.stdout.splitlines()) == 1 + 50
+    assert result.stderr == "and 11 more lines; --all prints every key\n"
+    every = run(server, "keys", "--all").stdout.splitlines()
+    assert len(every) == 120
+    assert every[0] == "aa\tcounter\t1"
+    assert every[-1].endswith("\ttext\ttext")
+
+
+def test_get_shows_each_kind(server: Any) -> None:
+    server.set("text", "größe\nb")
+    server.set("bytes", b"\xff\x00")
+    server.add("counter", 7)
+    server.set("object", pickle.dumps({"a": Runs()}))
+    assert run(server, "get", "text").stdout == "größe\nb\n"
+    assert run(server, "get", "bytes").stdout == "000000  ff 00\n"
+    assert run(server, "get", "counter").stdout == "7\n"
+    assert run(server, "get", "object").stdout == "{'a': <posix.system('touch torchctl-was-here')>}\n"
+    assert not Path("torchctl-was-here").exists()
+    answer = json.loads(run(server, "get", "bytes", "--json").stdout)
+    assert answer == {
+        "schema": "torchctl.store.get/1",
+        "key": "bytes",
+        "kind": "bytes",
+        "size_bytes": 2,
+        "base64": "/wA=",
+        "text": None,
+        "shown": None,
+    }
+
+
+def test_nothing_waits_for_an_absent_key(server: Any) -> None:
+    start = time.monotonic()
+    result = run(server, "get", "nope")
+    assert time.monotonic() - start < 2
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"torchctl: nope is absent from the store 127.0.0.1:{server.port}\n")
+    assert run(server, "delete", "nope").exit_code == 1
+    late = run(server, "get", "nope", "--wait", "--timeout", "0.3")
+    assert (late.exit_code, late.stdout) == (5, "")
+    assert "absent after 0.3 s: nope" in late.stderr
+
+
+def test_wait_names_what_is_absent_and_ends_when_it_comes(server: Any) -> None:
+    server.set("a", "")
+    late = run(server, "wait", "a", "b", "--timeout", "0.3")
+    assert (late.exit_code, late.stderr) == (5, "waiting for b\ntorchctl: absent after 0.3 s: b\n")
+    server.set("b", "")
+    assert run(server, "wait", "a", "b").stdout == "there after 0.00 s: a, b\n"
+
+
+def test_set_names_what_it_overwrites(server: Any, tmp_path: Path) -> None:
+    assert run(server, "set", "k", "one").stdout == "k: 3 bytes written\n"
+    assert run(server, "set", "k", "-", text="two!").stdout == "k: 4 bytes written, was 'one' (3 bytes)\n"
+    (tmp_path / "value").write_bytes(b"\xff\x00")
+    assert run(server, "set", "k", f"@{tmp_path}/value").stdout == "k: 2 bytes written, was 'two!' (4 bytes)\n"
+    assert server.get("k") == b"\xff\x00"
+    missing = run(server, "set", "k", f"@{tmp_path}/nothing")
+    assert missing.exit_code == 2
+    assert "No such file" in missing.stderr
+
+
+def test_torchs_own_keys_are_changed_only_after_a_yes(server: Any) -> None:
+    server.add("x/num_members", 2)
+    no = run(server, "set", "x/num_members", "5", text="n\n")
+    assert (no.exit_code, no.stdout) == (130, "")
+    assert "x/num_members is torch's own (a barrier's key). Set it? [y/N]" in no.stderr
+    assert server.get("x/num_members") == b"2"
+    assert run(server, "delete", "x/num_members", text="n\n").exit_code == 130
+    assert server.check(["x/num_members"])
+    yes = run(server, "delete", "x/num_members", "--yes")
+    assert (yes.exit_code, yes.stdout) == (0, "x/num_members: deleted, was '2' (1 byte)\n")
+    assert not server.check(["x/num_members"])
+
+
+def test_add_counts_and_refuses_what_is_no_counter(server: Any) -> None:
+    assert run(server, "add", "c", "5").stdout == "c: 5, was absent\n"
+    assert run(server, "add", "c", "--", "-2").stdout == "c: 3, was 5\n"
+    server.set("t", "text")
+    refused = run(server, "add", "t", "1")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "t is no counter: 'text' (4 bytes); nothing was added" in refused.stderr
+    assert server.get("t") == b"text"
+
+
+def test_ipv6_and_a_namespace_serve() -> None:
+    server = host_store(host="::1")
+    server.set("ns/k", "v")
+    where = ["--store", f"[::1]:{server.port}", "--prefix", "ns"]
+    assert CliRunner().invoke(cli, ["store", "get", *where, "k"]).stdout == "v\n"
+
+
+def test_torchs_own_lines_never_reach_the_screen() -> None:
+    server = host_store()
+    with torchctl("store", "get", "--store", f"127.0.0.1:{server.port}", "nope", "--wait", "--timeout", "0.5") as child:
+        code, out, err = child.end()
+    assert (code, out, err) == (5, "", "waiting for nope\ntorchctl: absent after 0.5 s: nope\n")

@@ -1,0 +1,164 @@
+"""`torchctl barrier`: look at a barrier, join it for a rank that does not come, or let the others go."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from typing import Any
+
+import click
+
+from torchctl.endpoint import Endpoint
+from torchctl.errors import StoreUnreachableError
+from torchctl.render.barrier import barrier_json, barrier_line
+from torchctl.render.progress import ProgressLine
+from torchctl.store_options import (
+    debug_asked,
+    json_option,
+    open_session,
+    prefix_option,
+    store_option,
+    timeout_option,
+    yes_option,
+)
+from torchctl.storeutil.hosting import stay_until_left
+from torchctl.storeutil.joining import join_barrier, look_at_barrier, release_barrier
+from torchctl.storeutil.session import ANSWER_S, StoreSession
+from torchctl.text import printable
+
+
+@click.command("barrier", short_help="Join a barrier of the job, see who is missing, or let the others go.")
+@store_option(required=False)
+@click.option("--world-size", type=click.IntRange(1, 1_000_000), metavar="N", required=True, help="Ranks that meet.")
+@click.option("--rank", type=click.IntRange(0), metavar="R", help="I am rank R: others can see that it has come.")
+@click.option("--key-prefix", metavar="P", default="torchctl/barrier", show_default=True, help="The barrier's key.")
+@prefix_option
+@timeout_option(300)
+@click.option("--count", type=click.IntRange(1), metavar="K", default=1, help="Join for K ranks at once.")
+@click.option("--status", is_flag=True, help="Look, without joining.")
+@click.option("--release", is_flag=True, help="Let the waiting ranks go without the missing ones.")
+@click.option("--serve", is_flag=True, help="Host the store here if nobody does, until all have left.")
+@yes_option
+@json_option
+def command(
+    endpoint: Endpoint | None,
+    world_size: int,
+    rank: int | None,
+    key_prefix: str,
+    namespace: str,
+    timeout_s: float,
+    count: int,
+    status: bool,
+    release: bool,
+    serve: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Join a barrier and wait until all have come; or look at it, or release it.
+
+    The keys are torch's own: ranks that wait in torch's store barrier are released by this command, and this
+    command by them. A key prefix serves one barrier.
+    """
+    if status + release + serve > 1:
+        raise click.UsageError("--status, --release and --serve exclude each other")
+    if rank is not None and count > 1:
+        raise click.UsageError("--rank says which one rank this is; leave it out with --count")
+    if rank is not None and rank >= world_size:
+        raise click.UsageError(f"--rank {rank} is not below --world-size {world_size}")
+    if count > world_size:
+        raise click.UsageError(f"--count {count} is over --world-size {world_size}")
+    if endpoint is None and not serve:
+        raise click.UsageError("--store HOST:PORT is missing; --serve hosts a store here")
+    session, hosted = _session(endpoint, namespace, serve)
+    if status:
+        _status(session, world_size, key_prefix, as_json)
+    elif release:
+        _release(session, world_size, key_prefix, yes, as_json)
+    else:
+        _join(session, world_size, key_prefix, timeout_s, rank, count, as_json)
+        if hosted:
+            stay_until_left(
+                session.endpoint.port,
+                lambda others: click.echo(f"hosting the store for {others} more to leave", err=True),
+            )
+
+
+def _session(endpoint: Endpoint | None, namespace: str, serve: bool) -> tuple[StoreSession, bool]:
+    """Return the session, and whether its store lives in this process."""
+    if endpoint is None:
+        session = StoreSession(Endpoint(host=socket.gethostname()), namespace, debug=debug_asked())
+    else:
+        try:
+            return open_session(endpoint, namespace), False
+        except StoreUnreachableError as error:
+            if not serve or not isinstance(error.__cause__, ConnectionRefusedError):
+                raise
+        session = StoreSession(endpoint, namespace, debug=debug_asked())
+    session.host()
+    click.echo(f"hosting the store {session.endpoint}", err=endpoint is not None)
+    return session, True
+
+
+def _status(session: StoreSession, world_size: int, key_prefix: str, as_json: bool) -> None:
+    state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size))
+    click.echo(_json(barrier_json(state, "status")) if as_json else barrier_line(state))
+
+
+def _release(session: StoreSession, world_size: int, key_prefix: str, yes: bool, as_json: bool) -> None:
+    state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size))
+    if not yes and state.ranks.arrived and not state.released:
+        click.echo(barrier_line(state), err=True)
+        click.confirm("Let those who wait go without the others?", abort=True, err=True)
+    key = session.run(lambda store, stop: release_barrier(store, key_prefix))
+    name = f"{session.namespace}/{key}" if session.namespace else key
+    if as_json:
+        click.echo(_json({**barrier_json(state, "release"), "complete": True, "wrote": name}))
+    else:
+        click.echo(f"wrote {printable(name)}: {state.ranks.arrived} of {world_size} are released")
+
+
+def _join(
+    session: StoreSession,
+    world_size: int,
+    key_prefix: str,
+    timeout_s: float,
+    rank: int | None,
+    count: int,
+    as_json: bool,
+) -> None:
+    line = ProgressLine()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill takes the arrival back as Ctrl-C does
+    try:
+        elapsed_s = session.run(
+            lambda store, stop: join_barrier(
+                store,
+                world_size,
+                key_prefix,
+                timeout_s=timeout_s,
+                stop=stop,
+                rank=rank,
+                count=count,
+                progress=lambda arrived, elapsed: line.show(f"arrived {arrived} of {world_size}", elapsed),
+            ),
+            limit_s=timeout_s + ANSWER_S,
+        )
+    finally:
+        line.close()
+    if as_json:
+        result = {
+            "schema": "torchctl.barrier/1",
+            "action": "join",
+            "key_prefix": key_prefix,
+            "world_size": world_size,
+            "joined": count,
+            "elapsed_s": round(elapsed_s, 3),
+            "complete": True,
+        }
+        click.echo(_json(result))
+    else:
+        click.echo(f"barrier `{printable(key_prefix)}` passed after {elapsed_s:.2f} s, {world_size} ranks")
+
+
+def _json(result: dict[str, Any]) -> str:
+    return json.dumps(result, sort_keys=True)

@@ -1,0 +1,210 @@
+"""`torchctl store`: look into a job's store, and change it."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from typing import Any
+
+import click
+
+from torchctl.endpoint import Endpoint
+from torchctl.errors import KeyAbsentError, StoreError
+from torchctl.render.store_values import (
+    key_rows,
+    keys_json,
+    keys_table,
+    single_keys,
+    value_json,
+    value_line,
+    value_text,
+)
+from torchctl.store_options import (
+    json_option,
+    open_session,
+    prefix_option,
+    read_value,
+    store_option,
+    timeout_option,
+    yes_option,
+)
+from torchctl.storeutil.families import Group, describe, family_of, sort_keys, wanted_values
+from torchctl.storeutil.interface import OperatorStore
+from torchctl.storeutil.reading import list_keys, read_values, wait_for_keys
+from torchctl.storeutil.session import ANSWER_S, StoreSession
+from torchctl.storeutil.values import Kind, classify, preview
+from torchctl.text import printable
+
+
+@click.group("store", short_help="Look into the job's store, and change it.")
+def command() -> None:
+    """Look into the store of a job, and change it. Nothing here waits for an absent key unless asked to."""
+
+
+@command.command("keys")
+@store_option()
+@prefix_option
+@click.argument("pattern", required=False)
+@click.option("--all", "show_all", is_flag=True, help="Every key on a line of its own: key, kind, value.")
+@json_option
+def keys(endpoint: Endpoint, namespace: str, pattern: str | None, show_all: bool, as_json: bool) -> None:
+    """List the keys, those that belong together on one line, with what torch means by them.
+
+    PATTERN selects keys by shell wildcards: 'b*/num_members'.
+    """
+    session = open_session(endpoint, namespace)
+
+    def listed(store: OperatorStore) -> list[str]:
+        found = list_keys(store)
+        return fnmatch.filter(found, pattern) if pattern is not None else found
+
+    if show_all and not as_json:
+        _print_all(session.run(lambda store, stop: read_values(store, listed(store))))
+        return
+
+    def grouped(store: OperatorStore) -> tuple[list[Group], dict[str, bytes]]:
+        found = sort_keys(listed(store))
+        groups = describe(found, read_values(store, wanted_values(found)))
+        return groups, {} if as_json else read_values(store, single_keys(key_rows(groups)[0]))
+
+    groups, values = session.run(lambda store, stop: grouped(store))
+    if as_json:
+        _print_json(keys_json(groups))
+        return
+    rows, left_out = key_rows(groups)
+    if rows:
+        from rich.console import Console
+
+        Console().print(keys_table(rows, values))
+    else:
+        click.echo("no keys" if pattern is None else "no key matches", err=True)
+    if left_out:
+        click.echo(f"and {left_out} more lines; --all prints every key", err=True)
+
+
+@command.command("get")
+@store_option()
+@prefix_option
+@click.argument("key")
+@click.option("--wait", "wait", is_flag=True, help="Wait for the key if it is absent.")
+@timeout_option(300)
+@json_option
+def get(endpoint: Endpoint, namespace: str, key: str, wait: bool, timeout_s: float, as_json: bool) -> None:
+    """Print the value of KEY: text and counters as they are, pickled objects as their structure, else hex."""
+    session = open_session(endpoint, namespace)
+    if wait:
+        _wait(session, [key], timeout_s)
+    value = _read(session, key)
+    if value is None:
+        raise KeyAbsentError(f"{printable(key)} is absent from the store {endpoint}")
+    if as_json:
+        _print_json(value_json(value, key))
+    else:
+        click.echo(value_text(value, key))
+
+
+@command.command("set")
+@store_option()
+@prefix_option
+@click.argument("key")
+@click.argument("value")
+@yes_option
+def set_(endpoint: Endpoint, namespace: str, key: str, value: str, yes: bool) -> None:
+    """Set KEY to VALUE, to the content of @FILE, or to standard input (-)."""
+    data = read_value(value)
+    session = open_session(endpoint, namespace)
+    old = _read(session, key)
+    _ask(key, "set", yes)
+    session.run(lambda store, stop: store.set(key, data))
+    was = f", was {_old(old)}" if old is not None else ""
+    click.echo(f"{printable(key)}: {_bytes(data)} written{was}")
+
+
+@command.command("add")
+@store_option()
+@prefix_option
+@click.argument("key")
+@click.argument("amount", metavar="N", type=click.IntRange(-(2**62), 2**62))
+def add(endpoint: Endpoint, namespace: str, key: str, amount: int) -> None:
+    """Add N to the counter KEY, which starts at 0. Write -- before a negative N."""
+    session = open_session(endpoint, namespace)
+
+    def checked_add(store: OperatorStore) -> tuple[int, bytes | None]:
+        # A server told to add to what is no number closes the connection.
+        old = read_values(store, [key]).get(key)
+        if old is not None and classify(old) is not Kind.COUNTER:
+            raise StoreError(f"{printable(key)} is no counter: {_old(old)}; nothing was added")
+        return store.add(key, amount), old
+
+    now, old = session.run(lambda store, stop: checked_add(store))
+    click.echo(f"{printable(key)}: {now}, was {'absent' if old is None else old.decode()}")
+
+
+@command.command("delete")
+@store_option()
+@prefix_option
+@click.argument("key")
+@yes_option
+def delete(endpoint: Endpoint, namespace: str, key: str, yes: bool) -> None:
+    """Delete KEY."""
+    session = open_session(endpoint, namespace)
+    old = _read(session, key)
+    if old is None:
+        raise KeyAbsentError(f"{printable(key)} is absent from the store {endpoint}; nothing was deleted")
+    _ask(key, "delete", yes)
+    if not session.run(lambda store, stop: store.delete_key(key)):
+        raise KeyAbsentError(f"{printable(key)} vanished before it could be deleted")
+    click.echo(f"{printable(key)}: deleted, was {_old(old)}")
+
+
+@command.command("wait")
+@store_option()
+@prefix_option
+@click.argument("key_list", metavar="KEY...", nargs=-1, required=True)
+@timeout_option(300)
+def wait(endpoint: Endpoint, namespace: str, key_list: tuple[str, ...], timeout_s: float) -> None:
+    """Wait until every KEY exists."""
+    elapsed_s = _wait(open_session(endpoint, namespace), list(key_list), timeout_s)
+    click.echo(f"there after {elapsed_s:.2f} s: {printable(', '.join(key_list))}")
+
+
+def _read(session: StoreSession, key: str) -> bytes | None:
+    return session.run(lambda store, stop: read_values(store, [key]).get(key))
+
+
+def _wait(session: StoreSession, key_list: list[str], timeout_s: float) -> float:
+    def show(absent: list[str], elapsed_s: float) -> None:
+        click.echo(f"waiting for {printable(', '.join(absent))}", err=True)
+
+    return session.run(
+        lambda store, stop: wait_for_keys(store, key_list, timeout_s=timeout_s, stop=stop, progress=show),
+        limit_s=timeout_s + ANSWER_S,
+    )
+
+
+def _ask(key: str, verb: str, yes: bool) -> None:
+    """Ask before a key of torch's own is changed."""
+    meaning = family_of(key)
+    if meaning is not None and not yes:
+        question = f"{printable(key)} is torch's own ({meaning}). {verb.capitalize()} it?"
+        click.confirm(question, abort=True, err=True)
+
+
+def _old(value: bytes) -> str:
+    return f"{preview(value)!r} ({_bytes(value)})" if value else "empty"
+
+
+def _bytes(value: bytes) -> str:
+    return f"{len(value)} byte{'' if len(value) == 1 else 's'}"
+
+
+def _print_all(values: dict[str, bytes]) -> None:
+    from torchctl.flightrec import Guard
+
+    with Guard() as guard:
+        for key, value in values.items():
+            click.echo(f"{printable(key)}\t{classify(value).value}\t{value_line(value, guard)}")
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    click.echo(json.dumps(result, sort_keys=True))

@@ -1,0 +1,98 @@
+"""`torchctl synchronize`: exchange data with the ranks of a job through its store."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import click
+
+from torchctl.endpoint import Endpoint
+from torchctl.errors import StoreError
+from torchctl.ranks import fold_ranks
+from torchctl.render.exchange import exchange_json, exchange_table, write_files
+from torchctl.render.progress import ProgressLine
+from torchctl.store_options import (
+    json_option,
+    open_session,
+    prefix_option,
+    read_value,
+    store_option,
+    timeout_option,
+)
+from torchctl.storeutil.exchange import join_exchange
+from torchctl.storeutil.session import ANSWER_S
+
+
+@click.command("synchronize", short_help="Publish a rank's data through the store and get everybody's.")
+@store_option()
+@click.option("--rank", type=click.IntRange(0), metavar="R", required=True, help="The rank that we publish as.")
+@click.option(
+    "--world-size", type=click.IntRange(1, 1_000_000), metavar="N", required=True, help="Ranks that exchange."
+)
+@click.option("--data", "data_text", metavar="TEXT|@FILE|-", required=True, help="What to publish.")
+@click.option("--key-prefix", metavar="P", default="torchctl/data/", show_default=True, help="Keys are P0, P1, ...")
+@prefix_option
+@timeout_option(300)
+@click.option("--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="D", help="One file per rank.")
+@click.option("--overwrite", is_flag=True, help="Publish although there is data under our rank.")
+@json_option
+def command(
+    endpoint: Endpoint,
+    rank: int,
+    world_size: int,
+    data_text: str,
+    key_prefix: str,
+    namespace: str,
+    timeout_s: float,
+    output_dir: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Publish one rank's bytes and print everybody's, once all have published.
+
+    The keys are those of torch's synchronize, so the ranks of a job that wait in it are served.
+    """
+    if rank >= world_size:
+        raise click.UsageError(f"--rank {rank} is not below --world-size {world_size}")
+    data = read_value(data_text)
+    session = open_session(endpoint, namespace)
+    line = ProgressLine()
+
+    def show(missing: list[int], elapsed_s: float) -> None:
+        published = world_size - len(missing)
+        line.show(f"published {published} of {world_size}, missing {fold_ranks(missing)}", elapsed_s)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill takes our data back as Ctrl-C does
+    try:
+        exchange = session.run(
+            lambda store, stop: join_exchange(
+                store,
+                data,
+                rank,
+                world_size,
+                key_prefix,
+                timeout_s=timeout_s,
+                stop=stop,
+                overwrite=overwrite,
+                progress=show,
+            ),
+            limit_s=timeout_s + ANSWER_S,
+        )
+    finally:
+        line.close()
+    if output_dir is not None:
+        try:
+            count = write_files(exchange, output_dir)
+        except OSError as error:
+            raise StoreError(f"{error.filename}: {error.strerror}") from error
+        click.echo(f"wrote {count} files to {output_dir}", err=True)
+    if as_json:
+        click.echo(json.dumps(exchange_json(exchange, key_prefix), sort_keys=True))
+    elif output_dir is None:
+        from rich.console import Console
+
+        Console(soft_wrap=False).print(exchange_table(exchange))
+    if not exchange.all_read:
+        click.echo("not everybody had read the data when we left", err=True)

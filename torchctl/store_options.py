@@ -1,0 +1,78 @@
+"""Options of the commands that speak to a store: one name, one meaning, wherever they are taken."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from torchctl.endpoint import Endpoint
+from torchctl.options import Host
+from torchctl.storeutil.session import StoreSession
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def store_option(*, required: bool = True) -> Callable[[Function], Function]:
+    return click.option(
+        "--store",
+        "endpoint",
+        type=Host(),
+        required=required,
+        envvar="TORCHCTL_STORE",
+        help="The job's TCPStore, its MASTER_ADDR:MASTER_PORT. [env: TORCHCTL_STORE]",
+    )
+
+
+prefix_option = click.option(
+    "--prefix",
+    "namespace",
+    metavar="NS",
+    default="",
+    help="Namespace inside the store (torch's PrefixStore).",
+)
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask before writing.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+def timeout_option(default_s: float) -> Callable[[Function], Function]:
+    return click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(min=0, min_open=True, max=10_000_000),
+        metavar="S",
+        default=default_s,
+        show_default=True,
+        help="Seconds for the whole wait.",
+    )
+
+
+def open_session(endpoint: Endpoint, namespace: str) -> StoreSession:
+    """Return a session on the store, which must answer now; torch is not imported yet.
+
+    Raises:
+        StoreUnreachableError: no TCPStore answers.
+    """
+    session = StoreSession(endpoint, namespace, debug=debug_asked())
+    session.probe()
+    return session
+
+
+def debug_asked() -> bool:
+    """Return whether `torchctl --debug` was asked for."""
+    return bool(getattr(click.get_current_context().find_root().command, "debug", False))
+
+
+def read_value(text: str) -> bytes:
+    """Return the bytes that VALUE|@FILE|- stands for."""
+    if text == "-":
+        return sys.stdin.buffer.read()
+    if not text.startswith("@"):
+        return text.encode("utf-8", "surrogateescape")
+    try:
+        with open(text[1:], "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error
