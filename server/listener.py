@@ -52,12 +52,17 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_pause = False
 
     def __init__(self, address: Any, connections: Connections, token: bytes | None) -> None:
-        super().__init__(address, Connection)
+        self._wake_end, self._stop_end = socket.socketpair()  # first: nothing is bound yet if it fails
+        try:
+            super().__init__(address, Connection)
+        except BaseException:
+            self._wake_end.close()
+            self._stop_end.close()
+            raise
         self.socket.setblocking(False)
         self.connections = connections
         self.pid = os.getpid()
         self._expected = None if token is None else b"Bearer " + token
-        self._wake_end, self._stop_end = socket.socketpair()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -121,9 +126,10 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             ready = poll.poll()
             if any(descriptor != listening for descriptor, _ in ready):
                 return
-            self._accept(poll)
+            with contextlib.suppress(Exception):  # out of memory, say: one client is lost, stderr stays clean
+                self._accept()
 
-    def _accept(self, poll: select.poll) -> None:
+    def _accept(self) -> None:
         try:
             connection, address = self.socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):

@@ -30,7 +30,10 @@ def torch_profile(request: Request, response: Response) -> None:
         raise Refusal(409, "a profile is being taken already; try again when it has ended")
     try:
         profiler = importlib.import_module("torch.profiler")
-        config = profiler._ExperimentalConfig(profile_all_threads=True)
+        try:
+            config = profiler._ExperimentalConfig(profile_all_threads=True)
+        except TypeError:  # an older torch, which knows only the threads that it started itself
+            config = profiler._ExperimentalConfig()
         with profiler.profile(record_shapes=True, experimental_config=config) as profile:
             _never.wait(duration_s)
         with tempfile.NamedTemporaryFile(prefix="torchctl-profile-", suffix=".json") as file:
