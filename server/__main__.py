@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 
 from torchctl.server import worker_main
@@ -35,7 +36,7 @@ def main() -> None:
             if as_module:
                 runpy.run_module(target, run_name="__main__", alter_sys=True)
             elif os.path.isdir(target) or target.endswith((".zip", ".pyz")):
-                runpy.run_path(target, run_name="__main__")
+                runpy.run_path(os.path.abspath(target), run_name="__main__")
             else:
                 _run_script(target)
     except SystemExit:
@@ -47,12 +48,14 @@ def main() -> None:
 
 def _run_script(path: str) -> None:
     absolute = os.path.abspath(path)  # as python itself does since 3.9
-    sys.path[0] = os.path.dirname(os.path.realpath(path))
+    if not getattr(sys.flags, "safe_path", False):  # -P leaves the script's folder out
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
     code = _compile(path, absolute)
     module = ModuleType("__main__")
     module.__file__ = absolute
     module.__dict__["__builtins__"] = sys.modules["builtins"]
     module.__dict__["__cached__"] = None
+    module.__loader__ = SourceFileLoader("__main__", absolute)
     sys.modules["__main__"] = module
     exec(code, module.__dict__)
 

@@ -71,8 +71,9 @@ class Connection(BaseHTTPRequestHandler):
                 self._refuse(bad)
                 return
             self.slot.waiting_since = None
-            self._send(self._answer())
-            self.slot.waiting_since = time.monotonic()
+            response = self._answer()
+            self.slot.waiting_since = time.monotonic()  # from here on for the client to read, and to ask again
+            self._send(response)
             self.reader.next_request()
         except (OSError, ValueError):
             self.close_connection = True  # the client is gone, or was closed to make room
@@ -100,8 +101,8 @@ class Connection(BaseHTTPRequestHandler):
             if self.reader.silent:
                 return False
             raise BadRequest(408, f"the request was not complete within {protocol.REQUEST_TIMEOUT_S:g} s") from None
-        connection = self.fields.get("connection", "").lower()
-        self.close_connection = connection == "close" or (self.minor == 0 and connection != "keep-alive")
+        options = {option.strip() for option in self.fields.get("connection", "").lower().split(",")}
+        self.close_connection = "close" in options or (self.minor == 0 and "keep-alive" not in options)
         return True
 
     def _line(self) -> bytes:

@@ -9,10 +9,11 @@ import time
 
 
 class Slot:
-    """One connection: its socket, its thread, and since when it has been waiting for a request.
+    """One connection: its socket, its thread, and since when it has been waiting for its client.
 
     Attributes:
-        waiting_since: `time.monotonic` seconds; None while a handler runs or an answer is written.
+        waiting_since: `time.monotonic` seconds; None while a handler runs. A client that does not read its answer
+            keeps a connection no better than one that sends no request.
     """
 
     __slots__ = ("connection", "thread", "waiting_since")

@@ -71,8 +71,9 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         Raises:
             RuntimeError: no thread can be started.
         """
-        self._thread = threading.Thread(target=self.serve_forever, name="torchctl-accept", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self.serve_forever, name="torchctl-accept", daemon=True)
+        thread.start()
+        self._thread = thread
 
     @property
     def accepting(self) -> bool:
@@ -152,6 +153,8 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with contextlib.suppress(OSError):
             connection.setblocking(False)
             connection.send(_BUSY_REPLY, socket.MSG_NOSIGNAL)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(protocol.MAX_LINE_BYTES)  # an unread request would reset the answer
         connection.close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -180,10 +183,11 @@ class UnixListener(Listener, socketserver.ThreadingUnixStreamServer):
     def server_bind(self) -> None:
         """Bind; a stale file is replaced, anything else in the way is an error."""
         self.identity = unixpath.bind(self.socket, str(self.server_address))
+        self._absolute = os.path.abspath(str(self.server_address))  # the trainer may change its folder
 
     def unlink(self) -> None:
         """Remove the socket file if it is still ours."""
-        unixpath.unlink(str(self.server_address), self.identity)
+        unixpath.unlink(self._absolute, self.identity)
 
 
 class TcpListener(Listener):

@@ -54,7 +54,9 @@ class Response:
         Raises:
             ValueError: the content type holds a control character or is not ASCII.
         """
-        self.content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else bytes(content)
+        self.content = (
+            content.encode("utf-8", "backslashreplace") if isinstance(content, str) else bytes(memoryview(content))
+        )
         self.content_type = _header_value(content_type)
 
     def set_status(self, status: int) -> None:

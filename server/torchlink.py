@@ -1,13 +1,12 @@
 """What torch, loaded in this process, has to say: looked up in `sys.modules`, so that we are never the one
 who loads it behind the trainer's back.
 
-The one exception is `require_c10d`, for handlers that have no answer without torch: in a process that has
-not even begun to import it there is nobody to disturb.
+Not even for a handler that has little to say without torch: an import changes the process (its threads, its
+memory, what OMP_NUM_THREADS still means to a script that has not imported torch yet).
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
 from functools import lru_cache
 from types import ModuleType
@@ -16,10 +15,6 @@ from typing import Any
 from torchctl.server.request import Handler, Request, Response
 
 _C10D = "torch._C._distributed_c10d"
-
-
-class TorchMissingError(Exception):
-    """A handler needs torch, and this process cannot offer it."""
 
 
 def loaded(name: str) -> Any:
@@ -33,25 +28,6 @@ def loaded(name: str) -> Any:
 def c10d() -> Any:
     """Return torch's distributed bindings, or None while torch is not (fully) loaded."""
     return sys.modules.get(_C10D) if loaded("torch") is not None else None
-
-
-def require_c10d() -> Any:
-    """Return torch's distributed bindings, importing torch when this process never began to.
-
-    Raises:
-        TorchMissingError: torch is not installed, is being imported at this moment, or has no distributed.
-    """
-    if "torch" not in sys.modules:
-        try:
-            importlib.import_module("torch")
-        except ImportError:
-            raise TorchMissingError("torch is not installed in this process; there is nothing to show") from None
-    if loaded("torch") is None:
-        raise TorchMissingError("torch is still being imported in this process; try again in a moment")
-    bindings = c10d()
-    if bindings is None:
-        raise TorchMissingError("this build of torch has no torch.distributed; there is nothing to show")
-    return bindings
 
 
 def distributed() -> ModuleType | None:

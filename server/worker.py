@@ -46,8 +46,11 @@ class WorkerServer:
     def __init__(self, host_or_file: str, port: int = -1, *, allow_pause: bool = False) -> None:
         self._owner_pid = os.getpid()
         self._connections = Connections(protocol.MAX_CONNECTIONS)
-        self._stopped = threading.Lock()
+        self._changing = threading.Lock()  # held while listeners start, pause or stop
+        self._stopped = False
         self._listeners: list[Listener] = []
+        if not -1 <= port <= 65535:
+            raise ServerError(f"{port} is no TCP port: 0 to 65535, or -1 for a Unix socket")
         if port == -1:
             self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, None))
             self.port, self.address = -1, os.fspath(host_or_file)
@@ -56,9 +59,10 @@ class WorkerServer:
         forking.watch(self)
         atexit.register(self.shutdown)
         try:
-            for listener in self._listeners:
-                listener.allow_pause = allow_pause
-                listener.start()
+            with self._changing:
+                for listener in self._listeners:
+                    listener.allow_pause = allow_pause
+                    listener.start()
         except RuntimeError as error:
             self.shutdown()
             raise ServerError(f"no thread can be started for the server: {error}") from error
@@ -66,7 +70,7 @@ class WorkerServer:
     def _listen_tcp(self, host: str, port: int) -> None:
         token = _token()
         addresses = _addresses(host)
-        if token is None and not all(ipaddress.ip_address(address[0]).is_loopback for _, address in addresses):
+        if token is None and not all(_is_loopback(address) for _, (address, _) in addresses):
             raise ServerError(
                 f"refusing to listen on {host}, which others can reach, without a token",
                 hint=f"set {protocol.TOKEN_VARIABLE}, or use a loopback address",
@@ -90,15 +94,19 @@ class WorkerServer:
         A handler that is running gets half of that time to finish its answer. May be called twice, and
         does nothing in a forked child.
         """
-        if os.getpid() != self._owner_pid or not self._stopped.acquire(blocking=False):
+        if os.getpid() != self._owner_pid:
             return
-        atexit.unregister(self.shutdown)
-        forking.forget(self)
-        deadline = time.monotonic() + protocol.SHUTDOWN_TIMEOUT_S
-        for listener in self._listeners:
-            listener.stop(deadline - time.monotonic())
-            if isinstance(listener, UnixListener):
-                listener.unlink()
+        with self._changing:
+            if self._stopped:
+                return
+            self._stopped = True
+            atexit.unregister(self.shutdown)
+            forking.forget(self)
+            deadline = time.monotonic() + protocol.SHUTDOWN_TIMEOUT_S
+            for listener in self._listeners:
+                listener.stop(deadline - time.monotonic())
+                if isinstance(listener, UnixListener):
+                    listener.unlink()
         slots = self._connections.slots()
         for slot in slots:
             if slot.waiting_since is not None:
@@ -110,14 +118,16 @@ class WorkerServer:
 
     def pause(self) -> None:
         """Before a fork: end the idle threads; clients wait in the backlog."""
-        for listener in self._listeners:
-            listener.pause(protocol.SHUTDOWN_TIMEOUT_S)
+        with self._changing:
+            for listener in self._listeners:
+                listener.pause(protocol.SHUTDOWN_TIMEOUT_S)
 
     def resume(self) -> None:
         """After a fork, in the parent: accept again."""
-        for listener in self._listeners:
-            if not listener.accepting:
-                listener.start()
+        with self._changing:
+            for listener in self._listeners:
+                if not self._stopped and not listener.accepting:
+                    listener.start()
 
     def release(self) -> None:
         """In a forked child: close the inherited descriptors, so that they do not outlive the parent."""
@@ -142,16 +152,16 @@ def _join(threads: list[threading.Thread | None], deadline: float) -> None:
 
 
 def _token() -> bytes | None:
-    token = os.environ.get(protocol.TOKEN_VARIABLE)
+    token = os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
     if not token:
         return None
-    data = os.fsencode(token)
-    if len(data) < protocol.MIN_TOKEN_BYTES:
+    problem = protocol.token_problem(token)
+    if problem:
         raise ServerError(
-            f"{protocol.TOKEN_VARIABLE} is shorter than {protocol.MIN_TOKEN_BYTES} bytes",
+            f"{protocol.TOKEN_VARIABLE} {problem}",
             hint="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
         )
-    return data
+    return token.encode("ascii")
 
 
 _Address = tuple[socket.AddressFamily, tuple[str, int]]

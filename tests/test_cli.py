@@ -108,3 +108,11 @@ def test_no_colour_codes_in_a_pipe(folder: Path) -> None:
     with WorkerServer(str(folder / "s")):
         for command in ("ps", "traceback"):
             assert "\x1b" not in run(command, "--socket", str(folder / "s")).stdout
+
+
+@pytest.mark.parametrize("command", ["ping", "ps", "traceback", "handlers --json"])
+def test_an_output_that_cannot_be_written_is_one_sentence(folder: Path, command: str) -> None:
+    with WorkerServer(str(folder / "s")), open("/dev/full", "w") as full:
+        arguments = [*TORCHCTL, *command.split(), "--socket", str(folder / "s")]
+        out = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (out.returncode, out.stderr) == (1, "torchctl: the output cannot be written: No space left on device\n")

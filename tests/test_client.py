@@ -89,7 +89,7 @@ def test_no_file_refused_and_no_socket(folder: Path) -> None:
         ping(Endpoint(path=str(folder / "file")))
     with pytest.raises(NoSuchSocketError):
         ping(Endpoint(path=str(folder / "file" / "s")))
-    with pytest.raises(UnreachableError, match="cannot be reached: AF_UNIX path too long"):
+    with pytest.raises(NoSuchSocketError, match="the system takes at most 107 bytes"):
         ping(Endpoint(path="/tmp/" + "x" * 200))
 
 
@@ -132,7 +132,7 @@ def test_another_users_socket_is_a_permission_error(folder: Path) -> None:
         (listeners.saying(b"\x00\xff" * 1000), NotAWorkerError),
         (listeners.saying(b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 100_000), NotAWorkerError),
         (listeners.saying(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 1000 + b"\r\n"), NotAWorkerError),
-        (listeners.saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), WorkerError),
+        (listeners.saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), UnreachableError),
         (listeners.saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n"), WorkerError),
         (listeners.reply(b"<h1>nginx</h1>", status="404 Not Found"), NotAWorkerError),
         (listeners.reply(b"", status="302 Found", headers=b"Location: http://127.0.0.1:1/\r\n"), NotAWorkerError),
@@ -206,6 +206,11 @@ def test_the_token_goes_to_tcp_addresses_only(folder: Path, monkeypatch: pytest.
     monkeypatch.setenv("TORCHCTL_TOKEN", TOKEN)
     with WorkerServer("127.0.0.1", 0) as server:
         assert ping(Endpoint(host="127.0.0.1", port=server.port)) == b"pong"
+        monkeypatch.setenv("TORCHCTL_TOKEN", TOKEN + "\n")
+        assert ping(Endpoint(host="127.0.0.1", port=server.port)) == b"pong"
+        monkeypatch.setenv("TORCHCTL_TOKEN", "a b")
+        with pytest.raises(AccessDeniedError, match="TORCHCTL_TOKEN holds characters"):
+            ping(Endpoint(host="127.0.0.1", port=server.port))
         monkeypatch.setenv("TORCHCTL_TOKEN", "another-token-of-20-bytes")
         with pytest.raises(AccessDeniedError) as caught:
             ping(Endpoint(host="127.0.0.1", port=server.port))

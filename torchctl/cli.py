@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -50,6 +51,9 @@ class Root(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Run a command and exit: 0, the error's own code, or the code that the command asked for."""
+        if sys.stdout is None:
+            sys.stderr.write("torchctl: standard output is closed; there is nowhere to print to\n")
+            sys.exit(EXIT_FAILED)
         try:
             extra["standalone_mode"] = False
             code = super().main(args, prog_name, **extra)
@@ -63,6 +67,13 @@ class Root(click.Group):
         except BrokenPipeError:
             # The reader (head, less) has gone: not worth a word, but no success either; click does the same.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_FAILED)
+        except OSError as error:
+            if self.debug:
+                raise
+            click.echo(f"torchctl: the output cannot be written: {error.strerror or error}", err=True)
+            with contextlib.suppress(OSError, ValueError):  # what is still buffered would fail again at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
         except TorchctlError as error:
             if self.debug:

@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -110,10 +110,13 @@ def request(
     began = time.monotonic()
     connection = _Connection(endpoint, deadline)
     try:
-        connection.request(method, path, body if method == "POST" else None, _headers(endpoint), preload_content=False)
+        headers = _headers(endpoint)
+        # A server may refuse before it has read everything: then its answer counts, not our broken pipe.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, path, body if method == "POST" else None, headers, preload_content=False)
         with contextlib.closing(connection.getresponse()) as response:
             content = _read(response, max_bytes, endpoint)
-            status, headers = response.status, response.headers
+            status, fields = response.status, response.headers
     except WorkerError as error:
         error.rank = endpoint.rank
         raise
@@ -124,9 +127,9 @@ def request(
     return Reply(
         status,
         content,
-        _number(headers.get(protocol.RANK_HEADER)),
-        _number(headers.get(protocol.PID_HEADER)),
-        headers.get(protocol.RECORDER_HEADER, ""),
+        _number(fields.get(protocol.RANK_HEADER)),
+        _number(fields.get(protocol.PID_HEADER)),
+        fields.get(protocol.RECORDER_HEADER, ""),
         time.monotonic() - began,
     )
 
@@ -201,8 +204,11 @@ class _Connection(HTTPConnection):
 def _headers(endpoint: Endpoint) -> dict[str, str]:
     """Return the request's headers; the token goes to TCP addresses only, a Unix socket needs none."""
     headers = {"User-Agent": "torchctl", "Accept-Encoding": "identity", "Connection": "close"}
-    token = os.environ.get(protocol.TOKEN_VARIABLE)
+    token = os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
     if token and not endpoint.path:
+        problem = protocol.token_problem(token)
+        if problem:
+            raise AccessDeniedError(f"cannot be asked: {protocol.TOKEN_VARIABLE} {problem}", endpoint=str(endpoint))
         headers["Authorization"] = f"Bearer {token}"
     return headers
 
@@ -257,8 +263,11 @@ def _translated(error: Exception, endpoint: Endpoint, elapsed_s: float, connecte
         return make(UnknownHostError, f"is not known: {cause.strerror}")
     if isinstance(cause, BlockingIOError):
         return make(BusyError, "is busy: its queue of waiting connections is full")
-    if isinstance(cause, ConnectionResetError | BrokenPipeError):
+    if isinstance(error, IncompleteRead) or isinstance(cause, ConnectionResetError | BrokenPipeError | IncompleteRead):
         return make(UnreachableError, "closed the connection without a full answer")
+    if len(os.fsencode(endpoint.path)) > protocol.MAX_SOCKET_PATH_BYTES:
+        limit = protocol.MAX_SOCKET_PATH_BYTES
+        return make(NoSuchSocketError, f"is no socket's path: the system takes at most {limit} bytes")
     if isinstance(cause, OSError) and cause.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
         return make(NotAWorkerError, "is a socket of another type")
     if isinstance(cause, OSError):

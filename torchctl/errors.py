@@ -198,7 +198,7 @@ class TooLargeError(WorkerError):
     """The reply is over the size limit."""
 
     kind = "too_large"
-    hint = "ask for less, or save the reply with `torchctl call NAME --output FILE`"
+    hint = "ask for less: no stack traces, fewer entries, a shorter profile"
 
 
 class HandlerError(WorkerError):

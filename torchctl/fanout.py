@@ -18,7 +18,7 @@ from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, DeadlineError, WorkerErro
 
 T = TypeVar("T")
 _GRACE_S = 0.1  # for a thread whose socket hits the deadline to say so in its own, more exact words
-_MAX_THREADS = 64
+_MAX_THREADS = 1024  # no worker waits in a queue while its own time runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import click
 
 from torchctl import protocol
 from torchctl.endpoint import Endpoint, parse_host_port
+from torchctl.errors import TorchctlError
 from torchctl.ranks import parse_ranks
 from torchctl.targets import Targets
 
@@ -59,6 +60,8 @@ class SocketPath(click.ParamType[str]):
     name = "PATH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value or "\0" in value:
+            self.fail("a path cannot be empty", param, ctx)
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -80,7 +83,13 @@ def worker_options(function: F) -> F:
         json: bool,
         **rest: Any,
     ) -> Any:
-        return function(Targets(socket, host, ranks, timeout, json or output_format == "json"), **rest)
+        targets = Targets(socket, host, ranks, timeout, json or output_format == "json")
+        try:
+            return function(targets, **rest)
+        except TorchctlError as error:
+            if targets.as_json:
+                _print_error(error)
+            raise
 
     options = [
         click.option(
@@ -103,6 +112,15 @@ def worker_options(function: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command  # type: ignore[return-value]
+
+
+def _print_error(error: TorchctlError) -> None:
+    """Print the JSON object of a run that found nobody to ask: stdout is never empty where JSON was asked for."""
+    from torchctl.render.json import document
+
+    told = {"kind": error.kind, "message": str(error), "hint": error.hint}
+    name = click.get_current_context().info_name or ""
+    click.echo(document(name, {"error": told, "failures": [], "workers": []}))
 
 
 def format_options() -> list[Callable[[F], F]]:

@@ -19,7 +19,7 @@ ROUTES = "the routes are: GET /, GET /handler/, POST /handler/NAME"
 # In every reply, so that an answer always says whose it is.
 RANK_HEADER = "Torchctl-Rank"
 PID_HEADER = "Torchctl-Pid"
-# Which of torch's two recorders a trace came from: "nccl" or "generic".
+# Which of torch's two recorders a trace came from: "nccl", "generic", or "none" before torch is loaded.
 RECORDER_HEADER = "Torchctl-Recorder"
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux holds 108 with its NUL
@@ -31,12 +31,21 @@ MAX_CONNECTIONS = 64
 BACKLOG = 128  # Python's default of 5 turns the 7th waiting client away with EAGAIN
 REQUEST_TIMEOUT_S = 5.0  # to send one request
 IDLE_TIMEOUT_S = 2.0  # between two requests of a connection
-SEND_TIMEOUT_S = 60.0  # to take one answer; traces are megabytes, links may be slow
+SEND_TIMEOUT_S = 30.0  # to take one answer; traces are megabytes, links may be slow
 DRAIN_TIMEOUT_S = 1.0  # to stop sending after a refusal
 SHUTDOWN_TIMEOUT_S = 0.4
 
 DEFAULT_TIMEOUT_S = 5.0  # of a whole command
 MAX_REPLY_BYTES = 256 << 20  # a full trace of 2000 entries as JSON is 1 MB
+
+
+def token_problem(token: str) -> str:
+    """Return why a token cannot be used, "" when it can; the sentence never holds the token."""
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        return "holds characters that no HTTP header can carry: only visible ASCII"
+    if len(token) < MIN_TOKEN_BYTES:
+        return f"is shorter than {MIN_TOKEN_BYTES} bytes"
+    return ""
 
 
 def compact_json(value: Any) -> str:

@@ -16,7 +16,11 @@ from torchctl.protocol import compact_json
 from torchctl.server import identity, registry, step, torchlink
 from torchctl.server.request import Request, Response
 
-_SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+_SECRET_WORD = r"(?:key|token|secret|passw|credential)"
+_SECRET = re.compile(_SECRET_WORD, re.IGNORECASE)
+_BARE_NAME = re.compile(r"-*[A-Za-z_][\w.-]*")
+# NAME=VALUE or NAME: VALUE anywhere in an argument: JSON, hydra overrides, URL queries, lists.
+_NAMED_VALUE = re.compile(rf"""([\w.-]*{_SECRET_WORD}[\w.-]*["']?\s*[=:]\s*["']?)([^\s"',;&}}\]]+)""", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(\w+://[^/\s:@]*:)[^/\s@]+@")
 MASK = "***"
 
@@ -36,7 +40,7 @@ def info(request: Request, response: Response) -> None:
                 "job_id": identity.job_id(),
                 "start_time": started,
                 "uptime_s": None if started is None else round(time.time() - started, 3),
-                "step": None if last is None else last[0],
+                "step": None if last is None else _whole(last[0]),
                 "step_time": None if last is None else last[1],
                 "time": time.time(),
                 "python_version": platform.python_version(),
@@ -74,24 +78,32 @@ def start_time() -> float | None:
 def masked(arguments: list[str]) -> list[str]:
     """Return a command line without secrets: the value of anything named key, token, secret or password.
 
-    ``--api-key VALUE``, ``--api-key=VALUE``, ``api_key=VALUE`` and the password in a URL become ``***``.
-    A name that merely contains one of the words (``--tokenizer``) is masked too: rather too much.
+    ``--api-key VALUE``, ``--api-key=VALUE``, ``{"api_key": "VALUE"}``, ``a=1,api_key=VALUE`` and the password in a
+    URL become ``***``. A name that merely contains one of the words (``--tokenizer``) hides its value too: rather
+    too much. The first argument is the script.
     """
-    out: list[str] = []
+    out = arguments[:1]
     hide_next = False
-    for argument in arguments:
+    for argument in arguments[1:]:
         name, equals, _ = argument.partition("=")
-        if hide_next and not argument.startswith("--"):
+        named_secret = _SECRET.search(name) is not None and _BARE_NAME.fullmatch(name) is not None
+        if hide_next:
             out.append(MASK)
-            hide_next = False
-            continue
-        secret = _SECRET.search(name) is not None
-        hide_next = secret and not equals and name.startswith("-")
-        if secret and equals:
+        elif named_secret and equals:
             out.append(f"{name}={MASK}")
         else:
-            out.append(_URL_PASSWORD.sub(rf"\1{MASK}@", argument))
+            shown = _NAMED_VALUE.sub(rf"\1{MASK}", argument)
+            out.append(_URL_PASSWORD.sub(rf"\1{MASK}@", shown))
+        hide_next = not hide_next and named_secret and not equals
     return out
+
+
+def _whole(step: object) -> int | None:
+    """Return the step as a number; report_step takes anything, so as to check nothing in the training loop."""
+    try:
+        return int(step)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _torch_version() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import tempfile
 import threading
@@ -13,8 +14,9 @@ from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
 
 MAX_DURATION_S = 60.0
+_END_TIMEOUT_S = 5.0
 _one_at_a_time = threading.Lock()
-_never = threading.Event()
+_ending = threading.Event()
 
 
 def torch_profile(request: Request, response: Response) -> None:
@@ -26,8 +28,11 @@ def torch_profile(request: Request, response: Response) -> None:
     duration_s = seconds(request.get_param("duration") or "missing", "duration", most=MAX_DURATION_S)
     if torchlink.loaded("torch") is None:
         raise Refusal(501, "torch is not loaded in this process; there is nothing to profile")
+    if getattr(torchlink.loaded("torch.autograd.profiler"), "_is_profiler_enabled", False):
+        raise Refusal(409, "the training runs a profiler of its own; two at once crash torch")
     if not _one_at_a_time.acquire(blocking=False):
         raise Refusal(409, "a profile is being taken already; try again when it has ended")
+    atexit.register(_end_early)
     try:
         profiler = importlib.import_module("torch.profiler")
         try:
@@ -35,10 +40,18 @@ def torch_profile(request: Request, response: Response) -> None:
         except TypeError:  # an older torch, which knows only the threads that it started itself
             config = profiler._ExperimentalConfig()
         with profiler.profile(record_shapes=True, experimental_config=config) as profile:
-            _never.wait(duration_s)
+            _ending.wait(duration_s)
         with tempfile.NamedTemporaryFile(prefix="torchctl-profile-", suffix=".json") as file:
             profile.export_chrome_trace(file.name)
             response.set_content(Path(file.name).read_bytes(), "application/json")
     finally:
+        atexit.unregister(_end_early)
         _one_at_a_time.release()
     response.set_status(200)
+
+
+def _end_early() -> None:
+    """At the process's end: stop a profile that is being taken, since torch crashes when it is torn down under it."""
+    _ending.set()
+    if _one_at_a_time.acquire(timeout=_END_TIMEOUT_S):
+        _one_at_a_time.release()

@@ -1,8 +1,8 @@
 """`pyspy_dump`: this process's stacks as py-spy reads them from outside, native frames and children too.
 
-How this works: py-spy must not become a child of the trainer, whose `os.wait()` would see it end. So a shell
-starts it in the background and ends at once; only that shell is ours, for a moment. py-spy's output
-and exit status come back through one pipe.
+How this works: py-spy must not stay a child of the trainer, whose `os.wait()` would see it end 100 ms later. So a
+shell, leader of a session of its own, starts it in the background and ends at once; only that shell is ours, for some
+milliseconds. py-spy's output and exit status come back through one pipe, and the session's number ends it in need.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from torchctl.server.request import Request, Response
 
 _TIMEOUT_S = 30.0  # native frames of a large process take seconds to resolve
 _MAX_OUTPUT_BYTES = 16 << 20
-# The inner shell leads a group of its own (set -m), so that everything can be ended by one number.
-_DETACH = 'set -m; { "$@" 2>&1; echo "exit=$?"; } </dev/null & echo $! >&2'
+_DETACH = '{ "$@" 2>&1; echo "exit=$?"; } </dev/null &'
 
 
 def pyspy_dump(request: Request, response: Response) -> None:
@@ -78,18 +77,16 @@ def _run_detached(arguments: list[str]) -> tuple[int, str]:
     try:
         try:
             command = ["/bin/sh", "-c", _DETACH, "sh", *arguments]
-            shell = subprocess.Popen(command, stdout=write_end, stderr=subprocess.PIPE)
+            shell = subprocess.Popen(command, stdout=write_end, stderr=subprocess.DEVNULL, start_new_session=True)
         finally:
             os.close(write_end)
-        assert shell.stderr is not None
-        with shell.stderr:
-            shell.wait()
-            group = os.read(shell.stderr.fileno(), 64)
+        shell.wait()
         output, ended = _read_all(read_end)
     finally:
         os.close(read_end)
     if not ended:
-        _end_group(group)
+        with contextlib.suppress(OSError):
+            os.killpg(shell.pid, signal.SIGKILL)
         raise Refusal(500, f"py-spy did not answer within {_TIMEOUT_S:g} s, or wrote too much; it was ended")
     text, _, status = output.rpartition("exit=")
     return (int(status) if status.strip().isdigit() else -1), text
@@ -108,9 +105,3 @@ def _read_all(descriptor: int) -> tuple[str, bool]:
             data += chunk
             ended = not chunk
     return data.decode("utf-8", "replace"), ended
-
-
-def _end_group(number: bytes) -> None:
-    if number.strip().isdigit():
-        with contextlib.suppress(OSError):
-            os.killpg(int(number), signal.SIGKILL)

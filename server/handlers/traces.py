@@ -1,13 +1,15 @@
 """The flight recorders of torch: NCCL's and the generic one, as pickle and JSON; wait counters.
 
 Names, parameters and refusals follow torch's C++ handlers; the bytes are torch's own, untouched. torch's
-handlers for the NCCL recorder cannot be called from Python, so these call torch's bindings.
+handlers for the NCCL recorder cannot be called from Python, so these call torch's bindings. A process that has not
+loaded torch has recorded nothing, and says so with an empty trace; it is never made to load it.
 
 Source: torch/csrc/distributed/c10d/FlightRecorder.hpp and init.cpp (torch 2.13).
 """
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 from torchctl import protocol
@@ -15,6 +17,9 @@ from torchctl.server import torchlink
 from torchctl.server.handlers.parameters import booleans, check_names
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
+
+# What torch's recorder answers before anything was recorded.
+_EMPTY: dict[str, Any] = {"version": "2.10", "pg_config": {}, "pg_status": {}, "comm_lib_version": "", "entries": []}
 
 
 def dump_nccl_trace_pickle(request: Request, response: Response) -> None:
@@ -44,30 +49,36 @@ def fr_trace_json(request: Request, response: Response) -> None:
 
 
 def wait_counter_values(request: Request, response: Response) -> None:
-    """Answer torch's wait counters as JSON."""
+    """Answer torch's wait counters as JSON; none before torch is loaded."""
     check_names(request)
-    bindings = _bindings()
+    if torchlink.c10d() is None:
+        response.set_content("{}", "application/json")
+        return
     handler = torchlink.torch_handler("wait_counter_values")
     if handler is None:
-        raise Refusal(501, f"torch {_version(bindings)} has no wait counters")
+        raise Refusal(501, f"torch {_version()} has no wait counters")
     handler(request, response)
 
 
 def _pickle(request: Request, response: Response, binding: str) -> None:
     chosen = booleans(request, includecollectives=True, includestacktraces=True, onlyactive=False)
     dump, recorder = _recorder(binding)
-    content = dump(
-        includeCollectives=chosen["includecollectives"],
-        includeStackTraces=chosen["includestacktraces"],
-        onlyActive=chosen["onlyactive"],
-    )
+    content = pickle.dumps(_EMPTY, protocol=2)
+    if dump is not None:
+        content = dump(
+            includeCollectives=chosen["includecollectives"],
+            includeStackTraces=chosen["includestacktraces"],
+            onlyActive=chosen["onlyactive"],
+        )
     _answer(response, content, "application/octet-stream", recorder)
 
 
 def _json(request: Request, response: Response, binding: str) -> None:
     chosen = booleans(request, includecollectives=True, onlyactive=False)
     dump, recorder = _recorder(binding)
-    content = dump(includeCollectives=chosen["includecollectives"], onlyActive=chosen["onlyactive"])
+    content = protocol.compact_json(_EMPTY).encode()
+    if dump is not None:
+        content = dump(includeCollectives=chosen["includecollectives"], onlyActive=chosen["onlyactive"])
     _answer(response, content, "application/json", recorder)
 
 
@@ -78,20 +89,18 @@ def _answer(response: Response, content: bytes, content_type: str, recorder: str
 
 
 def _recorder(binding: str) -> tuple[Any, str]:
-    """Return torch's function and the recorder's name, the generic one where this build has no NCCL."""
-    bindings = _bindings()
+    """Return torch's function and the recorder's name: the generic one where this build has no NCCL.
+
+    The function is None, and the name "none", while torch is not loaded.
+    """
+    bindings = torchlink.c10d()
+    if bindings is None:
+        return None, "none"
     name = binding if hasattr(bindings, binding) else binding.replace("nccl", "fr")
     if not hasattr(bindings, name):
-        raise Refusal(501, f"torch {_version(bindings)} has no flight recorder for this backend")
+        raise Refusal(501, f"torch {_version()} has no flight recorder for this backend")
     return getattr(bindings, name), "nccl" if "nccl" in name else "generic"
 
 
-def _bindings() -> Any:
-    try:
-        return torchlink.require_c10d()
-    except torchlink.TorchMissingError as missing:
-        raise Refusal(501, str(missing)) from None
-
-
-def _version(bindings: Any) -> str:
+def _version() -> str:
     return str(getattr(torchlink.loaded("torch"), "__version__", "of this process"))

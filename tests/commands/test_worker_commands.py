@@ -76,6 +76,24 @@ def test_nobody_to_ask_is_3_and_says_what_to_do(own_environment: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["ping", "ps", "traceback", "nccl-trace", "handlers", "call ping"])
+def test_json_is_one_object_even_when_nobody_is_found(command: str) -> None:
+    result = run(*command.split(), "--json")
+    assert result.exit_code == 3
+    document = json.loads(result.stdout)
+    assert document["schema"] == f"torchctl.{command.split()[0]}/1"
+    assert document["error"]["kind"] == "no_workers"
+
+
+def test_a_healthy_worker_behind_many_silent_ones_is_healthy(worker: str, folder: Path) -> None:
+    with listening(str(folder / "silent"), listeners.silent):
+        (folder / "many").mkdir()
+        for index in range(80):
+            os.link(folder / "silent", folder / "many" / f"{index}.sock")
+        result = run("ping", "--socket", str(folder / "many"), "--socket", worker, "--timeout", "1")
+    assert (result.stdout.count("pong"), result.exit_code) == (1, 3)
+
+
 def test_a_mixed_result_prints_what_there_is_and_is_3(worker: str, folder: Path) -> None:
     result = run("ping", "--socket", worker, "--socket", str(folder / "none"))
     assert steady(result.stdout) == f"rank 3  pong N ms  pid {os.getpid()}  {worker}\n"
@@ -200,6 +218,8 @@ def test_ps_lists_what_info_says(worker: str, monkeypatch: pytest.MonkeyPatch) -
     assert all(len(line) <= 80 for line in narrow.splitlines())
     assert "a-rather…" in narrow
     assert f"sockets in {os.path.dirname(worker)}" in narrow.replace("\n", "")
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run("ps").stdout.splitlines()[0].split() == ["rank", "pid", "step", "state", "endpoint"]
 
 
 def test_ps_json_and_a_dead_one_on_top(worker: str, folder: Path) -> None:
@@ -305,6 +325,7 @@ def test_what_a_worker_sends_is_neither_markup_nor_control(folder: Path, monkeyp
     "arguments",
     [
         ["ping", "--ranks", "3-"],
+        ["ping", "--socket", ""],
         ["ping", "--host", "nowhere"],
         ["ping", "--timeout", "0"],
         ["ping", "--timeout", "nan"],

@@ -162,11 +162,32 @@ def test_an_unknown_host_is_named() -> None:
         WorkerServer("nowhere.invalid", 0)
 
 
-def test_a_short_token_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHCTL_TOKEN", "hunter2")
-    with pytest.raises(ServerError, match="TORCHCTL_TOKEN is shorter than 16 bytes") as caught:
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        ("hunter2", "is shorter than 16 bytes"),
+        ("hunter2-and-a-blank x", "only visible ASCII"),
+        ("hunter2-é" * 3, "ASCII"),
+    ],
+)
+def test_a_bad_token_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, token: str, problem: str) -> None:
+    monkeypatch.setenv("TORCHCTL_TOKEN", token)
+    with pytest.raises(ServerError, match=f"TORCHCTL_TOKEN .*{problem}") as caught:
         WorkerServer("127.0.0.1", 0)
     assert "hunter2" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_a_token_may_end_in_a_newline_as_files_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHCTL_TOKEN", TOKEN + "\n")
+    with WorkerServer("127.0.0.1", 0) as server:
+        reply = request(server.address, "POST", "/handler/ping", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert reply.status == 200
+
+
+@pytest.mark.parametrize("port", [-2, 65536, 70000])
+def test_an_impossible_port_is_refused(port: int) -> None:
+    with pytest.raises(ServerError, match="is no TCP port"):
+        WorkerServer("127.0.0.1", port)
 
 
 def test_with_a_token_every_tcp_request_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:

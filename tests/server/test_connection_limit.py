@@ -3,14 +3,23 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.http_client import connect, post, raw
+from torchctl.client import call
+from torchctl.endpoint import Endpoint
+from torchctl.errors import BusyError
 from torchctl.protocol import MAX_CONNECTIONS
 from torchctl.server import Request, Response, WorkerServer, handler
+
+
+@handler("long-answer")
+def long_answer(request: Request, response: Response) -> None:
+    response.set_content(b"x" * 100_000, "application/octet-stream")
+
 
 release = threading.Event()
 running = threading.Semaphore(0)
@@ -65,5 +74,19 @@ def test_when_all_are_being_served_a_new_one_is_told_busy(address: str) -> None:
             for _ in range(MAX_CONNECTIONS):
                 assert running.acquire(timeout=10)
             assert raw(address, b"").startswith(b"HTTP/1.1 503 ")
+            with pytest.raises(BusyError, match="all its connections are in use"):
+                call(Endpoint(path=address), "ping", time.monotonic() + 10)
         finally:
             release.set()
+
+
+def test_clients_that_do_not_read_their_answers_make_room_too(address: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            sock = stack.enter_context(connect(address))
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    sock.send(b"POST /handler/long-answer HTTP/1.1\r\n\r\n")
+        for _ in range(5):
+            assert post(address, "ping").body == b"pong"

@@ -367,3 +367,34 @@ def test_clients_wait_out_a_fork(path: Path) -> None:
         process.wait_for("done")
     finally:
         process.end()
+
+
+def test_servers_that_come_and_go_while_the_program_forks(path: Path) -> None:
+    code = (
+        "import warnings\nwarnings.simplefilter('ignore')\n"
+        "end = threading.Event()\n"
+        "def forks():\n"
+        "    while not end.is_set():\n"
+        "        child = os.fork()\n"
+        "        if child == 0: os._exit(0)\n"
+        "        os.waitpid(child, 0)\n"
+        "threads = [threading.Thread(target=forks) for _ in range(2)]\n[t.start() for t in threads]\n"
+        "for round in range(60):\n    with s.WorkerServer(f'{sys.argv[-1]}.{round}'): pass\n"
+        "end.set()\n[t.join() for t in threads]\nserver.shutdown()\n"
+        "print(threading.active_count(), flush=True)\n"
+    )
+    process = start(code, path)
+    try:
+        assert process.finish() == (0, "1\n", "")
+    finally:
+        process.end()
+
+
+def test_a_program_that_changes_its_folder_leaves_no_socket_file(folder: Path) -> None:
+    code = (
+        f"import os, torchctl.server as s\nos.chdir({str(folder)!r})\n"
+        "w = s.WorkerServer('s')\nos.chdir('/')\nw.shutdown()\n"
+    )
+    with python(code) as process:
+        assert process.finish() == (0, "", "")
+    assert not (folder / "s").exists()

@@ -95,11 +95,17 @@ def test_start_time_and_uptime_are_the_processs() -> None:
     ("arguments", "shown"),
     [
         (["t.py", "--api-key", "abc", "--lr", "0.1"], ["t.py", "--api-key", "***", "--lr", "0.1"]),
-        (["--hf_TOKEN=abc", "db.password=x=y"], ["--hf_TOKEN=***", "db.password=***"]),
-        (["--secret", "-dash", "next"], ["--secret", "***", "next"]),
-        (["--use-key", "--lr", "1"], ["--use-key", "--lr", "1"]),
-        (["s3://user:pw@host/x", "monkey"], ["s3://user:***@host/x", "monkey"]),
-        (["--passwd"], ["--passwd"]),
+        (["t.py", "--hf_TOKEN=abc", "db.password=x=y"], ["t.py", "--hf_TOKEN=***", "db.password=***"]),
+        (["t.py", "--secret", "--dash", "next"], ["t.py", "--secret", "***", "next"]),
+        (["t.py", "s3://user:pw@host/x", "donkey.txt"], ["t.py", "s3://user:***@host/x", "donkey.txt"]),
+        (["t.py", "--passwd"], ["t.py", "--passwd"]),
+        (["train_tokenizer.py", "data"], ["train_tokenizer.py", "data"]),
+        (["t.py", "--cfg=api_key=S", "--env=HF_TOKEN=S"], ["t.py", "--cfg=api_key=***", "--env=HF_TOKEN=***"]),
+        (["t.py", "--opts", "api_key", "S"], ["t.py", "--opts", "api_key", "***"]),
+        (["t.py", '{"api_key": "S", "lr": 1}'], ["t.py", '{"api_key": "***", "lr": 1}']),
+        (["t.py", "a=1,api_key=S,b=2", "api_key:S"], ["t.py", "a=1,api_key=***,b=2", "api_key:***"]),
+        (["t.py", "https://h/?a=1&token=S&b=2"], ["t.py", "https://h/?a=1&token=***&b=2"]),
+        (["t.py", "x=1 token=S"], ["t.py", "x=1 token=***"]),
     ],
 )
 def test_secrets_on_the_command_line_are_masked(arguments: list[str], shown: list[str]) -> None:

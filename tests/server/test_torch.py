@@ -1,8 +1,11 @@
 """The worker side with torch loaded: recorders, torch's own handlers, and torch's own tools against ours."""
 
+import contextlib
+import http.client
 import json
 import os
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,29 +135,60 @@ def test_a_bad_duration_is_400(address: str, duration: str) -> None:
     assert post(address, f"torch_profile?duration={duration}").status == 400
 
 
-def test_a_process_that_never_loaded_torch_still_has_a_trace(folder: Path) -> None:
-    path = folder / "s"
-    code = f"import torchctl.server as s\nwith s.WorkerServer({str(path)!r}):\n    print('up', flush=True)\n    input()"
-    with python(code) as process:
-        process.wait_for("up")
-        assert json.loads(post(str(path), "info").body)["torch_version"] is None
-        assert post(str(path), "dump_nccl_trace_pickle?bad=true").status == 400
-        assert json.loads(post(str(path), "info").body)["torch_version"] is None
-        assert pickle.loads(post(str(path), "dump_nccl_trace_pickle").body)["entries"] == []
-
-
-def test_without_torch_installed_it_says_so(folder: Path) -> None:
+@pytest.mark.parametrize("prelude", ["", "import sys\nsys.modules['torch'] = None\n"])
+def test_a_process_without_torch_has_an_empty_trace_and_is_not_made_to_load_it(folder: Path, prelude: str) -> None:
     path = folder / "s"
     code = (
-        "import sys\nsys.modules['torch'] = None\nimport torchctl.server as s\n"
-        f"with s.WorkerServer({str(path)!r}):\n    print('up', flush=True)\n    input()"
+        f"{prelude}import sys, torchctl.server as s\nwith s.WorkerServer({str(path)!r}):\n    print('up', flush=True)\n"
+        "    input()\nprint('torch._C' in sys.modules)\n"
     )
     with python(code) as process:
         process.wait_for("up")
-        for name in ("dump_nccl_trace_pickle", "fr_trace_json", "wait_counter_values", "torch_profile?duration=1"):
+        assert post(str(path), "dump_nccl_trace_pickle?bad=true").status == 400
+        for name in ("dump_nccl_trace_pickle", "fr_trace_pickle"):
             reply = post(str(path), name)
-            assert reply.status == 501, name
-        assert post(str(path), "ping").status == 200
+            assert (reply.status, reply.headers["Torchctl-Recorder"]) == (200, "none")
+            assert pickle.loads(reply.body)["entries"] == []
+        assert json.loads(post(str(path), "fr_trace_json").body)["entries"] == []
+        assert json.loads(post(str(path), "wait_counter_values").body) == {}
+        assert post(str(path), "torch_profile?duration=1").status == 501
+        assert json.loads(post(str(path), "info").body)["torch_version"] is None
+        process.tell("")
+        assert process.finish() == (0, "False\n", "")
+
+
+def test_the_training_s_own_profiler_is_left_alone(address: str) -> None:
+    import torch
+
+    with torch.profiler.profile():
+        reply = post(address, "torch_profile?duration=1")
+    assert reply.status == 409
+    assert b"a profiler of its own" in reply.body
+
+
+def test_a_process_that_ends_under_a_profile_ends_well(folder: Path) -> None:
+    import threading
+
+    path = folder / "s"
+    code = (
+        "import torch, torchctl.server as s\nserver = s.WorkerServer("
+        f"{str(path)!r})\nprint('up', flush=True)\ninput()\n"
+    )
+    with python(code) as process:
+        process.wait_for("up")
+        asking = threading.Thread(target=lambda: ask_and_ignore(str(path)))
+        asking.start()
+        deadline = time.monotonic() + 30
+        while post(str(path), "torch_profile?duration=0.001").status != 409:
+            assert time.monotonic() < deadline
+        process.tell("")
+        assert process.finish(30)[0] == 0
+        asking.join(30)
+
+
+def ask_and_ignore(path: str) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        post(path, "torch_profile?duration=8")
 
 
 def test_pyspy_reads_this_process_without_stopping_it(address: str) -> None:

@@ -13,6 +13,8 @@ from torchctl.survey import Survey
 from torchctl.workerinfo import WorkerInfo
 
 _WIDE = 120  # columns that a full row needs
+_NARROW = 64
+_LEFT_OUT = ("host", "job", "uptime")  # below `_NARROW`; JSON has them
 _SHORT_JOB = 9
 _COLUMNS = ("rank", "host", "pid", "job", "uptime", "step", "state", "endpoint")
 
@@ -23,20 +25,22 @@ def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
     Below `_WIDE` columns job ids are cut, and the folder that all sockets share goes into the last line.
     """
     folder = "" if width >= _WIDE else _shared_folder([str(outcome.endpoint) for outcome in survey.outcomes])
+    shown = [index for index, name in enumerate(_COLUMNS) if width >= _NARROW or name not in _LEFT_OUT]
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left", caption_style="dim")
     if folder:
         table.caption = text(f"sockets in {folder}")
-    for name in _COLUMNS:
+    for name in (_COLUMNS[index] for index in shown):
         right = name in ("rank", "pid", "uptime")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in ("rank", "state"))
+        fixed = name in ("rank", "pid", "state")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=fixed)
     for outcome in survey.outcomes:
         if outcome.error is not None:
             rank = "?" if outcome.error.rank is None else str(outcome.error.rank)
             cells = [rank, "", "", "", "", "", outcome.error.kind.replace("_", " "), _name(outcome.endpoint, folder)]
-            table.add_row(*(text(cell, "red") for cell in cells))
+            table.add_row(*(text(cells[index], "red") for index in shown))
     for endpoint, info in survey.answers:
-        cells = _cells(info, width)
-        table.add_row(*(text(cell) for cell in cells), text("ok", "green"), text(_name(endpoint, folder)))
+        row = [*map(text, _cells(info, width)), text("ok", "green"), text(_name(endpoint, folder))]
+        table.add_row(*(row[index] for index in shown))
     return table
 
 
