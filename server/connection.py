@@ -214,7 +214,6 @@ class Connection(BaseHTTPRequestHandler):
         self.reader.drain(protocol.DRAIN_TIMEOUT_S)
 
     def _send(self, response: Response) -> None:
-        rank = identity.place().rank
         head = [
             f"HTTP/1.1 {response.status} {_REASON.get(response.status, 'Status')}",
             f"Server: torchctl/{__version__}",
@@ -222,8 +221,7 @@ class Connection(BaseHTTPRequestHandler):
             f"Content-Type: {response.content_type}",
             f"Content-Length: {len(response.content)}",
         ]
-        if rank is not None:
-            head.append(f"{protocol.RANK_HEADER}: {rank}")
+        head += identity.header_lines()
         head += [f"{name}: {value}" for name, value in response.headers.items()]
         if self.close_connection:
             head.append("Connection: close")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from torchctl.server import torchlink
+from torchctl import protocol
+from torchctl.server import step, torchlink
 
 # One row per launcher: rank, local rank, world size. The first row whose rank is set speaks for all three.
 _LAUNCHERS = (
@@ -45,6 +46,20 @@ def job_id() -> str | None:
             return value
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     return f"{address}:{port}" if address and port else None
+
+
+def header_lines() -> list[str]:
+    """Return the lines that tell, in the head of every answer, whose it is; what is not known is left out."""
+    where = place()
+    job = job_id()
+    last = step.last
+    fields: list[tuple[str, object]] = [
+        (protocol.RANK_HEADER, where.rank),
+        (protocol.WORLD_SIZE_HEADER, where.world_size),
+        (protocol.JOB_HEADER, job if job and job.isascii() and job.isprintable() else None),
+        (protocol.STEP_HEADER, last[0] if last is not None and type(last[0]) is int else None),
+    ]
+    return [f"{name}: {value}" for name, value in fields if value is not None]
 
 
 def _from_environment() -> Place:

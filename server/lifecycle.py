@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torchctl import protocol, runtimedir
+from torchctl.errors import ServerError
 from torchctl.server import identity, torchlink, unixpath
 from torchctl.server.worker import WorkerServer
 
@@ -46,6 +47,7 @@ def worker_main() -> Iterator[None]:
         server = start_server()
         if server is not None:
             stack.enter_context(server)
+        start_tcp_server(stack)
         yield
 
 
@@ -59,6 +61,38 @@ def start_server() -> WorkerServer | None:
         return None
 
 
+def start_tcp_server(stack: contextlib.ExitStack) -> None:
+    """Start a server on TCP too, where TORCHCTL_WORKER_PORT says so, and register it in the job's store.
+
+    TORCHCTL_WORKER_HOST is the interface, loopback when unset; another one needs TORCHCTL_TOKEN. In both ``{rank}``,
+    ``{local_rank}`` and ``{pid}`` are filled in (``25{local_rank}00``); port 0 takes a free one.
+    """
+    port = os.environ.get(protocol.WORKER_PORT_VARIABLE)
+    if not port:
+        return
+    try:
+        from torchctl.server.registration import Registration
+
+        host = _filled_in(os.environ.get(protocol.WORKER_HOST_VARIABLE, ""))
+        filled = _filled_in(port)
+        if not (filled.isascii() and filled.isdigit() and int(filled) <= 65535):
+            raise ServerError(f"{protocol.WORKER_PORT_VARIABLE} is {filled!r}, which is no TCP port")
+        server = stack.enter_context(WorkerServer(host, int(filled)))
+        registration = Registration(host, server.port)
+        registration.start()
+        stack.callback(registration.stop)
+    except Exception as error:
+        logger.warning("torchctl: no debug server on TCP in this process: %s", error)
+
+
+def _filled_in(text: str) -> str:
+    where = identity.place()
+    text = text.replace("{pid}", str(os.getpid()))
+    for name, number in (("{rank}", where.rank), ("{local_rank}", where.local_rank)):
+        text = text.replace(name, "unknown" if number is None else str(number))
+    return text
+
+
 def socket_path() -> str | None:
     """Return the path for this process's socket, None when there is to be no server.
 
@@ -70,13 +104,8 @@ def socket_path() -> str | None:
         return _path_in_runtime_dir()
     if not value:
         return None
-    where = identity.place()
-    path = value.replace("{pid}", str(os.getpid()))
-    for name, number in (("{rank}", where.rank), ("{local_rank}", where.local_rank)):
-        path = path.replace(name, "unknown" if number is None else str(number))
-    if path == value and where.local_rank:
-        path = f"{value}.{where.local_rank}"
-    return path
+    path, local_rank = _filled_in(value), identity.place().local_rank
+    return f"{value}.{local_rank}" if path == value and local_rank else path
 
 
 def _path_in_runtime_dir() -> str:

@@ -17,7 +17,7 @@ ALLOWED = {
     "storeutil": {"storeutil", "errors", "endpoint", "ranks", "text"},
     "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir"},
     "flightrec": {"flightrec", "errors", "codepaths", "text", "ranks"},
-    "stacks": {"stacks", "codepaths", "errors"},
+    "stacks": {"stacks", "codepaths", "errors", "ranks"},
     "diagnosis": {"diagnosis", "flightrec", "stacks", "ranks", "errors"},
 }
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from torchctl import __version__
-from torchctl.errors import EXIT_FAILED, TorchctlError
+from torchctl.errors import EXIT_FAILED, EXIT_INTERRUPTED, TorchctlError
 
 # Commands in the order of --help: name -> module under torchctl.commands, whose `command` it is.
 COMMANDS: dict[str, str] = {
@@ -25,10 +25,10 @@ COMMANDS: dict[str, str] = {
     "barrier": "barrier",
     "synchronize": "synchronize",
     "store": "store",
+    "collect": "collect",
+    "relay": "relay",
     "completion": "completion",
 }
-
-EXIT_INTERRUPTED = 130
 
 
 class Root(click.Group):

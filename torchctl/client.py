@@ -10,59 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
-import stat
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from torchctl import protocol
 from torchctl.endpoint import Endpoint
-from torchctl.errors import (
-    AccessDeniedError,
-    BusyError,
-    DeadlineError,
-    HandlerError,
-    NoSuchHandlerError,
-    NoSuchSocketError,
-    NotAWorkerError,
-    RefusedError,
-    TooLargeError,
-    UnknownHostError,
-    UnreachableError,
-    WorkerError,
-)
+from torchctl.errors import TooLargeError, WorkerError
+from torchctl.question import ask_handler
+from torchctl.reply import Reply, failure, make_reply, request_headers, translated
+
+__all__ = ["Reply", "call", "request"]
 
 _CHUNK_BYTES = 1 << 16
-_MESSAGE_CHARS = 500  # of a failing handler's text
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A worker's answer.
-
-    Attributes:
-        status: HTTP status.
-        body: all of it, as sent.
-        rank, pid: whose answer it is; None from a server that does not say (torch's own).
-        recorder: which recorder a trace came from, "nccl" or "generic"; "" when not said.
-        elapsed_s: from the connection attempt to the last byte.
-    """
-
-    status: int
-    body: bytes
-    rank: int | None
-    pid: int | None
-    recorder: str
-    elapsed_s: float
 
 
 def call(
@@ -89,12 +55,11 @@ def call(
         NoSuchHandlerError: the worker has none of that name.
         WorkerError: everything else; see `torchctl.errors`.
     """
-    query = f"?{urlencode(params)}" if params else ""
-    path = f"{protocol.HANDLER_PATH}{quote(handler, safe='')}{query}"
-    reply = request(endpoint, "POST", path, deadline, body=body, max_bytes=max_bytes)
+    ask = ask_handler(handler, params, body=body, max_bytes=max_bytes)
+    reply = request(endpoint, ask.method, ask.path, deadline, body=body, max_bytes=max_bytes)
     if reply.status == 200:
         return reply
-    raise _failure(endpoint, handler, reply)
+    raise failure(endpoint, handler, reply)
 
 
 def request(
@@ -110,7 +75,7 @@ def request(
     began = time.monotonic()
     connection = _Connection(endpoint, deadline)
     try:
-        headers = _headers(endpoint)
+        headers = request_headers(endpoint)
         # A server may refuse before it has read everything: then its answer counts, not our broken pipe.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, path, body if method == "POST" else None, headers, preload_content=False)
@@ -121,17 +86,13 @@ def request(
         error.rank = endpoint.rank
         raise
     except (OSError, HTTPException, HTTPError, ValueError) as error:
-        raise _translated(error, endpoint, time.monotonic() - began, connection.connected) from error
+        cause = error.args[1] if isinstance(error, HTTPError) and len(error.args) > 1 else error
+        if isinstance(error, IncompleteRead) or isinstance(cause, IncompleteRead):
+            cause = ConnectionResetError()
+        raise translated(cause, endpoint, time.monotonic() - began, connection.connected) from error
     finally:
         connection.close()
-    return Reply(
-        status,
-        content,
-        _number(fields.get(protocol.RANK_HEADER)),
-        _number(fields.get(protocol.PID_HEADER)),
-        fields.get(protocol.RECORDER_HEADER, ""),
-        time.monotonic() - began,
-    )
+    return make_reply(status, content, fields, time.monotonic() - began)
 
 
 class _DeadlineSocket(socket.socket):
@@ -201,18 +162,6 @@ class _Connection(HTTPConnection):
         raise failure
 
 
-def _headers(endpoint: Endpoint) -> dict[str, str]:
-    """Return the request's headers; the token goes to TCP addresses only, a Unix socket needs none."""
-    headers = {"User-Agent": "torchctl", "Accept-Encoding": "identity", "Connection": "close"}
-    token = os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
-    if token and not endpoint.path:
-        problem = protocol.token_problem(token)
-        if problem:
-            raise AccessDeniedError(f"cannot be asked: {protocol.TOKEN_VARIABLE} {problem}", endpoint=str(endpoint))
-        headers["Authorization"] = f"Bearer {token}"
-    return headers
-
-
 def _read(response: Any, max_bytes: int, endpoint: Endpoint) -> bytes:
     data = bytearray()
     while chunk := response.read(_CHUNK_BYTES, decode_content=False):
@@ -220,67 +169,3 @@ def _read(response: Any, max_bytes: int, endpoint: Endpoint) -> bytes:
         if len(data) > max_bytes:
             raise TooLargeError(f"sent more than {max_bytes} bytes", endpoint=str(endpoint))
     return bytes(data)
-
-
-def _failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
-    """Return the error for an answer that is not 200."""
-    text = reply.body[: 4 * _MESSAGE_CHARS].decode("utf-8", "replace").strip()[:_MESSAGE_CHARS]
-    where, rank = str(endpoint), reply.rank if reply.rank is not None else endpoint.rank
-    if reply.status == 404 and text.startswith("Handler "):
-        return NoSuchHandlerError(f"has no handler {handler!r}", endpoint=where, rank=rank, status=404)
-    if reply.status == 401:
-        return AccessDeniedError("wants a token, and did not accept ours", endpoint=where, rank=rank)
-    if reply.status == 503 and "connections of this server are in use" in text:
-        return BusyError("is busy: all its connections are in use", endpoint=where, rank=rank)
-    if reply.status < 400 or (reply.status == 404 and reply.pid is None):
-        return NotAWorkerError(f"is no worker: it answered HTTP {reply.status}", endpoint=where, rank=rank)
-    return HandlerError(
-        f"answered HTTP {reply.status}: {text or 'no message'}", endpoint=where, rank=rank, status=reply.status
-    )
-
-
-def _translated(error: Exception, endpoint: Endpoint, elapsed_s: float, connected: bool) -> WorkerError:
-    """Return our error for one of the system's, http.client's or urllib3's: the only place that knows them."""
-    where, rank = str(endpoint), endpoint.rank
-
-    def make(kind: type[WorkerError], detail: str) -> WorkerError:
-        return kind(detail, endpoint=where, rank=rank)
-
-    cause = error.args[1] if isinstance(error, HTTPError) and len(error.args) > 1 else error
-    if isinstance(cause, TimeoutError):
-        if connected:
-            return make(DeadlineError, f"accepted the connection and did not answer within {elapsed_s:.1f} s")
-        return make(DeadlineError, f"did not accept the connection within {elapsed_s:.1f} s")
-    if isinstance(cause, FileNotFoundError | NotADirectoryError):
-        return make(NoSuchSocketError, "does not exist")
-    if isinstance(cause, ConnectionRefusedError):
-        if endpoint.path and not _is_socket(endpoint.path):
-            return make(NotAWorkerError, "is no socket")
-        return make(RefusedError, "refused the connection")
-    if isinstance(cause, PermissionError):
-        return make(AccessDeniedError, "may not be opened by this user")
-    if isinstance(cause, socket.gaierror):
-        return make(UnknownHostError, f"is not known: {cause.strerror}")
-    if isinstance(cause, BlockingIOError):
-        return make(BusyError, "is busy: its queue of waiting connections is full")
-    if isinstance(error, IncompleteRead) or isinstance(cause, ConnectionResetError | BrokenPipeError | IncompleteRead):
-        return make(UnreachableError, "closed the connection without a full answer")
-    if len(os.fsencode(endpoint.path)) > protocol.MAX_SOCKET_PATH_BYTES:
-        limit = protocol.MAX_SOCKET_PATH_BYTES
-        return make(NoSuchSocketError, f"is no socket's path: the system takes at most {limit} bytes")
-    if isinstance(cause, OSError) and cause.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
-        return make(NotAWorkerError, "is a socket of another type")
-    if isinstance(cause, OSError):
-        return make(UnreachableError, f"cannot be reached: {cause.strerror or cause}")
-    return make(NotAWorkerError, "answered something that is no worker's HTTP")
-
-
-def _is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError:
-        return True
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None

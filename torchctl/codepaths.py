@@ -7,11 +7,14 @@ from typing import Literal
 
 Origin = Literal["user", "library", "torch", "python", "native"]
 
-_TORCH = re.compile(r"/(?:site-packages|dist-packages|pytorch)/torch/")
+_TORCH = re.compile(r"/(?:site-packages|dist-packages|pytorch)/torch/|\Atorch/")
 # The standard library, frozen modules, and torchctl's own worker side.
 _PYTHON = re.compile(
     r"/lib(?:64)?/python3\.\d+t?/(?!site-packages/|dist-packages/)|/python3\d+\.zip/|\A<frozen|\A\Z"
     r"|/site-packages/torchctl/|/torchctl/server/"
+    # py-spy strips the folders of sys.path. Only names that no training script has:
+    r"|\A(?:threading|queue|selectors|socket|ssl|subprocess|contextlib|functools|runpy)\.py\Z"
+    r"|\A(?:multiprocessing|concurrent|asyncio|importlib|logging)/"
 )
 # Symbols that torch's recorder resolves in C++, as file names.
 _NATIVE = re.compile(r"\A\?\?\Z|\.(?:so[.\d]*|c|cc|cpp|cu|cuh|h|hpp|pyx)\Z")

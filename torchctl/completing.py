@@ -36,11 +36,12 @@ def handler_names(ctx: Context, param: Parameter, incomplete: str) -> list[Compl
 
 
 def _live_names(params: dict[str, Any]) -> list[str]:
-    from torchctl.commands.handlers import ask_names
+    from torchctl.asking import ask_names
     from torchctl.fanout import ask_all
     from torchctl.targets import Targets
 
-    targets = Targets(params.get("socket") or (), params.get("host") or (), timeout_s=_TIMEOUT_S)
+    hosts = tuple(endpoint for endpoints in params.get("host") or () for endpoint in endpoints)
+    targets = Targets(params.get("socket") or (), hosts, timeout_s=_TIMEOUT_S)
     outcomes = ask_all(targets.endpoints()[:_MAX_SOCKETS], ask_names, targets.deadline)
     return sorted({name for outcome in outcomes if outcome.value is not None for name in outcome.value.names})
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 # What may stand in a host name, an IPv4 or an IPv6 address with its zone; nothing a shell or a URL could misread.
-_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 _IN_BRACKETS = re.compile(r"\[([^\]]*)\]:(\d{1,5})")
 _PLAIN = re.compile(r"([^:\[\]]*):(\d{1,5})")
 
@@ -19,6 +19,10 @@ class Endpoint:
         path: a Unix socket's path, "" for TCP.
         host, port: for TCP.
         rank: the rank that the socket's name promises; the worker's own answer counts more.
+        node: another host, whose relay asks the worker at `path`; alone, that host as a whole.
+        untrusted: only a store has named it: it gets no token.
+        pid: a process of this host that has no server; it is looked at from outside.
+        process: pid and start time of the worker that a store names for this address.
         found: we found it in the runtime folder, nobody named it: when it is dead, it is a leftover.
     """
 
@@ -27,10 +31,18 @@ class Endpoint:
     port: int = 0
     rank: int | None = None
     found: bool = False
+    untrusted: bool = False
+    pid: int | None = None
+    node: str = ""
+    process: tuple[int, float] | None = None
 
     def __str__(self) -> str:
+        if self.node:
+            return f"{self.node}:{self.path}" if self.path else self.node
         if self.path:
             return self.path
+        if self.pid is not None:
+            return f"pid {self.pid}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -44,7 +56,7 @@ def parse_host_port(text: str) -> Endpoint:
     if match is None:
         raise ValueError(f"{text!r} is not HOST:PORT; write node1:25000, or [::1]:25000 for IPv6")
     host, port = match[1], int(match[2])
-    if not _HOST.fullmatch(host) or host.startswith("-"):
+    if not HOST.fullmatch(host) or host.startswith("-"):
         raise ValueError(f"{host!r} is no host name or address")
     if not 1 <= port <= 65535:
         raise ValueError(f"{port} is no TCP port: 1 to 65535")

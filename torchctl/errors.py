@@ -22,7 +22,9 @@ TorchctlError                 exit 1
     ├── TooLargeError         1  the reply is over the size limit
     ├── HandlerError          4  the handler ran and failed, or refused its parameters
     │   └── NoSuchHandlerError 4 the worker has no handler of that name
-    └── DeadlineError         5  no full answer before the deadline
+    ├── DeadlineError         5  no full answer before the deadline
+    │   └── NotAskedError     5  its turn had not come before the deadline
+    └── StoppedError        130  the operator interrupted the command first
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ EXIT_UNREACHABLE = 3
 EXIT_HANDLER = 4
 EXIT_DEADLINE = 5
 EXIT_FINDING = 6
+EXIT_INTERRUPTED = 130
 
 
 class TorchctlError(Exception):
@@ -227,3 +230,17 @@ class DeadlineError(WorkerError):
     exit_code = EXIT_DEADLINE
     kind = "timeout"
     hint = "the process may be stopped or its interpreter lock held: try a longer --timeout, then `py-spy dump`"
+
+
+class NotAskedError(DeadlineError):
+    """Nobody has asked this worker: the deadline came while it waited for a free connection."""
+
+    kind = "not_asked"
+    hint = "give more time (--timeout) or more connections at once (--jobs)"
+
+
+class StoppedError(WorkerError):
+    """The command was interrupted before this worker had answered."""
+
+    exit_code = EXIT_INTERRUPTED
+    kind = "interrupted"

@@ -10,8 +10,12 @@ from torchctl.render.failures import failure_lines
 from torchctl.survey import Survey
 
 
-def finish(survey: Survey[Any], *, code: int | None = None) -> NoReturn:
-    """Print the failures and exit by the survey's code, or by `code` where the command knows better."""
-    for line in failure_lines(survey):
+def finish(survey: Survey[Any], *, code: int | None = None, told: bool = False) -> NoReturn:
+    """Print the failures and exit by the survey's code, or by `code` where the command knows better.
+
+    Args:
+        told: the same screen shows the failures already: only hints and notes are left to say.
+    """
+    for line in failure_lines(survey, told=told):
         click.echo(line, err=True)
     raise SystemExit(survey.exit_code if code is None else code)

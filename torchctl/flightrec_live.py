@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from torchctl.client import Reply, call
 from torchctl.endpoint import Endpoint
 from torchctl.errors import NoSuchHandlerError, NoWorkersError
 from torchctl.flightrec.gather import Failure, RawDump
+from torchctl.question import Question, Steps, ask_handler
 from torchctl.ranks import fold_ranks
+from torchctl.reply import Reply
 from torchctl.survey import survey
 from torchctl.targets import Targets
 
@@ -33,10 +34,7 @@ def fetch(targets: Targets, *, stacktraces: bool) -> list[RawDump | Failure]:
         NoWorkersError: there is nobody to ask.
     """
 
-    def ask(endpoint: Endpoint, deadline: float) -> _Dumps:
-        return _ask(endpoint, deadline, stacktraces)
-
-    result = survey(targets, ask)
+    result = survey(targets, dumps_question(stacktraces=stacktraces))
     found: list[RawDump | Failure] = []
     for endpoint, dumps in result.answers:
         for reply, answered_ns in dumps.replies:
@@ -50,24 +48,27 @@ def fetch(targets: Targets, *, stacktraces: bool) -> list[RawDump | Failure]:
     return found
 
 
-def _ask(endpoint: Endpoint, deadline: float, stacktraces: bool) -> _Dumps:
-    """Ask for NCCL's recorder, and for the generic one where that is another: a job may use both."""
+def dumps_question(*, stacktraces: bool) -> Question[_Dumps]:
+    """Return the question for NCCL's recorder, and for the generic one where that is another: a job may use both."""
     params = {"includestacktraces": "true" if stacktraces else "false"}
-    try:
-        first = call(endpoint, "dump_nccl_trace_pickle", deadline, params=params)
-    except NoSuchHandlerError:
-        return _Dumps(None, (_timed(call(endpoint, "fr_trace_json", deadline)),))
-    replies = [_timed(first)]
-    if first.recorder != "generic":
-        replies.append(_timed(_generic(endpoint, deadline, params)))
-    return _Dumps(first.rank, tuple(replies))
 
+    @Question
+    def dumps(endpoint: Endpoint) -> Steps[_Dumps]:
+        try:
+            first = yield ask_handler("dump_nccl_trace_pickle", params)
+        except NoSuchHandlerError:
+            return _Dumps(None, (_timed((yield ask_handler("fr_trace_json"))),))
+        replies = [_timed(first)]
+        if first.recorder != "generic":
+            try:
+                second = yield ask_handler("fr_trace_pickle", params)
+            except NoSuchHandlerError:
+                second = yield ask_handler("fr_trace_json")
+            replies.append(_timed(second))
+        return _Dumps(first.rank, tuple(replies))
 
-def _generic(endpoint: Endpoint, deadline: float, params: dict[str, str]) -> Reply:
-    try:
-        return call(endpoint, "fr_trace_pickle", deadline, params=params)
-    except NoSuchHandlerError:
-        return call(endpoint, "fr_trace_json", deadline)
+    dumps.name, dumps.arguments = "dumps", {"stacktraces": stacktraces}
+    return dumps
 
 
 def _timed(reply: Reply) -> tuple[Reply, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -18,16 +19,60 @@ from torchctl.targets import Targets
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from torchctl.fanout import Progress
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Host(click.ParamType[Endpoint]):
-    """HOST:PORT."""
+class Host(click.ParamType[tuple[Endpoint, ...]]):
+    """HOST:PORT, or a list of them in ClusterShell's grammar."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Endpoint, ...]:
+        if isinstance(value, tuple):
+            return value
+        if "," not in value and ("[" not in value or value.startswith("[")):
+            return (_checked(self, parse_host_port, value, param, ctx),)
+        from torchctl.discovery.hostlist import parse_endpoints
+
+        return tuple(_checked(self, parse_endpoints, value, param, ctx))
+
+
+class Store(click.ParamType[Endpoint]):
+    """A store's HOST:PORT."""
 
     name = "HOST:PORT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
         return value if isinstance(value, Endpoint) else _checked(self, parse_host_port, value, param, ctx)
+
+
+class Nodes(click.ParamType[tuple[str, ...]]):
+    """A list of hosts in ClusterShell's grammar."""
+
+    name = "HOSTS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        from torchctl.discovery.hostlist import parse_hosts
+
+        return tuple(_checked(self, parse_hosts, value, param, ctx))
+
+
+class Pids(click.ParamType[tuple[int, ...]]):
+    """PID[,PID...]."""
+
+    name = "PID[,PID...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = value.split(",")
+        if not all(word.isascii() and word.isdigit() and 0 < int(word) < 1 << 22 for word in words if len(word) < 9):
+            self.fail(f"{value!r} is no list of process ids", param, ctx)
+        return tuple(map(int, words))
 
 
 class Ranks(click.ParamType[list[int]]):
@@ -74,18 +119,10 @@ def worker_options(function: F) -> F:
     """Add the options that say which workers to ask; the command gets them as one `Targets`."""
 
     @wraps(function)
-    def command(
-        socket: tuple[str, ...],
-        host: tuple[Endpoint, ...],
-        ranks: list[int] | None,
-        timeout: float,
-        output_format: str,
-        json: bool,
-        **rest: Any,
-    ) -> Any:
-        targets = Targets(socket, host, ranks, timeout, json or output_format == "json")
+    def command(**values: Any) -> Any:
+        targets = _targets(values)
         try:
-            return function(targets, **rest)
+            return function(targets, **values)
         except TorchctlError as error:
             if targets.as_json:
                 _print_error(error)
@@ -98,8 +135,31 @@ def worker_options(function: F) -> F:
             multiple=True,
             help="A worker's Unix socket, or a folder of them. Repeatable.",
         ),
-        click.option("--host", type=Host(), multiple=True, help="A worker's TCP address. Repeatable."),
+        click.option(
+            "--host", type=Host(), multiple=True, help="A worker's TCP address, or node[01-04]:25[000-007]. Repeatable."
+        ),
+        click.option(
+            "--hostfile", type=click.Path(), multiple=True, metavar="FILE", help="A file with an address a line."
+        ),
+        click.option(
+            "--nodes", type=Nodes(), multiple=True, help="Other hosts, node[001-128]: the workers' sockets there."
+        ),
+        click.option(
+            "--via", metavar="COMMAND", default="ssh", show_default=True, help="How; else a command with {host}."
+        ),
+        click.option("--remote", metavar="PATH", default="torchctl", show_default=True, help="The torchctl there."),
+        click.option("--store", type=Store(), help="The job's TCPStore, in which its workers are registered."),
+        click.option(
+            "--prefix", metavar="NS", default=protocol.STORE_PREFIX, show_default=True, help="Of the store's keys."
+        ),
+        click.option("--trust-store", is_flag=True, help="Send the token to addresses that only the store has named."),
+        click.option("--pid", type=Pids(), multiple=True, help="Processes without a server, looked at by py-spy."),
+        click.option("--user", metavar="NAME", help="The workers of this user, or of all; for root."),
         click.option("--ranks", type=Ranks(), help="Only these ranks, such as 0,3-7."),
+        click.option("--job", metavar="ID", help="Only the workers of this job."),
+        click.option(
+            "--jobs", type=click.IntRange(1), metavar="N", help="Ask at most N workers at a time; default all."
+        ),
         click.option(
             "--timeout",
             type=Seconds(),
@@ -121,6 +181,45 @@ def _print_error(error: TorchctlError) -> None:
     told = {"kind": error.kind, "message": str(error), "hint": error.hint}
     name = click.get_current_context().info_name or ""
     click.echo(document(name, {"error": told, "failures": [], "workers": []}))
+
+
+def _targets(values: dict[str, Any]) -> Targets:
+    """Take the worker options out of a command's values and return them as one object."""
+    as_json = values.pop("json") or values["output_format"] == "json"
+    del values["output_format"]
+    return Targets(
+        values.pop("socket"),
+        tuple(endpoint for endpoints in values.pop("host") for endpoint in endpoints),
+        values.pop("ranks"),
+        values.pop("timeout"),
+        as_json,
+        hostfiles=values.pop("hostfile"),
+        nodes=tuple(dict.fromkeys(node for nodes in values.pop("nodes") for node in nodes)),
+        via=_checked_via(values.pop("via")),
+        remote=values.pop("remote"),
+        pids=tuple(pid for pids in values.pop("pid") for pid in pids),
+        user=values.pop("user"),
+        store=values.pop("store"),
+        prefix=values.pop("prefix"),
+        trust_store=values.pop("trust_store"),
+        job=values.pop("job"),
+        jobs=values.pop("jobs"),
+        progress=_progress(),
+    )
+
+
+def _checked_via(command: str) -> str:
+    if command != "ssh" and "{host}" not in command:
+        raise click.BadParameter("name the host's place by {host}: 'srun --overlap -w {host}'", param_hint="--via")
+    return command
+
+
+def _progress() -> Progress | None:
+    if not sys.stderr.isatty():
+        return None
+    from torchctl.render.progress import ProgressLine
+
+    return ProgressLine()
 
 
 def format_options() -> list[Callable[[F], F]]:

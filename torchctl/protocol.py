@@ -19,8 +19,17 @@ ROUTES = "the routes are: GET /, GET /handler/, POST /handler/NAME"
 # In every reply, so that an answer always says whose it is.
 RANK_HEADER = "Torchctl-Rank"
 PID_HEADER = "Torchctl-Pid"
+WORLD_SIZE_HEADER = "Torchctl-World-Size"
+JOB_HEADER = "Torchctl-Job"
+STEP_HEADER = "Torchctl-Step"  # the last reported training step
 # Which of torch's two recorders a trace came from: "nccl", "generic", or "none" before torch is loaded.
 RECORDER_HEADER = "Torchctl-Recorder"
+
+# In a job's TCPStore: torch's debug server keeps PREFIX/rankN, we add PREFIX/torchctl_rankN (pid and start time).
+STORE_PREFIX = "debug_server"
+STORE_ABOUT = "torchctl_rank"
+WORKER_HOST_VARIABLE = "TORCHCTL_WORKER_HOST"
+WORKER_PORT_VARIABLE = "TORCHCTL_WORKER_PORT"
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux holds 108 with its NUL
 MAX_BODY_BYTES = 1 << 20

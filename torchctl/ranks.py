@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+Member = int | str  # a worker: its rank; or another name where the rank is unknown or claimed twice
 MAX_RANKS = 1_000_000  # ten times the largest job known; keeps "0-999999999999" from filling the memory
 
 
@@ -39,6 +40,11 @@ def fold_ranks(ranks: Iterable[int]) -> str:
         else:
             runs.append([rank, rank])
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def member_order(member: Member) -> tuple[bool, int, str]:
+    """Sort ranks first, by number, then names."""
+    return (False, member, "") if isinstance(member, int) else (True, 0, member)
 
 
 def _is_rank(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from torchctl.endpoint import Endpoint
-from torchctl.options import Host
+from torchctl.options import Store
 from torchctl.storeutil.session import StoreSession
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -19,7 +19,7 @@ def store_option(*, required: bool = True) -> Callable[[Function], Function]:
     return click.option(
         "--store",
         "endpoint",
-        type=Host(),
+        type=Store(),
         required=required,
         envvar="TORCHCTL_STORE",
         help="The job's TCPStore, its MASTER_ADDR:MASTER_PORT. [env: TORCHCTL_STORE]",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torchctl import discovery, runtimedir
+from torchctl import discovery, protocol, runtimedir
 from torchctl.endpoint import Endpoint
-from torchctl.errors import NoWorkersError
+from torchctl.errors import NoWorkersError, WorkerError
+
+if TYPE_CHECKING:
+    from torchctl.fanout import Progress
 
 
 @dataclass(slots=True)
@@ -20,6 +26,15 @@ class Targets:
         ranks: the ranks given with --ranks; None means all.
         timeout_s: for the whole command, from the moment this object is made.
         as_json: print JSON instead of a table.
+        hostfiles: paths given with --hostfile.
+        nodes: other hosts, given with --nodes; `via` is how they are reached, `remote` torchctl's path there.
+        pids: processes without a server, given with --pid.
+        user: a user's name, or "all": the workers of their runtime folders.
+        store: the job's TCPStore given with --store; `prefix` of its keys; `trust_store`: its workers get the token.
+        job: only workers of this job.
+        jobs: how many workers are asked at a time; None for all.
+        progress: told how far the asking has come; None for nobody.
+        errors: what a source named that cannot be asked; filled by `endpoints`.
         deadline: when the timeout is over, in `time.monotonic` seconds.
     """
 
@@ -28,21 +43,79 @@ class Targets:
     ranks: list[int] | None = None
     timeout_s: float = 5.0
     as_json: bool = False
+    hostfiles: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    via: str = "ssh"
+    remote: str = "torchctl"
+    pids: tuple[int, ...] = ()
+    user: str | None = None
+    store: Endpoint | None = None
+    prefix: str = protocol.STORE_PREFIX
+    trust_store: bool = False
+    job: str | None = None
+    jobs: int | None = None
+    progress: Progress | None = None
     deadline: float = field(init=False)
+    errors: list[WorkerError] = field(init=False, default_factory=list)
+    _found: list[Endpoint] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.timeout_s
 
+    def until(self, deadline: float) -> Targets:
+        """Return the same targets with another deadline, `time.monotonic` seconds."""
+        other = copy.copy(self)
+        other.deadline = deadline
+        return other
+
+    def only(self, endpoints: list[Endpoint]) -> Targets:
+        """Return the same targets, narrowed to workers that were asked before; their ranks are no longer a question."""
+        other = copy.copy(self)
+        other._found, other.ranks = [one for one in endpoints if not one.node], None
+        other.nodes = tuple(dict.fromkeys(one.node for one in endpoints if one.node))
+        return other
+
+    def names_any(self) -> bool:
+        """Whether the operator said where the workers are."""
+        return bool(self.sockets or self.hosts or self.hostfiles or self.pids or self.user or self.store or self.nodes)
+
     def endpoints(self) -> list[Endpoint]:
-        """Return whom the options name: --socket and --host, else the environment, else the runtime folder.
+        """Return whom the options name: --socket, --host and the like, else the environment, else the runtime folder.
 
         Raises:
             NoWorkersError: nobody.
             RuntimeDirError: the runtime folder cannot be trusted.
         """
+        if self._found is None:
+            self._found = self._look()
+        return self._found
+
+    def _look(self) -> list[Endpoint]:
         named = [endpoint for path in self.sockets for endpoint in discovery.named_socket(path)]
         named += self.hosts
-        found = list(dict.fromkeys(named or discovery.named_by_environment() or discovery.in_runtime_dir()))
-        if not found:
+        if self.hostfiles:
+            from torchctl.discovery.hostfile import read_hostfile
+
+            named += [endpoint for path in self.hostfiles for endpoint in read_hostfile(path)]
+        if self.store is not None:
+            from torchctl.discovery.store import read_store
+
+            registered = read_store(self.store, self.prefix, self.deadline, trusted=self.trust_store)
+            named += registered.endpoints
+            self.errors = registered.errors
+        if self.user is not None:
+            from torchctl.discovery.users import in_runtime_dirs_of
+
+            named += in_runtime_dirs_of(self.user)
+        named += [Endpoint(pid=pid) for pid in self.pids]
+        if self.names_any():
+            found = list(dict.fromkeys(named))
+        else:
+            found = discovery.named_by_environment() or discovery.in_runtime_dir()
+        if not found and not self.nodes:
             raise NoWorkersError(f"no worker found: {runtimedir.runtime_dir()} holds no socket")
         return found
+
+    def names_one(self, endpoints: Sequence[Endpoint]) -> bool:
+        """Whether the operator named this one worker: then nobody else is missed."""
+        return len(endpoints) == 1 and bool(self.sockets or self.hosts or self.pids)

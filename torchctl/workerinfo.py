@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torchctl.client import call
 from torchctl.endpoint import Endpoint
 from torchctl.errors import NoSuchHandlerError, NotAWorkerError
+from torchctl.question import Question, Steps, ask_handler
 
 T = TypeVar("T")
 SCHEMA_PREFIX = "torchctl.info/"
@@ -35,18 +35,20 @@ class WorkerInfo:
     step: int | None = None
     step_age_s: float | None = None
     server: str = "torch"
+    start_time: float | None = None
 
 
-def ask_info(endpoint: Endpoint, deadline: float) -> WorkerInfo:
+@Question
+def ask_info(endpoint: Endpoint) -> Steps[WorkerInfo]:
     """Return who a worker is; torch's own server, which has no `info`, is asked for a ping.
 
     Raises:
         WorkerError: as `client.call`; NotAWorkerError for an answer of another form.
     """
     try:
-        reply = call(endpoint, "info", deadline, max_bytes=_MAX_BYTES)
+        reply = yield ask_handler("info", max_bytes=_MAX_BYTES)
     except NoSuchHandlerError:
-        reply = call(endpoint, "ping", deadline, max_bytes=_MAX_BYTES)
+        reply = yield ask_handler("ping", max_bytes=_MAX_BYTES)
         return WorkerInfo(rank=reply.rank, pid=reply.pid)
     try:
         document = json.loads(reply.body)
@@ -68,6 +70,7 @@ def _checked(document: dict[str, Any]) -> WorkerInfo:
         uptime_s=_get(document, "uptime_s", float),
         step=_get(document, "step", int),
         step_age_s=None if step_time is None or now is None else max(0.0, now - step_time),
+        start_time=_get(document, "start_time", float),
         server=f"torchctl {_get(document, 'server_version', str) or '?'}",
     )
 

@@ -32,7 +32,6 @@ def commands_refusing(request: Request, response: Response) -> None:
 def worker(own_environment: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A live worker of rank 3 in the runtime folder."""
     monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("WORLD_SIZE", "8")
     own_environment.mkdir(mode=0o700)
     with WorkerServer(str(own_environment / f"rank3-{os.getpid()}.sock")) as server:
         yield server.address
@@ -64,6 +63,7 @@ def test_ping_json_is_one_sorted_object(worker: str) -> None:
         "workers": [{"rank": 3, "pid": os.getpid(), "endpoint": worker, "state": "ok"}],
         "failures": [],
         "missing_ranks": [],
+        "not_found": [],
     }
 
 
@@ -162,6 +162,67 @@ def test_leftovers_of_killed_workers_are_left_aside(worker: str, own_environment
     assert "rank 5: " in named.stderr
 
 
+def test_a_killed_ranks_socket_is_a_rank_without_an_answer(
+    worker: str, own_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    for name in ("rank5-99.sock", "rank9-99.sock", "rank3-99.sock"):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(own_environment / name))
+    result = run("ping")
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[:2] == [
+        f"torchctl: rank 5: {own_environment}/rank5-99.sock refused the connection",
+        "torchctl: ranks 0-2,4,6-7: not found (6)",
+    ]
+    assert result.stderr.splitlines()[-1] == (
+        "torchctl: left aside: 2 socket(s) of ended workers (rank3-99.sock, rank9-99.sock)"
+    )
+
+
+def test_ranks_of_which_nothing_is_found_are_listed(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    for command in (["ping"], ["ps"], ["traceback"], ["handlers"], ["call", "ping"]):
+        result = run(*command)
+        assert (result.exit_code, result.stderr) == (0, "torchctl: ranks 0-2,4-7: not found (7)\n")
+        assert run(*command, "--ranks", "3").stderr == ""
+        assert run(*command, "--socket", worker).stderr == ""
+    assert json.loads(run("ping", "--json").stdout)["not_found"] == [{"job_id": None, "ranks": [0, 1, 2, 4, 5, 6, 7]}]
+
+
+def test_many_failures_of_a_kind_are_one_line(worker: str, folder: Path) -> None:
+    hosts = folder / "hosts"
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))
+        port = refusing.getsockname()[1]
+        hosts.write_text("".join(f"127.0.0.1:{port} rank={rank}\n" for rank in (17, *range(40, 48))))
+        result = run("ping", "--hostfile", str(hosts), "--socket", worker)
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[0] == "torchctl: ranks 17,40-47: refused (9)"
+    assert len(result.stderr.splitlines()) == 2
+
+
+def test_workers_of_two_jobs_and_a_rank_claimed_twice_are_said(
+    worker: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = b"Torchctl-Rank: 3\r\nTorchctl-Job: other\r\n"
+    twin = b"Torchctl-Rank: 3\r\nTorchctl-Job: mine\r\n"
+    monkeypatch.setenv("TORCHCTL_JOB_ID", "mine")
+    with (
+        listening(str(folder / "a"), listeners.reply(b"pong", headers=head)),
+        listening(str(folder / "b"), listeners.reply(b"pong", headers=twin)),
+    ):
+        named = ["--socket", worker, "--socket", str(folder / "a"), "--socket", str(folder / "b")]
+        both = run("ping", *named)
+        mine = run("ping", *named, "--job", "other")
+    assert both.stderr == (
+        "torchctl: workers of 2 jobs answered: mine (2), other (1); --job ID picks one\n"
+        f"torchctl: rank 3 is claimed by 2 workers: {worker}, {folder}/b\n"
+    )
+    assert mine.stdout.count("pong") == 1
+    assert mine.stderr == "torchctl: left aside: 2 worker(s) of other jobs, or that do not tell theirs\n"
+
+
 def test_an_untrusted_runtime_folder_is_not_looked_into(worker: str, own_environment: Path) -> None:
     own_environment.chmod(0o755)
     result = run("ping")
@@ -222,7 +283,8 @@ def test_ps_lists_what_info_says(worker: str, monkeypatch: pytest.MonkeyPatch) -
     assert run("ps").stdout.splitlines()[0].split() == ["rank", "pid", "step", "state", "endpoint"]
 
 
-def test_ps_json_and_a_dead_one_on_top(worker: str, folder: Path) -> None:
+def test_ps_json_and_a_dead_one_on_top(worker: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
     result = run("ps", "--socket", worker, "--socket", str(folder / "none"))
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["rank", "?", "3"]
     assert "no such socket" in result.stdout

@@ -49,7 +49,8 @@ def test_our_commands_on_torchs_own_server(torchs: tuple[Process, list[str]]) ->
     assert (unknown.exit_code, unknown.stderr.count("has no handler 'nope'")) == (4, 2)
     traceback = run("traceback", *where)
     assert traceback.exit_code == 0
-    assert traceback.stdout.count("in wait_for_the_test") == 2
+    assert "main thread: 2 workers" in traceback.stdout
+    assert traceback.stdout.count("in wait_for_the_test") == 1
     trace = run("nccl-trace", *where)
     assert (trace.exit_code, trace.stdout.count("format 2.")) == (0, 2)
     ps = run("ps", *where)

@@ -12,7 +12,7 @@ import click
 from torchctl.endpoint import Endpoint
 from torchctl.errors import StoreUnreachableError
 from torchctl.render.barrier import barrier_json, barrier_line
-from torchctl.render.progress import ProgressLine
+from torchctl.render.waiting import WaitLine
 from torchctl.store_options import (
     debug_asked,
     json_option,
@@ -127,7 +127,7 @@ def _join(
     count: int,
     as_json: bool,
 ) -> None:
-    line = ProgressLine()
+    line = WaitLine()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill takes the arrival back as Ctrl-C does
     try:
         elapsed_s = session.run(

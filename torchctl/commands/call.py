@@ -9,12 +9,12 @@ from typing import IO
 import click
 
 from torchctl import protocol
-from torchctl.client import Reply, call
-from torchctl.endpoint import Endpoint
+from torchctl.asking import call_question
 from torchctl.files import write_file
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
+from torchctl.reply import Reply
 from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 from torchctl.text import printable
@@ -54,10 +54,7 @@ def command(targets: Targets, name: str, params: dict[str, str], body: IO[bytes]
     if len(data) > protocol.MAX_BODY_BYTES:
         raise click.BadParameter(f"the body is larger than {protocol.MAX_BODY_BYTES} bytes", param_hint="--body")
 
-    def ask(endpoint: Endpoint, deadline: float) -> Reply:
-        return call(endpoint, name, deadline, params=params, body=data)
-
-    result = survey(targets, ask)
+    result = survey(targets, call_question(name, params, data))
     if output is not None:
         _write(result, output)
     elif targets.as_json:

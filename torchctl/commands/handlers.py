@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-
 import click
 
-from torchctl.client import request
-from torchctl.endpoint import Endpoint
-from torchctl.errors import AccessDeniedError, NotAWorkerError
+from torchctl.asking import Handlers, ask_names
 from torchctl.finish import finish
 from torchctl.options import worker_options
-from torchctl.protocol import HANDLER_PATH
 from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
 from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 from torchctl.text import printable
-
-_MAX_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """One worker's handler names."""
-
-    rank: int | None
-    names: tuple[str, ...]
 
 
 @click.command()
@@ -42,24 +26,6 @@ def command(targets: Targets) -> None:
     if text:
         click.echo(text)
     finish(result)
-
-
-def ask_names(endpoint: Endpoint, deadline: float) -> Handlers:
-    """Return the names that a worker lists.
-
-    Raises:
-        WorkerError: as `client.request`; NotAWorkerError when it is no list of names.
-    """
-    reply = request(endpoint, "GET", HANDLER_PATH, deadline, max_bytes=_MAX_BYTES)
-    if reply.status == 401:
-        raise AccessDeniedError("wants a token, and did not accept ours", endpoint=str(endpoint), rank=reply.rank)
-    try:
-        names = json.loads(reply.body) if reply.status == 200 else None
-    except (ValueError, RecursionError):
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise NotAWorkerError("sent no list of handlers", endpoint=str(endpoint), rank=reply.rank)
-    return Handlers(reply.rank, tuple(sorted(names)))
 
 
 def _lines(result: Survey[Handlers]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from torchctl.collected import trace_files
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, TorchctlError
 from torchctl.files import write_file
 from torchctl.flightrec.choice import DEFAULT_LAST, Choice
@@ -59,8 +60,8 @@ def command(
     in a dump is ever executed. By default the active operations and the last 20 are shown.
     """
     choice = Choice(last, group, only_active, not no_collectives, not no_stacktraces)
-    paths = [*files, *options]
-    if paths and (targets.sockets or targets.hosts or targets.ranks is not None):
+    paths = [file for path in (*files, *options) for file in trace_files(path)]
+    if paths and (targets.names_any() or targets.ranks is not None):
         raise click.UsageError("--socket, --host and --ranks ask live workers; a FILE is read without them")
     with collector_off(), Guard() as guard:
         guard.start()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import click
 
-from torchctl.client import Reply, call
-from torchctl.endpoint import Endpoint
-from torchctl.errors import NotAWorkerError
+from torchctl.asking import ping
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
+from torchctl.reply import Reply
 from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
-
-_MAX_BYTES = 4096
 
 
 @click.command()
@@ -28,18 +25,6 @@ def command(targets: Targets) -> None:
     if text:
         click.echo(text)
     finish(result)
-
-
-def ping(endpoint: Endpoint, deadline: float) -> Reply:
-    """Return a worker's `pong`.
-
-    Raises:
-        WorkerError: as `client.call`; NotAWorkerError for any other word.
-    """
-    reply = call(endpoint, "ping", deadline, max_bytes=_MAX_BYTES)
-    if reply.body.strip() != b"pong":
-        raise NotAWorkerError("answered the ping with something else", endpoint=str(endpoint), rank=reply.rank)
-    return reply
 
 
 def _table(result: Survey[Reply]) -> str:

@@ -7,14 +7,16 @@ import click
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.survey import survey
+from torchctl.survey import Survey, rank_of, survey
 from torchctl.targets import Targets
-from torchctl.workerinfo import ask_info
+from torchctl.text import printable
+from torchctl.workerinfo import WorkerInfo, ask_info
 
 
 @click.command()
 @worker_options
-def command(targets: Targets) -> None:
+@click.option("--save", metavar="FILE", type=click.Path(), help="Also write a host file with them, for --hostfile.")
+def command(targets: Targets, save: str | None) -> None:
     """List the workers: rank, host, pid, job, uptime, step, state, endpoint.
 
     Without --socket or --host: those that TORCH_WORKER_SERVER_SOCKET names, else every live worker in this
@@ -32,4 +34,16 @@ def command(targets: Targets) -> None:
 
         out = console()
         out.print(ps_table(result, out.width))
+    if save is not None:
+        _save(result, save)
     finish(result)
+
+
+def _save(result: Survey[WorkerInfo], path: str) -> None:
+    """Write everybody that was found, the silent ones too: they may answer another time."""
+    from torchctl.discovery.hostfile import hostfile_text
+    from torchctl.files import write_file
+
+    known = [(one.endpoint, rank_of(one)) for one in result.outcomes if one.endpoint.path or one.endpoint.host]
+    write_file(path, hostfile_text(known).encode("utf-8", "surrogateescape"))
+    click.echo(f"torchctl: {len(known)} worker(s) in {printable(path)}", err=True)

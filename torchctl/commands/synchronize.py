@@ -12,7 +12,7 @@ from torchctl.endpoint import Endpoint
 from torchctl.errors import StoreError
 from torchctl.ranks import fold_ranks
 from torchctl.render.exchange import exchange_json, exchange_table, write_files
-from torchctl.render.progress import ProgressLine
+from torchctl.render.waiting import WaitLine
 from torchctl.store_options import (
     json_option,
     open_session,
@@ -58,7 +58,7 @@ def command(
         raise click.UsageError(f"--rank {rank} is not below --world-size {world_size}")
     data = read_value(data_text)
     session = open_session(endpoint, namespace)
-    line = ProgressLine()
+    line = WaitLine()
 
     def show(missing: list[int], elapsed_s: float) -> None:
         published = world_size - len(missing)

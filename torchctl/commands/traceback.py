@@ -2,69 +2,89 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
 from typing import Any
 
 import click
 
-from torchctl.client import call
-from torchctl.endpoint import Endpoint
-from torchctl.errors import NotAWorkerError
+from torchctl.asking import WorkerStacks
+from torchctl.errors import TorchctlError
 from torchctl.finish import finish
-from torchctl.options import worker_options
-from torchctl.render.failures import failures_json
-from torchctl.stacks.stack import Stacks, parse_stacks
-from torchctl.survey import Survey, survey
+from torchctl.jobstacks import Choice, JobStacks, ask_stacks, merge_jobs, read_stacks
+from torchctl.options import Seconds, worker_options
+from torchctl.render.failures import failures_json, reasons
+from torchctl.survey import Survey
 from torchctl.targets import Targets
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStacks:
-    """One worker's answer."""
-
-    rank: int | None
-    pid: int | None
-    stacks: Stacks
-
-
 @click.command()
-@worker_options
 @click.option("--all-threads", is_flag=True, help="Every thread; by default the main one.")
-def command(targets: Targets, all_threads: bool) -> None:
+@click.option("--thread", metavar="NAME", help="Only threads of this name or role (main, autograd, data-loader ...).")
+@click.option("--classes", is_flag=True, help="Each class of equal stacks, with its ranks; no tree.")
+@click.option("--full", is_flag=True, help="Every frame; by default torch's and Python's own are folded.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 1000),
+    metavar="K",
+    default=1,
+    show_default=True,
+    help="Ask K times and mark each branch as moving or still.",
+)
+@click.option("--interval", type=Seconds(), default=1.0, show_default=True, help="Pause between two samples.")
+@worker_options
+@click.option("--file", "options", multiple=True, type=click.Path(), metavar="PATH", help="A file or folder of stacks.")
+@click.argument("files", nargs=-1, type=click.Path(), metavar="[PATH]...")
+def command(
+    targets: Targets,
+    all_threads: bool,
+    thread: str | None,
+    classes: bool,
+    full: bool,
+    samples: int,
+    interval: float,
+    options: tuple[str, ...],
+    files: tuple[str, ...],
+) -> None:
     """Show where every worker stands in its Python code.
 
-    The most recent call comes last; `>` marks the innermost frame of the user's own code.
+    Ranks that stand at the same place are shown once: what all share first, then the branches, the smallest on
+    top. The most recent call comes last; `>` marks the innermost frame of the user's own code. A PATH is read
+    instead: a folder with traceback_rank_N.txt files, or such a file (faulthandler's text or py-spy's).
     """
-    result = survey(targets, ask_stacks)
-    if targets.as_json:
-        click.echo(_json(result))
+    choice = Choice(all_threads, thread, samples, interval)
+    paths = [*files, *options]
+    if paths and (targets.names_any() or targets.ranks is not None or samples > 1):
+        raise click.UsageError("options that ask live workers do not go with a PATH")
+    if paths:
+        result, motion = read_stacks(paths), None
     else:
-        _print(result, all_threads)
-    finish(result)
+        result, motion = ask_stacks(targets, choice)
+    alone = len(result.outcomes) == 1 and not (classes or thread or samples > 1)
+    told = False
+    if targets.as_json:
+        click.echo(_json(result, merge_jobs(result.answered, choice, motion)))
+    elif alone:
+        _print_one(result, all_threads)
+    else:
+        jobs = merge_jobs(result.answered, choice, motion)
+        if thread is not None and jobs and not any(job.merged.roles for job in jobs):
+            raise _no_such_thread(thread, jobs)
+        told = _print_merged(result, jobs, classes=classes, full=full, samples=samples)
+    finish(result, told=told)
 
 
-def ask_stacks(endpoint: Endpoint, deadline: float) -> WorkerStacks:
-    """Return a worker's stacks; torch's own server ignores the parameter and answers text.
-
-    Raises:
-        WorkerError: as `client.call`; NotAWorkerError for an answer that holds no stacks.
-    """
-    reply = call(endpoint, "dump_traceback", deadline, params={"format": "json"})
-    try:
-        return WorkerStacks(reply.rank, reply.pid, parse_stacks(reply.body))
-    except ValueError as error:
-        raise NotAWorkerError(f"sent no stacks: {error}", endpoint=str(endpoint), rank=reply.rank) from error
+def _no_such_thread(thread: str, jobs: list[JobStacks]) -> TorchctlError:
+    roles = sorted({role for job in jobs for role in job.merged.hidden} | {"main"})
+    return TorchctlError(f"no worker has a thread named {thread!r}", hint=f"there are: {', '.join(roles)}")
 
 
-def _print(result: Survey[WorkerStacks], all_threads: bool) -> None:
+def _print_one(result: Survey[WorkerStacks], all_threads: bool) -> None:
     from torchctl.render.console import console, text
     from torchctl.render.traceback import traceback_lines
 
     out = console()
     colour = out.is_terminal and not out.no_color
-    for number, (endpoint, answer) in enumerate(result.answers):
-        if number:
-            out.print()
+    for endpoint, answer in result.answers:
         pid = "" if answer.pid is None else f"  pid {answer.pid}"
         rank = "rank ?" if answer.rank is None else f"rank {answer.rank}"
         out.print(text(f"{rank}{pid}  {endpoint}", "bold"), soft_wrap=True)
@@ -72,12 +92,31 @@ def _print(result: Survey[WorkerStacks], all_threads: bool) -> None:
             out.print(line, soft_wrap=True)
 
 
-def _json(result: Survey[WorkerStacks]) -> str:
+def _print_merged(
+    result: Survey[WorkerStacks], jobs: list[JobStacks], *, classes: bool, full: bool, samples: int
+) -> bool:
+    """Print the header and each job's stacks; return whether the operator has seen the failures already."""
+    from torchctl.render.spans import line_width, print_lines
+    from torchctl.render.tree import TreeStyle, class_lines, header_lines, tree_lines
+
+    style = TreeStyle(line_width(), full, samples)
+    print_lines(header_lines(jobs, reasons(result, style.width), style))
+    for job in jobs:
+        if len(jobs) > 1:
+            print_lines([[], [(f"job {job.job_id or '?'}", "bold")]])
+        print_lines([[]])
+        print_lines((class_lines if classes else tree_lines)(job.merged, style))
+    return sys.stdout.isatty()
+
+
+def _json(result: Survey[WorkerStacks], jobs: list[JobStacks]) -> str:
     from torchctl.render.json import document
     from torchctl.render.traceback import stacks_json
+    from torchctl.render.tree_json import job_json
 
     workers: list[dict[str, Any]] = [
         {"rank": answer.rank, "pid": answer.pid, "endpoint": str(endpoint), **stacks_json(answer.stacks)}
         for endpoint, answer in result.answers
     ]
-    return document("traceback", {"workers": workers, **failures_json(result)})
+    merged = [job_json(job.job_id, job.world_size, job.merged) for job in jobs]
+    return document("traceback", {"workers": workers, "jobs": merged, **failures_json(result)})

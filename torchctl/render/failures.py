@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torchctl.errors import WorkerError
-from torchctl.ranks import fold_ranks
-from torchctl.survey import HasRank, Survey
+from torchctl.ranks import Member, fold_ranks
+from torchctl.survey import Survey
 from torchctl.text import printable
 
+_SENTENCES = 3  # failures of one kind that get a sentence each; more are folded to one line
 
-def failure_lines(survey: Survey[Any]) -> list[str]:
-    """Return the lines for stderr: one per worker that failed, then each kind's hint once, then the notes."""
-    errors = _errors(survey)
-    lines = [f"torchctl: {printable(str(error))}" for error in errors]
-    if survey.missing_ranks:
-        lines.append(f"torchctl: rank {fold_ranks(survey.missing_ranks)}: no worker found")
-    lines += [f"  {hint}" for hint in dict.fromkeys(error.hint for error in errors if error.hint)]
+
+def failure_lines(survey: Survey[Any], *, told: bool = False) -> list[str]:
+    """Return the lines for stderr: the failures (unless `told`), each kind's hint once, then the notes."""
+    lines = [] if told else [f"torchctl: {line}" for line in reasons(survey)]
+    lines += [f"  {hint}" for hint in dict.fromkeys(error.hint for error in _errors(survey) if error.hint)]
     return lines + [f"torchctl: {printable(note)}" for note in survey.notes]
+
+
+def reasons(survey: Survey[Any], room: int = 0) -> list[str]:
+    """Return why workers are missing: a sentence for each of a few, one line per kind for many.
+
+    Args:
+        room: columns for a folded list of ranks; 0 for no limit.
+    """
+    by_kind: dict[str, list[WorkerError]] = {}
+    for error in _errors(survey):
+        by_kind.setdefault(error.kind, []).append(error)
+    lines = []
+    for kind, errors in by_kind.items():
+        if len(errors) <= _SENTENCES:
+            lines += [printable(str(error)) for error in errors]
+        else:
+            lines.append(f"{_who(errors, room)}: {kind.replace('_', ' ')} ({len(errors)})")
+    if survey.missing_ranks:
+        lines.append(f"rank {fold_ranks(survey.missing_ranks)}: no worker found")
+    return lines + _not_found(survey, room)
+
+
+def _who(errors: Sequence[WorkerError], room: int) -> str:
+    from torchctl.render.members import folded
+
+    members: list[Member] = [error.endpoint if error.rank is None else error.rank for error in errors]
+    named = [member for member in members if isinstance(member, str)]
+    text = printable(folded(members, max(room - 30, 20) if room else 200))
+    return text if len(named) == len(members) else f"ranks {text}"
+
+
+def _not_found(survey: Survey[Any], room: int) -> list[str]:
+    from torchctl.render.members import folded
+
+    unnamed = sum(error.rank is None for error in _errors(survey))
+    may = f"; {unnamed} that did not answer may be among them" if unnamed else ""
+    word = "not registered" if survey.from_store else "not found"
+    lines = []
+    for job, ranks in survey.not_found.items():
+        of = f" of job {printable(job)}" if job and len(survey.not_found) > 1 else ""
+        shown = folded(ranks, max(room - 24, 20) if room else 200)
+        lines.append(f"rank{'s' * (len(ranks) > 1)} {shown}{of}: {word} ({len(ranks)}{may})")
+    return lines
 
 
 def failures_json(survey: Survey[Any]) -> dict[str, Any]:
@@ -29,9 +71,10 @@ def failures_json(survey: Survey[Any]) -> dict[str, Any]:
             for error in _errors(survey)
         ],
         "missing_ranks": survey.missing_ranks,
+        "not_found": [{"job_id": job, "ranks": ranks} for job, ranks in survey.not_found.items()],
     }
 
 
-def _errors(survey: Survey[HasRank]) -> list[WorkerError]:
+def _errors(survey: Survey[Any]) -> list[WorkerError]:
     found: Iterable[WorkerError] = (outcome.error for outcome in survey.outcomes if outcome.error is not None)
     return sorted(found, key=lambda error: (error.rank is None, error.rank or 0, error.endpoint))

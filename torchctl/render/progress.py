@@ -1,38 +1,44 @@
-"""A line of progress on stderr: rewritten in place on a terminal, otherwise one line per change."""
+"""How far the asking has come, as one line on a terminal's stderr that is taken back at the end."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
+from typing import IO
 
-import click
+from torchctl.text import printable
 
-_QUIET_S = 10.0  # without a terminal: repeat an unchanged state this often, so that a log shows life
+_QUIET_S = 0.3  # what takes less needs no bar
+_BAR = 20
 
 
 class ProgressLine:
-    """Shows `state` with the elapsed time."""
+    """Draws ``[#####     ] 940 of 1024, waiting for rank 17``.
 
-    def __init__(self) -> None:
-        self._stream = sys.stderr
-        self._terminal = self._stream.isatty()
-        self._shown = ""
-        self._shown_s = 0.0
-        self._width = 0
+    Args:
+        out: a terminal.
+    """
 
-    def show(self, state: str, elapsed_s: float) -> None:
-        """Show `state`, which must be printable, after `elapsed_s` seconds."""
-        if self._terminal:
-            text = f"{state}, {elapsed_s:.0f} s"
-            self._stream.write("\r" + text.ljust(self._width))
-            self._stream.flush()
-            self._width = len(text)
-        elif state != self._shown or elapsed_s - self._shown_s >= _QUIET_S:
-            click.echo(f"{state}, {elapsed_s:.0f} s", err=True)
-            self._shown, self._shown_s = state, elapsed_s
+    def __init__(self, out: IO[str] | None = None) -> None:
+        self._out = out or sys.stderr
+        self._began = time.monotonic()
+        self._drawn = False
+
+    def update(self, done: int, total: int, slowest: str) -> None:
+        """Draw, once the asking has taken a moment."""
+        if time.monotonic() - self._began < _QUIET_S:
+            return
+        filled = _BAR * done // max(total, 1)
+        text = f"[{'#' * filled}{' ' * (_BAR - filled)}] {done} of {total}"
+        text += f", waiting for {printable(slowest)}" if slowest else ""
+        self._out.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
+        self._out.flush()
+        self._drawn = True
 
     def close(self) -> None:
-        """End the line, if one was begun."""
-        if self._width:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._width = 0
+        """Clear the line."""
+        if self._drawn:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+            self._drawn = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ OWN_THREADS = "torchctl-"  # the names of the server's own threads begin so
 MAX_THREADS = 100_000
 MAX_FRAMES = 10_000  # of one thread
 
-_THREAD = re.compile(r"(?:Current thread|Thread) 0x([0-9a-fA-F]{1,16})(?: \[(.*)\])? \(most recent call first\):")
-_FRAME = re.compile(r'  File "(.*)", line (\d{1,9}|\?\?\?) in (.*)')
+THREAD = re.compile(r"(?:Current thread|Thread) 0x([0-9a-fA-F]{1,16})(?: \[(.*)\])? \(most recent call first\):")
+FRAME = re.compile(r'  File "(.*)", line (\d{1,9}|\?\?\?) in (.*)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,9 @@ def parse_faulthandler(text: str) -> Stacks:
     threads: list[tuple[int, str, list[StackFrame], bool]] = []
     truncated = False
     for line in text.splitlines():
-        if match := _THREAD.fullmatch(line):
+        if match := THREAD.fullmatch(line):
             threads.append((int(match[1], 16), match[2] or "", [], True))
-        elif (match := _FRAME.fullmatch(line)) and threads and len(threads[-1][2]) < MAX_FRAMES:
+        elif (match := FRAME.fullmatch(line)) and threads and len(threads[-1][2]) < MAX_FRAMES:
             threads[-1][2].append(StackFrame(match[1], int(match[2]) if match[2] != "???" else 0, match[3]))
         elif line == "  ..." and threads:
             ident, name, frames, _ = threads[-1]
@@ -106,21 +107,21 @@ def parse_faulthandler(text: str) -> Stacks:
             raise ValueError(f"more than {MAX_THREADS} threads")
     if not threads:
         raise ValueError("no thread's stack is in it")
-    named = any(name == MAIN_THREAD for _, name, _, _ in threads)
-    last = len(threads) - 1
+    main = main_at([name for _, name, _, _ in threads], truncated)
     return Stacks(
         tuple(
-            ThreadStack(
-                ident,
-                name,
-                name == MAIN_THREAD if named else index == last and not truncated,
-                tuple(frames),
-                complete,
-            )
+            ThreadStack(ident, name, index == main, tuple(frames), complete)
             for index, (ident, name, frames, complete) in enumerate(threads)
         ),
         truncated,
     )
+
+
+def main_at(names: Sequence[str], truncated: bool) -> int:
+    """Return the index of the main thread: the one of that name, else the last; -1 where that one was left out."""
+    if MAIN_THREAD in names:
+        return names.index(MAIN_THREAD)
+    return -1 if truncated else len(names) - 1
 
 
 def _from_json(text: str) -> Stacks:

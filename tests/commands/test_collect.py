@@ -1,0 +1,115 @@
+"""`torchctl collect`: what is kept, what a second run adds, and who reads it."""
+
+import json
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests import listeners
+from tests.listeners import listening
+from tests.stacks.texts import WAITING, dump
+from torchctl.cli import cli
+from torchctl.server import WorkerServer
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="torchctl")
+
+
+@pytest.fixture
+def worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder with the socket of rank 3 of 5."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    sockets = folder / "sockets"
+    sockets.mkdir()
+    with WorkerServer(str(sockets / "rank3-1.sock")):
+        yield sockets
+
+
+def test_everything_of_a_worker_and_why_another_has_nothing(worker: Path, folder: Path) -> None:
+    out = folder / "out"
+    with listening(str(worker / "rank1-1.sock"), listeners.silent):
+        result = run("collect", str(out), "--socket", str(worker), "--timeout", "3")
+    assert result.exit_code == 3
+    assert "rank 1: " in result.stderr
+    names = sorted(path.name for path in out.iterdir())
+    assert {"collect.json", "info_rank_3.json", "traceback_rank_3.txt"} <= set(names)
+    assert json.loads((out / "info_rank_3.json").read_text())["rank"] == 3
+    head, *text = (out / "traceback_rank_3.txt").read_text().splitlines()
+    about = json.loads(head.removeprefix("# torchctl "))
+    assert (about["rank"], about["pid"], about["host"]) == (3, os.getpid(), os.uname().nodename)
+    assert any("[MainThread]" in line for line in text)
+    manifest = json.loads((out / "collect.json").read_text())
+    silent, kept = manifest["workers"]
+    assert (silent["rank"], silent["files"]) == (1, {})
+    assert "did not answer within" in silent["failures"]["traceback"]
+    assert (kept["rank"], kept["host"], kept["world_size"]) == (3, os.uname().nodename, 5)
+    assert abs(kept["clock_offset_s"]) < 1
+    assert manifest["not_found"] == [{"job_id": None, "ranks": [0, 2, 4]}]
+    shown = run("traceback", str(out))
+    assert shown.stdout.splitlines()[:2][0] == "1 rank answered of 5"
+    assert "rank 1: " in shown.stdout
+    assert "did not answer within" in shown.stdout
+    assert "  ranks 0,2,4: not found (3)" in shown.stdout
+    assert "main thread: 1 rank: 3" in shown.stdout
+
+
+def test_a_second_run_asks_for_what_is_missing(worker: Path, folder: Path) -> None:
+    out = folder / "out"
+    where = ["--socket", str(worker), "--timeout", "20"]
+    with listening(str(worker / "rank1-1.sock"), listeners.reply(b"Handler x failed: no", status="500 E")):
+        run("collect", str(out), *where)
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "collect.json"}
+    assert before
+    (worker / "rank1-1.sock").unlink()
+    headers = b"Torchctl-Rank: 1\r\nTorchctl-World-Size: 5\r\n"
+    with listening(str(worker / "rank1-1.sock"), listeners.reply(dump(1, WAITING), headers=headers)):
+        again = run("collect", str(out), *where)
+    assert (out / "traceback_rank_1.txt").read_bytes().endswith(dump(1, WAITING))
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+    assert again.stdout.splitlines()[-1] == f"written down in {out}/collect.json"
+
+
+def test_two_that_claim_a_rank_have_files_of_their_own(folder: Path) -> None:
+    out = folder / "out"
+    answer = listeners.reply(dump(1, WAITING), headers=b"Torchctl-Rank: 1\r\n")
+    with listening(str(folder / "a"), answer), listening(str(folder / "b"), answer):
+        run("collect", str(out), "--socket", str(folder / "a"), "--socket", str(folder / "b"))
+    assert {"traceback_rank_1.txt", "traceback_rank_1_twin2.txt"} <= {path.name for path in out.iterdir()}
+    assert "2 workers: 1@" in run("traceback", str(out)).stdout
+
+
+def test_nccl_trace_reads_the_folder(folder: Path) -> None:
+    dump_ = {"version": "2.10", "entries": [], "pg_config": {}, "pg_status": {}}
+    (folder / "nccl_trace_rank_3").write_bytes(pickle.dumps(dump_))
+    (folder / "traceback_rank_3.txt").write_bytes(dump(3, WAITING))
+    result = run("nccl-trace", str(folder))
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, f"rank 3: {folder}/nccl_trace_rank_3")
+    (folder / "nccl_trace_rank_3").unlink()
+    empty = run("nccl-trace", str(folder))
+    assert (empty.exit_code, "no flight-recorder dump in" in empty.stderr) == (1, True)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(worker: Path, folder: Path) -> None:
+    (folder / "collect.json").write_text('{"mine": 1}')
+    result = run("collect", str(folder), "--socket", str(worker))
+    assert result.exit_code == 1
+    assert "is not what `torchctl collect` writes" in result.stderr
+    assert (folder / "collect.json").read_text() == '{"mine": 1}'
+    assert run("collect", str(folder / "collect.json")).exit_code == 2
+
+
+def test_workers_of_other_hosts_are_collected_through_their_relay(worker: Path, folder: Path) -> None:
+    out = folder / "out"
+    worker.chmod(0o700)
+    via = f"env PYTHONPATH={os.getcwd()} TORCHCTL_RUNTIME_DIR={worker} HOSTNAME={{host}}"
+    remote = f"{sys.executable} -m torchctl"
+    result = run("collect", str(out), "--nodes", "n1", "--via", via, "--remote", remote, "--timeout", "30")
+    assert result.exit_code == 0, result.stderr
+    assert {"collect.json", "info_rank_3.json", "traceback_rank_3.txt"} <= {path.name for path in out.iterdir()}

@@ -1,0 +1,136 @@
+"""Reading many dumps: the same stacks as reading each alone, in every form."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.processes import python
+from tests.stacks.texts import FEEDER, STUCK, WAITING, dump
+from torchctl.errors import TorchctlError
+from torchctl.server import Request, Response, get_handler
+from torchctl.stacks.folder import read_stack_files
+from torchctl.stacks.reader import StackReader
+from torchctl.stacks.stack import parse_faulthandler, parse_stacks
+
+PYSPY = """\
+Process 4711: python train.py --name "x (y)"
+Python v3.11.7 (/usr/bin/python3.11)
+
+Thread 4720 (active): "Thread-1 (work)"
+    spin (train.py:7)
+Thread 4711 (idle): "MainThread"
+    wait (threading.py:320)
+    all_reduce (torch/distributed/distributed_c10d.py:3252)
+    <module> (train.py:38)
+Thread 0x7F0011223344 (idle)
+    <module> (train.py:1)
+
+Process 4800: python child
+Python v3.11.7 (/usr/bin/python3.11)
+
+Thread 4800 (idle): "MainThread"
+    child (train.py:99)
+"""
+
+
+def test_pyspys_text_is_the_first_processs_threads() -> None:
+    stacks = StackReader().read(PYSPY.encode())
+    assert [(thread.ident, thread.name, thread.main) for thread in stacks.threads] == [
+        (4720, "Thread-1 (work)", False),
+        (4711, "MainThread", True),
+        (0x7F0011223344, "", False),
+    ]
+    assert stacks.main is not None
+    assert [(frame.file, frame.line, frame.function, frame.origin) for frame in stacks.main.frames] == [
+        ("threading.py", 320, "wait", "python"),
+        ("torch/distributed/distributed_c10d.py", 3252, "all_reduce", "torch"),
+        ("train.py", 38, "<module>", "user"),
+    ]
+
+
+def test_a_real_pyspys_text_is_read() -> None:
+    program = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
+    if program is None:
+        pytest.skip("py-spy is not installed")
+    with python("def stuck():\n    print('up', flush=True)\n    input()\nstuck()") as process:
+        process.wait_for("up")
+        arguments = [program, "dump", "--nonblocking", "--pid", str(process.pid)]
+        result = subprocess.run(arguments, capture_output=True, timeout=60)
+        if result.returncode:
+            pytest.skip("py-spy may not read processes here")
+    stacks = StackReader().read(result.stdout)
+    assert stacks.main is not None
+    assert stacks.main.frames[0].function == "stuck"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(dump(1, WAITING, ("x", FEEDER), ("", STUCK)).decode().splitlines()), max_size=30))
+def test_the_reader_and_the_single_parser_agree(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    try:
+        alone = parse_faulthandler(text)
+    except ValueError:
+        with pytest.raises(ValueError):
+            StackReader().read(text.encode())
+        return
+    assert StackReader().read(text.encode()) == alone
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n...\n", "\n...", "\n\n...\n\n"])
+def test_a_dump_cut_short_is_known_by_its_last_line(ending: str) -> None:
+    text = dump(3, WAITING, ("", STUCK)).decode().replace(" [MainThread]", "") + ending
+    assert StackReader().read(text.encode()) == parse_faulthandler(text)
+
+
+def test_the_servers_text_and_json_are_the_same_stacks() -> None:
+    reader = StackReader()
+    answers = []
+    for form in ("text", "json"):
+        response = Response()
+        get_handler("dump_traceback")(Request({"format": form}), response)
+        answers.append(reader.read(response.content))
+        assert answers[-1] == parse_stacks(response.content)
+    assert [thread.name for thread in answers[0].threads] == [thread.name for thread in answers[1].threads]
+    assert answers[0].main is not None
+    assert answers[1].main is not None
+    assert (
+        answers[0].main.frames[-1] is answers[1].main.frames[-1]
+        or answers[0].main.frames[-5:] == (answers[1].main.frames[-5:])
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: (PYSPY + text).encode("utf-8", "replace")))
+def test_anything_parses_or_is_a_value_error(data: bytes) -> None:
+    try:
+        assert StackReader().read(data).threads
+    except ValueError:
+        pass
+
+
+def test_a_folders_files_by_rank_and_what_is_wrong_with_one(tmp_path: Path) -> None:
+    (tmp_path / "traceback_rank_10.txt").write_bytes(dump(10, WAITING))
+    (tmp_path / "traceback_rank_2.txt").write_bytes(dump(2, STUCK))
+    (tmp_path / "node7_pyspy_rank3.txt").write_text(PYSPY)
+    (tmp_path / "traceback_rank_4.txt").write_text("nothing")
+    (tmp_path / "traceback_rank_5.txt").mkdir()
+    (tmp_path / "nccl_trace_rank_2").write_bytes(b"other")
+    found = list(read_stack_files([str(tmp_path)], StackReader()))
+    assert [(one.rank, one.stacks is not None, one.reason) for one in found] == [
+        (2, True, ""),
+        (3, True, ""),
+        (4, False, "no thread's stack is in it"),
+        (5, False, "cannot be read: Is a directory"),
+        (10, True, ""),
+    ]
+
+
+def test_no_file_of_stacks_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(TorchctlError):
+            list(read_stack_files([str(path)], StackReader()))

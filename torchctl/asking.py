@@ -1,0 +1,131 @@
+"""The questions that the commands ask, each written once for every way of asking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torchctl.endpoint import Endpoint
+from torchctl.errors import AccessDeniedError, NotAWorkerError
+from torchctl.protocol import HANDLER_PATH
+from torchctl.question import Ask, Question, Steps, ask_handler
+from torchctl.reply import Reply
+from torchctl.stacks.stack import Stacks, parse_stacks
+from torchctl.workerinfo import ask_info
+
+_PING_BYTES = 4096
+_NAMES_BYTES = 1 << 20
+
+
+@Question
+def ping(endpoint: Endpoint) -> Steps[Reply]:
+    """Return a worker's `pong`.
+
+    Raises:
+        WorkerError: as `client.call`; NotAWorkerError for any other word.
+    """
+    reply = yield ask_handler("ping", max_bytes=_PING_BYTES)
+    if reply.body.strip() != b"pong":
+        raise NotAWorkerError("answered the ping with something else", endpoint=str(endpoint), rank=reply.rank)
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """One worker's handler names."""
+
+    rank: int | None
+    names: tuple[str, ...]
+
+
+@Question
+def ask_names(endpoint: Endpoint) -> Steps[Handlers]:
+    """Return the names that a worker lists.
+
+    Raises:
+        WorkerError: as `client.request`; NotAWorkerError when it is no list of names.
+    """
+    reply = yield Ask("GET", HANDLER_PATH, max_bytes=_NAMES_BYTES)
+    if reply.status == 401:
+        raise AccessDeniedError("wants a token, and did not accept ours", endpoint=str(endpoint), rank=reply.rank)
+    try:
+        names = json.loads(reply.body) if reply.status == 200 else None
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise NotAWorkerError("sent no list of handlers", endpoint=str(endpoint), rank=reply.rank)
+    return Handlers(reply.rank, tuple(sorted(names)))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStacks:
+    """One worker's stacks; `step` is the training step it had reported."""
+
+    rank: int | None
+    pid: int | None
+    stacks: Stacks
+    step: int | None = None
+
+
+def stacks_question(read: Callable[[bytes], Stacks] = parse_stacks, *, form: str = "json") -> Question[WorkerStacks]:
+    """Return the question for a worker's stacks.
+
+    Args:
+        read: parses an answer; one `StackReader.read` for all workers lets equal stacks be one object.
+        form: "json"; or "text", in which the stacks of many workers repeat each other word by word.
+    """
+
+    @Question
+    def stacks(endpoint: Endpoint) -> Steps[WorkerStacks]:
+        # torch's own server ignores the parameter and answers text.
+        reply = yield ask_handler("dump_traceback", {"format": form})
+        try:
+            return WorkerStacks(reply.rank, reply.pid, read(reply.body), reply.identity.step)
+        except ValueError as error:
+            raise NotAWorkerError(f"sent no stacks: {error}", endpoint=str(endpoint), rank=reply.rank) from error
+
+    stacks.name = "stacks"
+    return stacks
+
+
+def call_question(handler: str, params: Mapping[str, str], body: bytes) -> Question[Reply]:
+    """Return the question that calls a handler and gives its answer as it came."""
+
+    @Question
+    def call(endpoint: Endpoint) -> Steps[Reply]:
+        return (yield ask_handler(handler, params, body=body))
+
+    call.name, call.arguments = "call", {"handler": handler, "params": dict(params), "body": body.hex()}
+    return call
+
+
+ping.name = "ping"
+ask_names.name = "handlers"
+ask_info.name = "info"
+
+
+def named_question(name: str, arguments: Mapping[str, Any]) -> Question[Any]:
+    """Return the question that another torchctl named: what `torchctl relay` is asked to ask.
+
+    Raises:
+        ValueError: there is none of that name, or its arguments have another form.
+    """
+    if name == "call":
+        handler, params, body = arguments["handler"], arguments["params"], bytes.fromhex(arguments["body"])
+        if not isinstance(handler, str) or not all(isinstance(one, str) for pair in params.items() for one in pair):
+            raise ValueError("the arguments of `call` have another form")
+        return call_question(handler, params, body)
+    if name == "dumps":
+        from torchctl.flightrec_live import dumps_question
+
+        return dumps_question(stacktraces=arguments["stacktraces"] is True)
+    if name == "everything":
+        from torchctl.collecting import everything_unkept
+
+        return everything_unkept
+    known: dict[str, Question[Any]] = {"ping": ping, "handlers": ask_names, "info": ask_info}
+    if name not in known:
+        raise ValueError(f"there is no question {name!r}")
+    return known[name]

@@ -1,0 +1,53 @@
+"""A folder that `torchctl collect` has filled: its manifest, and which of its files a command reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+from torchctl.errors import TorchctlError
+
+MANIFEST = "collect.json"
+SCHEMA = "torchctl.collect/1"
+_MAX_BYTES = 1 << 30
+_TRACE = re.compile(r"(?:.*_)?(?:nccl|fr|comm_lib)_trace_(?:rank_?\d+|worker).*")
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """Return the manifest of a folder, None where there is none.
+
+    Raises:
+        TorchctlError: `collect.json` is there and is something else.
+    """
+    path = os.path.join(folder, MANIFEST)
+    try:
+        with open(path, "rb") as file:
+            document = json.loads(file.read(_MAX_BYTES))
+        if document["schema"] != SCHEMA or not all(isinstance(one["files"], dict) for one in document["workers"]):
+            raise ValueError
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise TorchctlError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise TorchctlError(f"{path} is not what `torchctl collect` writes", hint="choose another folder") from None
+    assert isinstance(document, dict)
+    return document
+
+
+def trace_files(path: str) -> list[str]:
+    """Return the flight-recorder dumps of a folder, by name; a path that is no folder is returned as it is.
+
+    Raises:
+        TorchctlError: the folder holds none.
+    """
+    if not os.path.isdir(path):
+        return [path]
+    names = sorted(name for name in os.listdir(path) if _TRACE.fullmatch(name))
+    if not names:
+        raise TorchctlError(
+            f"no flight-recorder dump in {path}", hint="name the files, or a folder that `torchctl collect` has filled"
+        )
+    return [os.path.join(path, name) for name in names]

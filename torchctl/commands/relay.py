@@ -1,0 +1,52 @@
+"""`torchctl relay`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import click
+
+from torchctl.errors import EXIT_OK, TorchctlError
+from torchctl.protocol import compact_json
+from torchctl.relaying import VERSION, Writer, decode_errand, recording
+from torchctl.survey import survey
+from torchctl.targets import Targets
+
+
+@click.command()
+@click.argument("errand")
+def command(errand: str) -> int:
+    """Ask the workers of this host on behalf of a torchctl elsewhere.
+
+    Run by `--nodes` on each host; ERRAND is what it asks, in a form of its own. Writes one line of JSON per
+    worker. A stack that several workers share is written once.
+    """
+    from torchctl.asking import named_question, stacks_question
+
+    try:
+        wanted = decode_errand(errand)
+        question = stacks_question(form="text") if wanted.question == "stacks" else None
+        asked = recording(question or named_question(wanted.question, wanted.arguments))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise click.BadParameter(str(error), param_hint="ERRAND") from None
+    _write({"relay": VERSION, "host": os.uname().nodename})
+    try:
+        targets = Targets(ranks=wanted.ranks, timeout_s=wanted.timeout_s, job=wanted.job)
+        result = survey(targets.until(time.monotonic() + wanted.timeout_s), asked)
+    except TorchctlError as error:
+        _write({"trouble": error.message})
+        _write({"end": 0})
+        return EXIT_OK
+    writer = Writer()
+    for outcome in result.outcomes:
+        for line in writer.lines(outcome):
+            sys.stdout.write(line + "\n")
+    _write({"end": len(result.outcomes)})
+    return EXIT_OK
+
+
+def _write(document: dict[str, object]) -> None:
+    sys.stdout.write(compact_json(document) + "\n")
+    sys.stdout.flush()

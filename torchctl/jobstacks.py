@@ -1,0 +1,159 @@
+"""The stacks of whole jobs: asked once or several times, or read from files, and merged per job."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torchctl.asking import WorkerStacks, stacks_question
+from torchctl.collected import read_manifest
+from torchctl.endpoint import Endpoint
+from torchctl.errors import EXIT_FAILED, WorkerError
+from torchctl.fanout import Outcome
+from torchctl.question import Question
+from torchctl.ranks import MAX_RANKS, Member
+from torchctl.reply import Identity
+from torchctl.stacks.folder import read_stack_files
+from torchctl.stacks.merge import Merged, Worker, merge, name_workers
+from torchctl.stacks.motion import Motion
+from torchctl.stacks.reader import StackReader
+from torchctl.survey import Survey, absent_ranks, survey
+from torchctl.targets import Targets
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which threads, and how often.
+
+    Attributes:
+        thread: a role or name; None for the main thread.
+        samples: how many times each worker is asked.
+        interval_s: between two samples.
+    """
+
+    all_threads: bool = False
+    thread: str | None = None
+    samples: int = 1
+    interval_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobStacks:
+    """One job's merged stacks.
+
+    Attributes:
+        job_id: None where no worker told.
+        members: the workers that answered.
+    """
+
+    job_id: str | None
+    world_size: int | None
+    members: list[Member]
+    merged: Merged
+
+
+class StackFileError(WorkerError):
+    """A file that holds no stacks."""
+
+    exit_code = EXIT_FAILED
+    kind = "bad_file"
+
+
+def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], Motion]:
+    """Ask all workers for their stacks, `choice.samples` times.
+
+    Each sample has its share of the time, the pauses come on top; a worker that did not answer is not asked again.
+
+    Returns:
+        The last sample, with the failures of all; and what moved in between.
+    """
+    several = len(targets.endpoints()) > 1
+    question = stacks_question(StackReader().read, form="text" if several else "json")
+    motion = Motion()
+    share = targets.timeout_s / choice.samples
+    first = result = _sample(targets, share, question, motion)
+    lost = {one.endpoint: one for one in result.outcomes if one.value is None}
+    for _ in range(choice.samples - 1):
+        answering = [one.endpoint for one in result.outcomes if one.value is not None]
+        if not answering:
+            break
+        time.sleep(choice.interval_s)
+        result = _sample(targets.only(answering), share, question, motion)
+        lost.update((one.endpoint, one) for one in result.outcomes if one.value is None)
+    outcomes = [*lost.values(), *(one for one in result.outcomes if one.value is not None)]
+    return Survey(outcomes, first.missing_ranks, first.notes, first.not_found), motion
+
+
+def _sample(targets: Targets, share_s: float, question: Question[WorkerStacks], motion: Motion) -> Survey[WorkerStacks]:
+    result = survey(targets.until(time.monotonic() + share_s), question)
+    for one in result.outcomes:
+        if one.value is not None:
+            motion.add(one.endpoint, one.value.stacks, one.value.step)
+    return result
+
+
+def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
+    """Return what files and folders hold, as if their workers had answered just now.
+
+    Raises:
+        TorchctlError: a path does not exist, or a folder holds no file of stacks.
+    """
+    outcomes: list[Outcome[WorkerStacks]] = []
+    highest = -1
+    for one in read_stack_files(paths, StackReader()):
+        endpoint = Endpoint(path=one.path, rank=one.rank)
+        highest = max(highest, -1 if one.rank is None else one.rank)
+        if one.stacks is None:
+            error = StackFileError(f"holds no stacks: {one.reason}", endpoint=one.path, rank=one.rank)
+            outcomes.append(Outcome(endpoint, None, error))
+        else:
+            outcomes.append(Outcome(endpoint, WorkerStacks(one.rank, None, one.stacks), None))
+    failures, world = _of_manifests(paths)
+    have = {one.endpoint.rank for one in outcomes}
+    outcomes += [one for one in failures if one.endpoint.rank is None or one.endpoint.rank not in have]
+    highest = max([highest, world - 1, *(one.endpoint.rank or 0 for one in failures)])
+    known = [
+        Outcome(one.endpoint, one.value, one.error, Identity(one.endpoint.rank, world_size=highest + 1))
+        for one in outcomes
+    ]
+    return Survey(known, [], [], absent_ranks(known) if highest >= 0 else {})
+
+
+def _of_manifests(paths: Sequence[str]) -> tuple[list[Outcome[WorkerStacks]], int]:
+    """Return the workers of which `torchctl collect` could not have the stacks, and the job's world size or 0."""
+    failures: list[Outcome[WorkerStacks]] = []
+    world = 0
+    for path in paths:
+        manifest = read_manifest(path) if os.path.isdir(path) else None
+        for worker in manifest["workers"] if manifest else []:
+            rank = worker.get("rank") if isinstance(worker.get("rank"), int) else None
+            world = max(world, worker.get("world_size") if isinstance(worker.get("world_size"), int) else 0)
+            reason = worker.get("failures", {}).get("traceback")
+            if reason and "traceback" not in worker["files"]:
+                error = StackFileError(str(reason), endpoint=str(worker.get("endpoint")), rank=rank, hint="")
+                failures.append(Outcome(Endpoint(path=str(worker.get("endpoint")), rank=rank), None, error))
+    return failures, min(world, MAX_RANKS)
+
+
+def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion: Motion | None) -> list[JobStacks]:
+    """Merge the stacks of each job; workers that do not tell their job go with the only one there is."""
+    by_job: dict[str | None, list[Outcome[WorkerStacks]]] = {}
+    for one in outcomes:
+        by_job.setdefault(one.identity.job_id, []).append(one)
+    if len(by_job) == 2 and None in by_job:
+        (job,) = by_job.keys() - {None}
+        by_job[job] += by_job.pop(None)
+    jobs = []
+    for job, group in sorted(by_job.items(), key=lambda item: (item[0] is None, item[0] or "")):
+        answers = [(one, one.value) for one in group if one.value is not None]
+        members = name_workers([(value.rank, str(one.endpoint)) for one, value in answers])
+        workers = [
+            Worker(member, value.stacks, motion.moved(one.endpoint) if motion is not None else None)
+            for member, (one, value) in zip(members, answers, strict=True)
+        ]
+        world = max((one.identity.world_size or 0 for one in group), default=0) or None
+        merged = merge(workers, thread=choice.thread, all_threads=choice.all_threads)
+        jobs.append(JobStacks(job, world, members, merged))
+    return jobs

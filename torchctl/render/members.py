@@ -1,0 +1,50 @@
+"""Who: many ranks in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchctl.ranks import Member, fold_ranks
+
+_NAMES_SHOWN = 3
+
+
+def counted(members: Sequence[Member] | Sequence[int]) -> str:
+    """Return ``1 rank``, ``13 ranks``, ``2 ranks and 1 worker without a rank``."""
+    ranks = sum(isinstance(member, int) for member in members)
+    others = len(members) - ranks
+    parts = [f"{ranks} rank{'s' * (ranks != 1)}"] if ranks or not others else []
+    if others:
+        parts.append(
+            f"{others} other worker{'s' * (others != 1)}" if ranks else f"{others} worker{'s' * (others != 1)}"
+        )
+    return " and ".join(parts)
+
+
+def folded(members: Sequence[Member] | Sequence[int], room: int = 0) -> str:
+    """Return ranks as ranges, then the names of other workers; cut to whole ranges where `room` is given.
+
+    Args:
+        members: in order.
+        room: characters; 0 for no limit. What is left out is counted: ``0,2,4,... (+509)``.
+    """
+    ranks = [member for member in members if isinstance(member, int)]
+    names = [member for member in members if isinstance(member, str)]
+    text = fold_ranks(ranks)
+    if names:
+        shown = names if not room else names[:_NAMES_SHOWN]
+        rest = [f"... (+{len(names) - len(shown)})"] if len(names) > len(shown) else []
+        text = ", ".join([*([text] if text else []), *shown, *rest])
+    if not room or len(text) <= room or not ranks:
+        return text
+    kept: list[str] = []
+    left = len(ranks)
+    size = len(f"... (+{len(ranks)})")
+    for part in fold_ranks(ranks).split(","):
+        if kept and size + len(part) + 1 > room:
+            break
+        size += len(part) + 1
+        kept.append(part)
+        low, _, high = part.partition("-")
+        left -= int(high or low) - int(low) + 1
+    return ",".join([*kept, f"... (+{left + len(names)})"]) if left + len(names) else ",".join(kept)

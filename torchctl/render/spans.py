@@ -1,0 +1,55 @@
+"""Lines of styled text that a terminal gets in colour and a pipe gets plain, without loading rich for the pipe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from typing import IO
+
+from torchctl.text import printable
+
+Span = tuple[str, str]  # text and rich style
+Line = list[Span]
+
+_PIPE_WIDTH = 200
+
+
+def line_width(file: IO[str] | None = None) -> int:
+    """Return how many columns a line may have: the terminal's, COLUMNS, or 200 for a pipe."""
+    out = file or sys.stdout
+    if out.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        return max(20, shutil.get_terminal_size().columns)
+    return _PIPE_WIDTH
+
+
+def print_lines(lines: Iterable[Line], file: IO[str] | None = None) -> None:
+    """Write lines, cut at nothing: whoever made them has kept to the width."""
+    out = file or sys.stdout
+    if not out.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        out.writelines(plain(line) + "\n" for line in lines)
+        out.flush()
+        return
+    from rich.text import Text
+
+    from torchctl.render.console import console
+
+    screen = console(out)
+    for line in lines:
+        screen.print(Text.assemble(*((printable(text), style) for text, style in line)), soft_wrap=True)
+
+
+def plain(line: Line) -> str:
+    """Return a line's text alone, control characters escaped."""
+    return printable("".join(text for text, _ in line)).rstrip()
+
+
+def shorten(text: str, room: int) -> str:
+    """Return text cut to `room` characters, the cut shown by ``…``."""
+    return text if len(text) <= room else text[: max(0, room - 1)] + "…"
+
+
+def shorten_front(text: str, room: int) -> str:
+    """Return text cut at its beginning: of a path, the end tells more."""
+    return text if len(text) <= room else "…" + text[len(text) - max(0, room - 1) :]

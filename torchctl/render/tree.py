@@ -1,0 +1,199 @@
+"""Merged stacks as text: the trunk that ranks share, then its branches, the smallest first.
+
+How this works: each branch is a heading (how many ranks, which, moving or still) and its frames from the outermost
+inwards. Runs of torch's and Python's own frames are folded to one line, unless `full`. Lines are cut to the width,
+paths at their front, so that file, line and function stay readable at 80 columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torchctl import codepaths
+from torchctl.jobstacks import JobStacks
+from torchctl.render.members import counted, folded
+from torchctl.render.spans import Line, Span, shorten, shorten_front
+from torchctl.stacks.merge import Branch, Merged, RoleStacks, StackClass
+from torchctl.stacks.source import source_line
+from torchctl.stacks.stack import StackFrame
+
+_FOLDED = ("torch", "python", "native")
+_NAMES = {"torch": "torch", "python": "Python", "native": "C++"}
+_LEAST_FUNCTION, _LEAST_PATH = 12, 14  # characters that a name keeps however narrow the screen
+
+
+@dataclass(frozen=True, slots=True)
+class TreeStyle:
+    """How merged stacks are shown.
+
+    Attributes:
+        width: columns.
+        full: every frame, nothing folded.
+        samples: how many samples were taken; from 2 on each branch says whether it moves.
+    """
+
+    width: int
+    full: bool = False
+    samples: int = 1
+
+
+def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeStyle) -> Iterator[Line]:
+    """Yield who answered, then each reason why others did not."""
+    for job in jobs:
+        line = f"{counted(job.members)} answered"
+        line += "" if job.world_size is None else f" of {job.world_size}"
+        line += "" if job.job_id is None else f", job {job.job_id}"
+        line += f", {style.samples} samples" if style.samples > 1 else ""
+        yield [(shorten(line, style.width), "bold")]
+    for reason in reasons:
+        yield [("  " + shorten(reason, max(style.width - 2, 60)), "red")]
+
+
+def tree_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
+    """Yield each role's tree."""
+    for number, role in enumerate(merged.roles):
+        if number:
+            yield []
+        yield from _role_lines(role, style)
+    yield from _rest(merged, style)
+
+
+def class_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
+    """Yield each class, smallest first: its ranks and one representative stack, the most recent call last."""
+    for number, one in enumerate(one for role in merged.roles for one in role.classes):
+        if number:
+            yield []
+        prefix = "" if len(merged.roles) == 1 and one.role == "main" else f"{one.role}: "
+        yield _heading(prefix, one, style, 0)
+        if not one.complete:
+            yield [("    ... outer frames cut off", "dim")]
+        yield from _frames(tuple(reversed(one.frames)), style, [], leaf=True)
+    yield from _rest(merged, style)
+
+
+def _role_lines(role: RoleStacks, style: TreeStyle) -> Iterator[Line]:
+    title = "main thread" if role.role == "main" else role.role
+    if len(role.branches) == 1:
+        root = role.branches[0]
+        yield _heading(f"{title}: ", root, style, 0)
+        yield from _frames(root.frames, style, [("  ", "")] if root.children else [], leaf=not root.children)
+        yield from _below(root.children, style)
+    else:
+        yield [(f"{title}: {counted(role.members)} with nothing in common", "bold")]
+        yield from _below(role.branches, style)
+
+
+def _below(branches: Sequence[Branch], style: TreeStyle) -> Iterator[Line]:
+    """Yield branches and what is below them; without recursion, since stacks may be deep."""
+    todo = _stacked(branches, "")
+    while todo:
+        branch, before, last = todo.pop()
+        indent = _indent(before, style.width)
+        yield [
+            (indent, "dim"),
+            ("└─ " if last else "├─ ", "dim"),
+            *_heading("", branch, style, len(indent) + 3),
+        ]
+        inner = before + ("   " if last else "│  ")
+        margin = _indent(inner, style.width)
+        if not branch.complete:
+            yield [(margin, "dim"), ("... outer frames cut off", "dim")]
+        if not branch.frames:
+            yield [(margin, "dim"), ("    ends here" if branch.complete else "    no Python frame", "dim")]
+        yield from _frames(branch.frames, style, [(margin, "dim")], leaf=not branch.children)
+        todo += _stacked(branch.children, inner)
+
+
+def _stacked(branches: Sequence[Branch], before: str) -> list[tuple[Branch, str, bool]]:
+    return [(branch, before, index == 0) for index, branch in enumerate(reversed(branches))]
+
+
+def _indent(before: str, width: int) -> str:
+    """Keep at least half of the width for the frames, however deep the tree."""
+    return before if len(before) <= width // 2 else "…" + before[len(before) - width // 2 + 1 :]
+
+
+def _heading(prefix: str, one: Branch | StackClass, style: TreeStyle, indent: int) -> Line:
+    count = counted(one.members)
+    if one.threads > len(one.members):
+        count += f", {one.threads} threads"
+    motion = _motion(one) if style.samples > 1 else ""
+    room = style.width - indent - len(prefix) - len(count) - 2 - (len(motion) + 2 if motion else 0)
+    line: Line = [(prefix, "bold"), (f"{count}: {folded(one.members, max(room, 12))}", "bold cyan")]
+    if motion:
+        line.append((f"  {motion}", "bold yellow" if motion == "still" else "green"))
+    return line
+
+
+def _motion(one: Branch | StackClass) -> str:
+    if one.moving is None:
+        return "seen once"
+    if not one.moving:
+        return "still"
+    return "moving" if len(one.moving) == len(one.members) else f"{len(one.moving)} of {len(one.members)} moving"
+
+
+def _frames(frames: Sequence[StackFrame], style: TreeStyle, margin: Line, *, leaf: bool) -> Iterator[Line]:
+    """Yield a run of frames, outermost first; `leaf` marks the innermost frame of the user's own with ``>``."""
+    marked = _innermost_user(frames) if leaf else -1
+    taken = sum(len(text) for text, _ in margin)
+    index = 0
+    while index < len(frames):
+        end = index
+        while not style.full and end < len(frames) and frames[end].origin in _FOLDED:
+            end += 1
+        if end - index > 1:
+            yield [*margin, *_fold_line(frames[index:end], style.width - taken)]
+            index = end
+            continue
+        yield [*margin, *_frame_line(frames[index], index == marked, style.width - taken)]
+        source = _source(frames[index])
+        if source:
+            yield [*margin, ("        " + shorten(source, style.width - taken - 8), "italic")]
+        index += 1
+
+
+def _innermost_user(frames: Sequence[StackFrame]) -> int:
+    for wanted in ("user", "library"):
+        for index in range(len(frames) - 1, -1, -1):
+            if frames[index].origin == wanted:
+                return index
+    return -1
+
+
+def _source(frame: StackFrame) -> str:
+    return source_line(frame.file, frame.line) if frame.origin in ("user", "library") else ""
+
+
+def _frame_line(frame: StackFrame, marked: bool, room: int) -> Line:
+    style = "bold" if marked else "" if frame.origin == "user" else "dim"
+    mark: Span = ("  > ", "bold yellow") if marked else ("    ", "")
+    return [mark, *_place(frame, room - 4, style)]
+
+
+def _fold_line(frames: Sequence[StackFrame], room: int) -> Line:
+    names = " and ".join(dict.fromkeys(_NAMES[frame.origin] for frame in frames))
+    text = f"    ... {len(frames)} frames of {names}, the last: "
+    return [(text, "dim"), *_place(frames[-1], room - len(text), "dim")]
+
+
+def _place(frame: StackFrame, room: int, style: str) -> Line:
+    """Return ``file:line in function``, the path cut at its front where there is too little room."""
+    function = shorten(frame.function, max(_LEAST_FUNCTION, room // 2))
+    end = f":{frame.line or '?'}"
+    path = shorten_front(codepaths.short(frame.file), max(_LEAST_PATH, room - len(end) - 4 - len(function)))
+    return [(path + end, style), (" in ", "dim"), (function, style)]
+
+
+def _rest(merged: Merged, style: TreeStyle) -> Iterator[Line]:
+    """Yield what is not shown, in one line each."""
+    if merged.without_main:
+        text = "sent no main thread, since their writer left threads out; see --all-threads: "
+        yield [(f"{counted(merged.without_main)} {text}{folded(merged.without_main, style.width)}", "bold")]
+    if merged.hidden:
+        listed = ", ".join(f"{role} {count}" for role, count in sorted(merged.hidden.items()))
+        yield [
+            (shorten(f"not shown: {sum(merged.hidden.values())} more threads ({listed}", style.width - 18), "dim"),
+            ("); --all-threads", "dim"),
+        ]

@@ -1,0 +1,38 @@
+"""A line of progress on stderr: rewritten in place on a terminal, otherwise one line per change."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+_QUIET_S = 10.0  # without a terminal: repeat an unchanged state this often, so that a log shows life
+
+
+class WaitLine:
+    """Shows `state` with the elapsed time."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+        self._terminal = self._stream.isatty()
+        self._shown = ""
+        self._shown_s = 0.0
+        self._width = 0
+
+    def show(self, state: str, elapsed_s: float) -> None:
+        """Show `state`, which must be printable, after `elapsed_s` seconds."""
+        if self._terminal:
+            text = f"{state}, {elapsed_s:.0f} s"
+            self._stream.write("\r" + text.ljust(self._width))
+            self._stream.flush()
+            self._width = len(text)
+        elif state != self._shown or elapsed_s - self._shown_s >= _QUIET_S:
+            click.echo(f"{state}, {elapsed_s:.0f} s", err=True)
+            self._shown, self._shown_s = state, elapsed_s
+
+    def close(self) -> None:
+        """End the line, if one was begun."""
+        if self._width:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._width = 0

@@ -1,0 +1,159 @@
+"""A worker's answer, and what its status, or the failure to get one, means: shared by all transports. No I/O."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torchctl import protocol
+from torchctl.endpoint import Endpoint
+from torchctl.errors import (
+    AccessDeniedError,
+    BusyError,
+    DeadlineError,
+    HandlerError,
+    NoSuchHandlerError,
+    NoSuchSocketError,
+    NotAWorkerError,
+    RefusedError,
+    UnknownHostError,
+    UnreachableError,
+    WorkerError,
+)
+
+_MESSAGE_CHARS = 500  # of a failing handler's text
+_MAX_JOB_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a worker says it is, in the headers of every answer; None from a server that does not say (torch's own)."""
+
+    rank: int | None = None
+    pid: int | None = None
+    world_size: int | None = None
+    job_id: str | None = None
+    step: int | None = None
+
+
+NOBODY = Identity()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A worker's answer.
+
+    Attributes:
+        status: HTTP status.
+        body: all of it, as sent.
+        rank, pid: whose answer it is; None from a server that does not say (torch's own).
+        recorder: which recorder a trace came from, "nccl", "generic" or "none"; "" when not said.
+        elapsed_s: from the connection attempt to the last byte.
+        identity: all that the headers tell of the worker.
+    """
+
+    status: int
+    body: bytes
+    rank: int | None
+    pid: int | None
+    recorder: str
+    elapsed_s: float
+    identity: Identity = NOBODY
+
+
+def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: float) -> Reply:
+    """Return the answer with what its headers tell.
+
+    Args:
+        headers: by name, in lower case or in a mapping that ignores case.
+    """
+    job = headers.get(protocol.JOB_HEADER.lower())
+    identity = Identity(
+        number(headers.get(protocol.RANK_HEADER.lower())),
+        number(headers.get(protocol.PID_HEADER.lower())),
+        number(headers.get(protocol.WORLD_SIZE_HEADER.lower())),
+        job[:_MAX_JOB_CHARS] if job else None,
+        number(headers.get(protocol.STEP_HEADER.lower())),
+    )
+    recorder = headers.get(protocol.RECORDER_HEADER.lower(), "")
+    return Reply(status, body, identity.rank, identity.pid, recorder, elapsed_s, identity)
+
+
+def number(text: str | None) -> int | None:
+    """Return a header's whole number, None for anything else."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def request_headers(endpoint: Endpoint) -> dict[str, str]:
+    """Return the request's headers; the token goes to TCP addresses that the operator named, and nowhere else."""
+    headers = {"User-Agent": "torchctl", "Accept-Encoding": "identity", "Connection": "close"}
+    token = os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
+    if token and not endpoint.path and not endpoint.untrusted:
+        problem = protocol.token_problem(token)
+        if problem:
+            raise AccessDeniedError(f"cannot be asked: {protocol.TOKEN_VARIABLE} {problem}", endpoint=str(endpoint))
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
+
+
+def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
+    """Return the error for an answer that is not 200."""
+    text = reply.body[: 4 * _MESSAGE_CHARS].decode("utf-8", "replace").strip()[:_MESSAGE_CHARS]
+    where, rank = str(endpoint), reply.rank if reply.rank is not None else endpoint.rank
+    if reply.status == 404 and text.startswith("Handler "):
+        return NoSuchHandlerError(f"has no handler {handler!r}", endpoint=where, rank=rank, status=404)
+    if reply.status == 401:
+        return AccessDeniedError("wants a token, and did not accept ours", endpoint=where, rank=rank)
+    if reply.status == 503 and "connections of this server are in use" in text:
+        return BusyError("is busy: all its connections are in use", endpoint=where, rank=rank)
+    if reply.status < 400 or (reply.status == 404 and reply.pid is None):
+        return NotAWorkerError(f"is no worker: it answered HTTP {reply.status}", endpoint=where, rank=rank)
+    return HandlerError(
+        f"answered HTTP {reply.status}: {text or 'no message'}", endpoint=where, rank=rank, status=reply.status
+    )
+
+
+def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, connected: bool) -> WorkerError:
+    """Return our error for one of the system's or of an HTTP library: the only place that knows them."""
+    where, rank = str(endpoint), endpoint.rank
+
+    def make(kind: type[WorkerError], detail: str) -> WorkerError:
+        return kind(detail, endpoint=where, rank=rank)
+
+    if isinstance(cause, TimeoutError):
+        if connected:
+            return make(DeadlineError, f"accepted the connection and did not answer within {elapsed_s:.1f} s")
+        return make(DeadlineError, f"did not accept the connection within {elapsed_s:.1f} s")
+    if isinstance(cause, FileNotFoundError | NotADirectoryError):
+        return make(NoSuchSocketError, "does not exist")
+    if isinstance(cause, ConnectionRefusedError):
+        if endpoint.path and not _is_socket(endpoint.path):
+            return make(NotAWorkerError, "is no socket")
+        return make(RefusedError, "refused the connection")
+    if isinstance(cause, PermissionError):
+        return make(AccessDeniedError, "may not be opened by this user")
+    if isinstance(cause, socket.gaierror):
+        return make(UnknownHostError, f"is not known: {cause.strerror}")
+    if isinstance(cause, BlockingIOError):
+        return make(BusyError, "is busy: its queue of waiting connections is full")
+    if isinstance(cause, ConnectionResetError | BrokenPipeError):
+        return make(UnreachableError, "closed the connection without a full answer")
+    if len(os.fsencode(endpoint.path)) > protocol.MAX_SOCKET_PATH_BYTES:
+        limit = protocol.MAX_SOCKET_PATH_BYTES
+        return make(NoSuchSocketError, f"is no socket's path: the system takes at most {limit} bytes")
+    if isinstance(cause, OSError) and cause.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
+        return make(NotAWorkerError, "is a socket of another type")
+    if isinstance(cause, OSError):
+        return make(UnreachableError, f"cannot be reached: {cause.strerror or cause}")
+    return make(NotAWorkerError, "answered something that is no worker's HTTP")
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True
