@@ -45,7 +45,7 @@ fix: $(READY)
 
 # Speed, beside torch's own server and the bare imports, in one run; asserts nothing.
 bench: $(READY)
-	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+	for bench in tests/bench/bench_*.py; do PYTHONPATH=. $(BIN)/python $$bench || exit 1; done
 
 completions: $(READY)
 	$(BIN)/python -m tests.completions

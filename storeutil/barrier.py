@@ -35,11 +35,11 @@ def barrier(
     release each other.
 
     Args:
-        barrier_timeout: seconds for the whole wait. rank: ours; makes the arrival traceable, and a timeout
-        name the missing ranks. rank_tracing_decoder: turns a rank into a text that says more, a host name
-        perhaps; needs `rank`. trace_timeout: seconds, after the timeout, for finding out who is missing.
-        The report comes earlier when
-            all who have arrived have left their trace.
+        barrier_timeout: seconds for the whole wait.
+        rank: ours; makes the arrival traceable, and a timeout name the missing ranks.
+        rank_tracing_decoder: turns a rank into a text that says more, a host name perhaps; needs `rank`.
+        trace_timeout: seconds, after the timeout, for finding out who is missing. The report comes earlier
+            when all who have arrived have left their trace.
 
     Raises:
         DistStoreError: the timeout; its text names the missing ranks where `rank` is given.

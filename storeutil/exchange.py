@@ -10,9 +10,9 @@ from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError
 from torchctl.ranks import fold_ranks
 from torchctl.storeutil.barrier import arrive
 from torchctl.storeutil.interface import OperatorStore
-from torchctl.storeutil.joining import PROGRESS_S, SLICE_S
+from torchctl.storeutil.joining import PROGRESS_S
 from torchctl.storeutil.keys import FINISHED, NUM_MEMBERS, data_keys
-from torchctl.storeutil.waiting import Deadline, absent_keys, read_counter, wait_slice
+from torchctl.storeutil.waiting import INTERRUPTIBLE_S, Deadline, absent_keys, read_all, read_counter, wait_slice
 
 Missing = Callable[[list[int], float], None]  # (ranks that have not published, elapsed seconds)
 
@@ -66,11 +66,11 @@ def join_exchange(
         )
     store.set(keys[rank], data)
     _wait_for_all(store, rank, keys, key_prefix, deadline, stop, progress)
-    values = store.multi_get(keys)
+    values = read_all(store, keys)
     finished_key = arrive(store, world_size, key_prefix + FINISHED)
     all_read = True
     if rank == 0:
-        while not wait_slice(store, [finished_key], min(SLICE_S, deadline.remaining_s)):
+        while not wait_slice(store, [finished_key], min(INTERRUPTIBLE_S, deadline.remaining_s)):
             if deadline.passed or stop.is_set():
                 all_read = False
                 break
@@ -90,7 +90,7 @@ def _wait_for_all(
     absent = absent_keys(store, keys)
     shown_s = -PROGRESS_S
     while absent:
-        if wait_slice(store, absent[:1], min(SLICE_S, deadline.remaining_s)):
+        if wait_slice(store, absent[:1], min(INTERRUPTIBLE_S, deadline.remaining_s)):
             absent = absent_keys(store, absent)
             continue
         if deadline.elapsed_s - shown_s >= PROGRESS_S:

@@ -16,6 +16,7 @@ from torchctl.ranks import fold_ranks
 from torchctl.storeutil import keys as names
 
 _DIGITS = "0123456789"
+_FOLDED = 24  # characters of folded numbers in a name: a family is one line on a narrow screen
 _BARRIER_PARTS = (
     names.NUM_MEMBERS,
     names.LAST_MEMBER,
@@ -26,7 +27,7 @@ _OURS = re.compile(rf"(.*)(?:{names.REPORT}|{names.REPORTER})\d+(?:/second)?\Z",
 _SIGNAL = re.compile(r"(?:.*/)?(?:exception_dump|remote_error:.*)\Z", re.DOTALL)
 _GROUP_BARRIER = re.compile(r"(.*store_based_barrier_key:.*?)(:last_worker)?\Z", re.DOTALL)
 
-# Stems and whole keys of torch, and what they mean; {0} is what stands before, if anything.
+# Stems and whole keys of torch, and what they mean; {rank} is who wrote the value.
 # Source: torch 2.13, elastic/agent/server/api.py, elastic/rendezvous/, distributed/debug/_store.py,
 # ProcessGroupNCCL.cpp (broadcastUniqueNCCLID, kStoreDumpKey, kStoreErrorSignalKey), ProcessGroupGloo.cpp,
 # TCPStore.cpp (initKey_).
@@ -187,7 +188,7 @@ def _barrier_words(prefix: str, barrier: _Barrier, values: Mapping[str, bytes]) 
     if prefix + names.LAST_MEMBER in barrier.keys:
         return f"{text}, complete" if not world_size or arrived == world_size else f"{text}, released"
     if barrier.traced:
-        text += f": {fold_ranks(barrier.traced)}"
+        text += f": {_folded(barrier.traced, 'ranks')}"
     return text
 
 
@@ -201,7 +202,13 @@ def _series_name(stem: str, keys: list[str]) -> str:
         return keys[0]
     numbers = [key[len(stem) :] for key in keys]
     plain = [int(number) for number in numbers if number and len(number) < 10]
-    return stem + fold_ranks(plain) if len(plain) == len(keys) else f"{stem}* ({len(keys)} keys)"
+    return stem + _folded(plain, "keys") if len(plain) == len(keys) else f"{stem}* ({len(keys)} keys)"
+
+
+def _folded(numbers: list[int], what: str) -> str:
+    """Return ``0,3-7``, or where that would be long ``0-3998, 2000 keys``."""
+    text = fold_ranks(numbers)
+    return text if len(text) <= _FOLDED else f"{min(numbers)}-{max(numbers)}, {len(numbers)} {what}"
 
 
 def _place_trace(key: str, barriers: dict[str, _Barrier]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from torchctl.storeutil.keys import (
     REPORT,
     REPORTER,
     TRACE,
+    WORLD_SIZE,
+    trace_keys,
 )
+from torchctl.storeutil.reading import list_keys, read_values
 from torchctl.storeutil.tracing import MissingRanks, leave_trace, look
-from torchctl.storeutil.waiting import Deadline, absent_keys, read_counter, wait_slice
+from torchctl.storeutil.waiting import INTERRUPTIBLE_S, MOST_KEYS, Deadline, absent_keys, read_counter, wait_slice
 
-SLICE_S = 0.2  # Ctrl-C must be acted on within half a second
 PROGRESS_S = 0.5
 
 Progress = Callable[[int, float], None]  # (arrived, elapsed seconds)
@@ -67,9 +70,31 @@ class BarrierState:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """What an operator has left in the store.
+
+    Attributes:
+        rank: the rank it stands for, None for any.
+        count: how many ranks it stands for.
+        counter: what the barrier's counter said then.
+        stated: whether it was we who wrote down the world size: an operator may be wrong about it.
+    """
+
+    rank: int | None
+    count: int
+    counter: int
+    stated: bool
+
+
 def look_at_barrier(store: OperatorStore, key_prefix: str, world_size: int) -> BarrierState:
     """Return the state of a barrier without joining it. O(world size) at most; writes nothing."""
-    ranks = look(store, key_prefix, world_size)
+    if world_size > MOST_KEYS:  # a request per rank would take too long: all keys at once, for the odd case
+        listed = set(list_keys(store))
+        untraced = [rank for rank, key in enumerate(trace_keys(key_prefix, world_size)) if key not in listed]
+        ranks = MissingRanks(world_size, read_counter(store, key_prefix + NUM_MEMBERS), untraced)
+    else:
+        ranks = look(store, key_prefix, world_size)
     return BarrierState(key_prefix, store.check([key_prefix + LAST_MEMBER]), ranks)
 
 
@@ -107,7 +132,8 @@ def join_barrier(
         progress: called about twice a second with how many have arrived.
 
     Raises:
-        StoreError: the prefix has been used, or more would arrive than `world_size`.
+        StoreError: the prefix has been used, more would arrive than `world_size`, or the ranks that wait
+            expect another number.
         StoreTimeoutError: not everybody came; the arrival has been taken back.
         StoreInterruptedError: `stop`; the message says whether the arrival was taken back.
     """
@@ -116,27 +142,54 @@ def join_barrier(
     _refuse_used(store, world_size, key_prefix, rank, count)
     arrived = store.add(key_prefix + NUM_MEMBERS, count)
     if arrived > world_size:
-        store.add(key_prefix + NUM_MEMBERS, -count)
+        if store.add(key_prefix + NUM_MEMBERS, -count) == world_size:
+            # The last has come while we counted, found more than the world, and let nobody go.
+            store.set(last_key, IGNORED)
         raise _too_many(key_prefix, world_size, arrived - count, count)
-    leave_trace(store, key_prefix, world_size, rank)
-    if arrived == world_size:
-        store.set(last_key, IGNORED)
+    arrival = _Arrival(rank, count, arrived, stated=not store.check([key_prefix + WORLD_SIZE]))
+    try:
+        if arrival.stated:
+            leave_trace(store, key_prefix, world_size, rank)
+        elif rank is not None:
+            store.set(f"{key_prefix}{rank}{TRACE}", IGNORED)
+        if arrived == world_size:
+            store.set(last_key, IGNORED)
+        return _wait(store, world_size, key_prefix, arrival, deadline, stop, progress)
+    except (StoreInterruptedError, StoreTimeoutError):
+        raise
+    except Exception:
+        with contextlib.suppress(RuntimeError, StoreError):  # the store may be what failed
+            _withdraw(store, world_size, key_prefix, arrival)
+        raise
+
+
+def _wait(
+    store: OperatorStore,
+    world_size: int,
+    key_prefix: str,
+    arrival: _Arrival,
+    deadline: Deadline,
+    stop: threading.Event,
+    progress: Progress,
+) -> float:
+    """Wait until the barrier is complete; return the seconds since the deadline was set."""
+    last_key = key_prefix + LAST_MEMBER
     shown_s = -PROGRESS_S
-    while not wait_slice(store, [last_key], min(SLICE_S, deadline.remaining_s)):
+    while not wait_slice(store, [last_key], min(INTERRUPTIBLE_S, deadline.remaining_s)):
         if deadline.elapsed_s - shown_s >= PROGRESS_S:
             shown_s = deadline.elapsed_s
             progress(read_counter(store, key_prefix + NUM_MEMBERS), shown_s)
         if stop.is_set():
-            fate = _withdraw(store, world_size, key_prefix, rank, count, arrived)
+            fate = _withdraw(store, world_size, key_prefix, arrival)
             raise StoreInterruptedError(f"interrupted after {deadline.elapsed_s:.1f} s: {fate}")
         if deadline.passed:
             state = look_at_barrier(store, key_prefix, world_size)
             if state.released:
                 break
-            fate = _withdraw(store, world_size, key_prefix, rank, count, arrived)
+            fate = _withdraw(store, world_size, key_prefix, arrival)
             raise StoreTimeoutError(
                 f"barrier `{key_prefix}`: {state.ranks.arrived} of {world_size} arrived within "
-                f"{timeout_s:g} s, ours included; {state.missing_sentence()}",
+                f"{deadline.timeout_s:g} s, ours included; {state.missing_sentence()}",
                 hint=f"{fate}; `torchctl barrier --release` lets the waiting ranks go",
             )
     return deadline.elapsed_s
@@ -171,6 +224,16 @@ def _refuse_used(store: OperatorStore, world_size: int, key_prefix: str, rank: i
     arrived = read_counter(store, key_prefix + NUM_MEMBERS)
     if arrived + count > world_size:
         raise _too_many(key_prefix, world_size, arrived, count)
+    expected = (
+        read_values(store, [key_prefix + WORLD_SIZE]).get(key_prefix + WORLD_SIZE, b"").decode("utf-8", "replace")
+    )
+    if expected.isdecimal() and expected != str(world_size):
+        raise StoreError(
+            f"barrier `{key_prefix}`: the ranks that wait there expect {expected}, not {world_size}; "
+            "joining would let nobody go",
+            hint=f"join with --world-size {expected}; an earlier operator's mistake goes with "
+            f"`torchctl store delete {key_prefix}{WORLD_SIZE}`",
+        )
     if rank is not None and store.check([f"{key_prefix}{rank}{TRACE}"]):
         raise StoreError(
             f"rank {rank} has already arrived at barrier `{key_prefix}`",
@@ -185,28 +248,34 @@ def _too_many(key_prefix: str, world_size: int, arrived: int, count: int) -> Sto
     )
 
 
-def _withdraw(
-    store: OperatorStore, world_size: int, key_prefix: str, rank: int | None, count: int, arrived: int
-) -> str:
+def _withdraw(store: OperatorStore, world_size: int, key_prefix: str, arrival: _Arrival) -> str:
     """Take an arrival back unless it has released somebody; return which, as words.
 
     The counter decides: if it stood at `world_size` when we took ours away, the last has come and is about to
     let everybody go. The counter itself is never deleted, somebody could be adding to it.
     """
-    counter = key_prefix + NUM_MEMBERS
-    if not store.check([key_prefix + LAST_MEMBER]):
+    count = arrival.count
+    counter, last_key = key_prefix + NUM_MEMBERS, key_prefix + LAST_MEMBER
+    if not store.check([last_key]):
         left = store.add(counter, -count)
         if left + count < world_size:
             # A report made while we counted must not be taken for one about others who make up the same
             # number.
-            numbers = {arrived, left + count}
+            numbers = {arrival.counter, left + count}
             stale = [f"{key_prefix}{kind}{number}" for kind in (REPORT, REPORTER) for number in numbers]
-            if rank is not None:
-                stale.append(f"{key_prefix}{rank}{TRACE}")
+            if arrival.rank is not None:
+                stale.append(f"{key_prefix}{arrival.rank}{TRACE}")
+            if arrival.stated:
+                stale.append(key_prefix + WORLD_SIZE)
             for key in stale:
                 store.delete_key(key)
             return f"our arrival was taken back, {left} {'waits' if left == 1 else 'wait'} on"
         store.add(counter, count)
+        if not wait_slice(store, [last_key], INTERRUPTIBLE_S):
+            return (
+                f"our arrival stays: with it {left + count} of {world_size} have come, but nobody has let them go; "
+                "check --world-size"
+            )
     return "our arrival stays, for others were released by it: the barrier is complete"
 
 

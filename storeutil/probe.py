@@ -20,6 +20,8 @@ import time
 # number, PING = 13 with a number that the store sends back; both backends, libuv and plain sockets.
 _VALIDATE = struct.pack("<BI", 0, 0x3C85F7CE)
 _PING = 13
+# No way to that family of addresses at all, IPv6 switched off perhaps: says nothing where another was refused.
+_NO_WAY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH})
 
 
 class NotAStoreError(OSError):
@@ -44,7 +46,10 @@ def probe_store(host: str, port: int, timeout_s: float) -> str:
         SilentError: no answer in time.
         OSError: no route, and the like.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except ValueError as error:  # what no name can look like: two dots or a label over 63 characters
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host name") from error
     targets = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     nonce = os.urandom(4)
     errors: list[OSError] = []
@@ -58,7 +63,7 @@ def probe_store(host: str, port: int, timeout_s: float) -> str:
                 _drop(selector, key.fileobj)
     if answered is not None:
         return answered
-    raise _worst(errors, host, port, timeout_s)
+    raise worst_error(errors, host, port, timeout_s)
 
 
 def _start(selector: selectors.BaseSelector, family: int, address: tuple[object, ...], errors: list[OSError]) -> None:
@@ -113,13 +118,14 @@ def _drop(selector: selectors.BaseSelector, fileobj: object) -> None:
     fileobj.close()
 
 
-def _worst(errors: list[OSError], host: str, port: int, timeout_s: float) -> OSError:
+def worst_error(errors: list[OSError], host: str, port: int, timeout_s: float) -> OSError:
     """Return the error that says most: somebody else is there, silence, no route, and last a refusal."""
     if any(isinstance(error, NotAStoreError) for error in errors):
         return NotAStoreError(f"what listens on {host}:{port} is no TCPStore")
     if any(isinstance(error, SilentError) for error in errors):
         return SilentError(f"nothing on {host}:{port} answered as a TCPStore within {timeout_s:g} s")
-    for error in errors:
+    telling = [error for error in errors if error.errno not in _NO_WAY] or errors
+    for error in telling:
         if not isinstance(error, ConnectionRefusedError):
             return error
-    return errors[0] if errors else OSError(f"{host} has no address")
+    return telling[0] if telling else OSError(f"{host} has no address")

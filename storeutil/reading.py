@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError
 from torchctl.storeutil.errors import is_network_error, is_timeout
 from torchctl.storeutil.interface import OperatorStore
-from torchctl.storeutil.waiting import Deadline, absent_keys, store_timeout, wait_slice
+from torchctl.storeutil.waiting import INTERRUPTIBLE_S, Deadline, absent_keys, read_all, store_timeout, wait_slice
 
-SLICE_S = 0.2  # Ctrl-C must be acted on within half a second
 _VANISH_S = 1.0  # how long a read may wait for keys that were there a moment ago
 _ATTEMPTS = 5
 _OLD = "listing keys needs torch 2.11 or later on both sides; `torchctl store get KEY` works without"
+_BINARY = "`torchctl store get KEY` works, and so do keys under a --prefix of their own"
 
 
 def read_values(store: OperatorStore, keys: Sequence[str]) -> dict[str, bytes]:
@@ -27,14 +27,13 @@ def read_values(store: OperatorStore, keys: Sequence[str]) -> dict[str, bytes]:
     """
     present = list(keys)
     for _ in range(_ATTEMPTS):
-        if present and not store.check(present):
-            gone = set(absent_keys(store, present))
-            present = [key for key in present if key not in gone]
+        gone = set(absent_keys(store, present))
+        present = [key for key in present if key not in gone]
         if not present:
             return {}
         try:
             with store_timeout(store, _VANISH_S):
-                return dict(zip(present, store.multi_get(present), strict=True))
+                return dict(zip(present, read_all(store, present), strict=True))
         except (RuntimeError, TimeoutError) as error:
             if not is_timeout(error):
                 raise
@@ -51,6 +50,10 @@ def list_keys(store: OperatorStore) -> list[str]:
         raise StoreError("this torch cannot list a store's keys", hint=_OLD)
     try:
         return sorted(store.list_keys())
+    except UnicodeDecodeError as error:
+        raise StoreError(
+            "the store holds a key that is no UTF-8 text, so torch cannot list its keys", hint=_BINARY
+        ) from error
     except NotImplementedError as error:
         raise StoreError("this store cannot list its keys", hint=_OLD) from error
     except RuntimeError as error:
@@ -87,5 +90,5 @@ def wait_for_keys(
         if absent != shown:
             progress(absent, deadline.elapsed_s)
             shown = absent
-        wait_slice(store, absent[:1], min(SLICE_S, deadline.remaining_s))
+        wait_slice(store, absent[:1], min(INTERRUPTIBLE_S, deadline.remaining_s))
     return deadline.elapsed_s

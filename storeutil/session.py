@@ -10,6 +10,7 @@ process.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -29,7 +30,11 @@ Operation = Callable[[OperatorStore, threading.Event], T]
 
 CONNECT_S = 5.0  # a store answers in a millisecond plus the round trip; silence for this long is no store
 ANSWER_S = 5.0  # for an answer of a store that is connected, and for operations that do not wait for others
-WIND_UP_S = 2.0  # after Ctrl-C, for taking back what was written
+WIND_UP_S = 2.0  # after Ctrl-C, for taking back what was written, while the store answers
+_SOON_S = 0.2  # after Ctrl-C, before the store is asked whether it answers at all, and for its answer
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_left: list[threading.Thread] = []
 
 
 class StoreSession:
@@ -104,18 +109,24 @@ class StoreSession:
             done.set()
 
         # Not Thread.join: interrupted, it takes the thread for ended (Python 3.11).
-        threading.Thread(target=work, name="torchctl-store", daemon=True).start()
+        thread = threading.Thread(target=work, name="torchctl-store", daemon=True)
+        thread.start()
         try:
             done.wait(limit_s)
         except KeyboardInterrupt:
             stop.set()
-            if not done.wait(WIND_UP_S):
+            # Deaf to a second Ctrl-C while what was written is taken back, and, if the command ends by it, to the end.
+            before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+            if not done.wait(_SOON_S) and not (self._answers() and done.wait(WIND_UP_S)):
+                _left.append(thread)
                 raise StoreInterruptedError(
                     f"interrupted; the store {self.endpoint} does not answer, what was written stays"
                 ) from None
             if not failure:
-                raise
+                for number, handler in before.items():
+                    signal.signal(number, handler)
         if not done.is_set():
+            _left.append(thread)
             raise StoreTimeoutError(
                 f"the store {self.endpoint} accepted the connection and gave no answer for {limit_s:g} s",
                 hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
@@ -124,12 +135,26 @@ class StoreSession:
             raise failure[0]
         return outcome[0]
 
+    def _answers(self) -> bool:
+        """Whether the store answers at once."""
+        try:
+            probe_store(self._address or self.endpoint.host, self.endpoint.port, _SOON_S)
+        except OSError:
+            return False
+        return True
+
     @contextmanager
     def translated(self) -> Iterator[None]:
         """Turn what torch raises into our errors, with the endpoint."""
         try:
             yield
         except RuntimeError as error:
+            if is_network_error(error) and self._answers():
+                raise StoreError(
+                    f"the store {self.endpoint} answers, but closed the connection over this request: "
+                    f"{_first_line(error)}",
+                    hint="a store refuses values over 8 MiB, and to add to what is no number",
+                ) from error
             if is_network_error(error):
                 raise StoreUnreachableError(
                     f"the store {self.endpoint} was lost: {_first_line(error)}",
@@ -161,6 +186,41 @@ class StoreSession:
         return PrefixStore(self.namespace, store) if self.namespace else store
 
 
+def left_behind() -> bool:
+    """Return whether a thread still sits in torch's client: Python's own way out would abort over it."""
+    return any(thread.is_alive() for thread in _left)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt after Ctrl-C even if code in the block makes another error of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in _SIGNALS
+        if signal.getsignal(number) is signal.default_int_handler
+    }
+    try:
+        yield
+    except BaseException:
+        if heard:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt
+
+
 def import_torch(*, debug: bool) -> None:
     """Import torch's stores, silently unless `debug`.
 
@@ -172,7 +232,8 @@ def import_torch(*, debug: bool) -> None:
         os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"
     os.environ.setdefault("RES_OPTIONS", "attempts:0")
     try:
-        import torch.distributed as distributed
+        with _interruptible():
+            import torch.distributed as distributed
     except ImportError as error:
         raise StoreError(
             f"torch cannot be imported: {_first_line(error)}",

@@ -7,7 +7,16 @@ from torchctl.storeutil.barrier import arrive
 from torchctl.storeutil.errors import is_timeout, store_error
 from torchctl.storeutil.interface import LookingStore, Store, can_look
 from torchctl.storeutil.keys import FINISHED, data_keys
-from torchctl.storeutil.waiting import MIN_WAIT_S, SLICE_S, Deadline, absent_keys, store_timeout, wait_slice
+from torchctl.storeutil.waiting import (
+    MIN_WAIT_S,
+    SLICE_S,
+    Deadline,
+    absent_keys,
+    own_timeout,
+    read_all,
+    store_timeout,
+    wait_slice,
+)
 
 # The first attempt asks for everything at once and may be slow only because it is large: 1024 ranks that
 # share two cores need 1.5 s.
@@ -58,7 +67,7 @@ def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes
     """
     if not can_look(store):
         return _least_get_all(store, rank, prefix, world_size)
-    deadline = Deadline(store.timeout.total_seconds())
+    deadline = Deadline(own_timeout(store).total_seconds())
     keys = data_keys(prefix, world_size)
     with store_timeout(store, _first_slice_s(world_size, deadline)):
         return _finish(store, rank, prefix, keys, _read_at_once(store, keys), deadline)
@@ -71,7 +80,7 @@ def _first_slice_s(world_size: int, deadline: Deadline) -> float:
 def _read_at_once(store: LookingStore, keys: list[str]) -> list[bytes] | None:
     """Return the values of all keys, None if not all came within the store's timeout."""
     try:
-        return store.multi_get(keys)
+        return read_all(store, keys)
     except (RuntimeError, TimeoutError) as error:
         if not is_timeout(error):
             raise
@@ -90,7 +99,7 @@ def _finish(
     if values is None:
         _wait_for_each(store, rank, prefix, keys, deadline)
         with store_timeout(store, max(LAST_READ_S, deadline.remaining_s)):
-            values = store.multi_get(keys)
+            values = read_all(store, keys)
     world_size = len(keys)
     finished_key = arrive(store, world_size, prefix + FINISHED)
     if rank == 0:

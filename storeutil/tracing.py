@@ -77,7 +77,7 @@ class MissingRanks:
             raw = json.loads(data)
             untraced = parse_ranks(raw["untraced"]) if raw["untraced"] else []
             return cls(int(raw["n"]), int(raw["arrived"]), untraced)
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"no report of missing ranks: {data[:80]!r}") from error
 
 

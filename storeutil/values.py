@@ -13,6 +13,7 @@ _COUNTER = re.compile(rb"-?[0-9]{1,19}\Z")
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _PICKLE_PROTOCOLS = range(2, 6)  # PROTO opcode, from protocol 2 on, as torch and Python write it
 _STOP = b"."
+_LEAST, _MOST = -(2**63), 2**63 - 1
 _PREVIEW = 60  # characters
 _HEX_PREVIEW = 24  # bytes
 
@@ -26,9 +27,15 @@ class Kind(Enum):
     BYTES = "bytes"
 
 
+def as_counter(data: bytes) -> int | None:
+    """Return the number that a store would count on from, None if `data` is none, or none of 64 bits."""
+    number = int(data) if _COUNTER.match(data) else None
+    return number if number is not None and _LEAST <= number <= _MOST else None
+
+
 def classify(data: bytes) -> Kind:
     """Return what `data` is taken for. Nothing is decoded that could act."""
-    if _COUNTER.match(data):
+    if as_counter(data) is not None:
         return Kind.COUNTER
     if _looks_pickled(data) or wrapped_pickle(data) is not None:
         return Kind.PICKLE

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from threading import Lock
 
+from torchctl.errors import NotACounterError
 from torchctl.storeutil.errors import is_timeout
 from torchctl.storeutil.interface import LookingStore, Store, can_look
+from torchctl.storeutil.values import as_counter, preview
 
 # How long one wait on the store lasts in the library. torch's wait ignores signals until it ends, so this
 # bounds the reaction to Ctrl-C; each slice costs a request per waiting rank, so it should not be short.
 SLICE_S = 2.0
+# In one request. Source: torch/csrc/distributed/c10d/TCPStoreLibUvBackend.cpp (2.13): 128 * 1024 keys, 8 MiB.
+MOST_KEYS = 1 << 15
+INTERRUPTIBLE_S = 0.2  # the slice of an operator's wait: Ctrl-C must be acted on within half a second
 MIN_WAIT_S = 0.001  # the stores count in milliseconds, and take zero for "use your default"
 
 
@@ -44,8 +50,8 @@ class store_timeout:
     """Set the store's timeout for the length of a `with` block.
 
     The timeout is put back after a failure too where the store has `check`; on a lesser store only after
-    success, as torch does it. Threads that share one store object may overlap in any order: the last to leave
-    puts back the timeout that the first one found.
+    success, as torch does it. Threads that share one store, directly or through PrefixStores, may overlap in
+    any order: the last to leave puts back the timeout that the first one found.
 
     Args:
         timeout: in seconds.
@@ -53,12 +59,13 @@ class store_timeout:
     Source: torch.distributed.elastic.utils.store.store_timeout (2.13).
     """
 
-    __slots__ = ("_looking", "_store", "_wanted")
+    __slots__ = ("_looking", "_shared", "_store", "_wanted")
 
     def __init__(self, store: Store, timeout: float) -> None:
         self._store = store
         self._wanted = timedelta(seconds=timeout)
         self._looking = can_look(store)
+        self._shared = _innermost(store)  # kept alive: its identity is the key of `_inside`
 
     def __enter__(self) -> None:
         store = self._store
@@ -67,7 +74,7 @@ class store_timeout:
             store.set_timeout(wanted)
             return
         while True:
-            inside = _inside.setdefault(id(store), _Inside())  # atomic
+            inside = _inside.setdefault(id(self._shared), _Inside())  # atomic
             with inside.lock:
                 if inside.ended:
                     continue  # the last of the others has just left
@@ -83,7 +90,7 @@ class store_timeout:
             if kind is None:
                 store.set_timeout(self._wanted)
             return
-        inside = _inside[id(store)]
+        inside = _inside[id(self._shared)]
         with inside.lock:
             inside.calls.remove(self)
             if inside.calls:
@@ -92,7 +99,7 @@ class store_timeout:
             assert inside.original is not None
             store.set_timeout(inside.original)
             inside.ended = True
-            del _inside[id(store)]
+            del _inside[id(self._shared)]
 
 
 class _Inside:
@@ -111,7 +118,26 @@ class _Inside:
         self.ended = False
 
 
-_inside: dict[int, _Inside] = {}  # by the store's id, while somebody is inside
+_inside: dict[int, _Inside] = {}  # by the id of the innermost store, while somebody is inside
+
+
+def own_timeout(store: Store) -> timedelta:
+    """Return the store's timeout, the one that comes back at the end where a thread is inside `store_timeout`."""
+    shared = _innermost(store)
+    inside = _inside.get(id(shared))
+    if inside is not None:
+        with inside.lock:
+            if not inside.ended and inside.original is not None:
+                return inside.original
+    return store.timeout
+
+
+def _innermost(store: Store) -> Store:
+    """Return the store below all PrefixStores: it alone has a timeout, which they share."""
+    prefixed = getattr(sys.modules.get("torch.distributed"), "PrefixStore", None)
+    while prefixed is not None and isinstance(store, prefixed):
+        store = store.underlying_store
+    return store
 
 
 def wait_slice(store: Store, keys: list[str], seconds: float) -> bool:
@@ -138,7 +164,8 @@ def absent_keys(store: LookingStore, keys: Sequence[str]) -> list[str]:
     about 2 k log2(n / k) questions for k absent of n keys, never more than 2 n. Nothing blocks.
     """
     absent: list[str] = []
-    pending: list[Sequence[str]] = [keys] if keys else []
+    pending: list[Sequence[str]] = [keys[start : start + MOST_KEYS] for start in range(0, len(keys), MOST_KEYS)]
+    pending.reverse()
     while pending:
         part = pending.pop()
         if store.check(list(part)):
@@ -152,5 +179,25 @@ def absent_keys(store: LookingStore, keys: Sequence[str]) -> list[str]:
 
 
 def read_counter(store: LookingStore, key: str) -> int:
-    """Return the counter at `key`, 0 where there is none, without creating it."""
-    return store.add(key, 0) if store.check([key]) else 0
+    """Return the counter at `key`, 0 where there is none, without creating it.
+
+    It is read and not added to: told to add to what is no number, a TCPStore closes the connection.
+
+    Raises:
+        NotACounterError: what is there is no number.
+    """
+    if not store.check([key]):
+        return 0
+    value = store.get(key)
+    number = as_counter(value)
+    if number is None:
+        raise NotACounterError(f"{key} is no counter: {preview(value)}")
+    return number
+
+
+def read_all(store: Store, keys: Sequence[str]) -> list[bytes]:
+    """Return the values of all `keys`, waiting for those that are absent as long as the store's timeout."""
+    if len(keys) <= MOST_KEYS:
+        return store.multi_get(list(keys))
+    parts = [keys[start : start + MOST_KEYS] for start in range(0, len(keys), MOST_KEYS)]
+    return [value for part in parts for value in store.multi_get(list(part))]

@@ -1,7 +1,7 @@
 """Many HTTP endpoints in one process of their own: what a fan-out is tried against.
 
 Run as a script: ``python servers.py COUNT HOLES BYTES``; prints the ports as one JSON line, then serves until its
-stdin ends. Holes accept and never answer.
+stdin ends. The stacks of one rank differ from all others'. Holes accept and never answer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from tests.processes import running
+from tests.stacks.texts import STUCK, WAITING, dump
+
+STUCK_RANK = 17
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class _Answering(asyncio.Protocol):
         head = f"HTTP/1.1 200 OK\r\nTorchctl-Rank: {rank}\r\nTorchctl-World-Size: {world}\r\n"
         self._pong = f"{head}Content-Length: 4\r\n\r\npong".encode()
         self._big = f"{head}Content-Length: {len(big)}\r\n\r\n".encode() + big
+        stacks = dump(rank, STUCK if rank == STUCK_RANK else WAITING)
+        self._stacks = f"{head}Content-Length: {len(stacks)}\r\n\r\n".encode() + stacks
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,7 +63,10 @@ class _Answering(asyncio.Protocol):
         self._data += data
         while (end := self._data.find(b"\r\n\r\n")) >= 0:
             head, self._data = self._data[:end], self._data[end + 4 :]
-            self._transport.write(self._big if b"/big" in head.split(b"\r\n", 1)[0] else self._pong)
+            path = head.split(b"\r\n", 1)[0]
+            self._transport.write(
+                self._big if b"/big" in path else self._stacks if b"/dump_traceback" in path else self._pong
+            )
             if b"connection: close" in head.lower():
                 self._transport.close()
 

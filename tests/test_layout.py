@@ -18,7 +18,7 @@ ALLOWED = {
     "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir"},
     "flightrec": {"flightrec", "errors", "codepaths", "text", "ranks"},
     "stacks": {"stacks", "codepaths", "errors", "ranks"},
-    "diagnosis": {"diagnosis", "flightrec", "stacks", "ranks", "errors"},
+    "diagnosis": {"diagnosis", "flightrec", "stacks", "ranks", "errors", "codepaths"},
 }
 
 

@@ -243,8 +243,9 @@ def test_one_worker_loads_neither_asyncio_nor_the_parser(folder: Path) -> None:
         "import sys\nfrom torchctl.cli import cli\n"
         f"try:\n    cli.main(['ping', '--socket', {str(folder / 's')!r}])\n"
         "except SystemExit:\n    pass\n"
-        "print(sorted({'asyncio', 'httptools', 'rich', 'ClusterShell', 'torchctl.many', 'torchctl.stacks.merge'}"
-        " & set(sys.modules)))\n"
+        "new = {'asyncio', 'httptools', 'rich', 'ClusterShell', 'torchctl.many'}\n"
+        "new |= {'torchctl.stacks.stack', 'torchctl.render.members', 'torchctl.workerinfo'}\n"
+        "print(sorted(new & set(sys.modules)))\n"
     )
     with WorkerServer(str(folder / "s")), python(code) as process:
         code_, out, err = process.finish()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchctl.endpoint import Endpoint
 from torchctl.errors import AccessDeniedError, NotAWorkerError
 from torchctl.protocol import HANDLER_PATH
 from torchctl.question import Ask, Question, Steps, ask_handler
 from torchctl.reply import Reply
-from torchctl.stacks.stack import Stacks, parse_stacks
-from torchctl.workerinfo import ask_info
+
+if TYPE_CHECKING:
+    from torchctl.stacks.stack import Stacks
 
 _PING_BYTES = 4096
 _NAMES_BYTES = 1 << 20
@@ -69,13 +70,19 @@ class WorkerStacks:
     step: int | None = None
 
 
-def stacks_question(read: Callable[[bytes], Stacks] = parse_stacks, *, form: str = "json") -> Question[WorkerStacks]:
+def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str = "json") -> Question[WorkerStacks]:
     """Return the question for a worker's stacks.
 
     Args:
-        read: parses an answer; one `StackReader.read` for all workers lets equal stacks be one object.
+        read: parses an answer, `parse_stacks` when left out; one `StackReader.read` for all workers lets equal stacks
+            be one object.
         form: "json"; or "text", in which the stacks of many workers repeat each other word by word.
     """
+
+    if read is None:
+        from torchctl.stacks.stack import parse_stacks
+
+        read = parse_stacks
 
     @Question
     def stacks(endpoint: Endpoint) -> Steps[WorkerStacks]:
@@ -103,7 +110,6 @@ def call_question(handler: str, params: Mapping[str, str], body: bytes) -> Quest
 
 ping.name = "ping"
 ask_names.name = "handlers"
-ask_info.name = "info"
 
 
 def named_question(name: str, arguments: Mapping[str, Any]) -> Question[Any]:
@@ -125,6 +131,8 @@ def named_question(name: str, arguments: Mapping[str, Any]) -> Question[Any]:
         from torchctl.collecting import everything_unkept
 
         return everything_unkept
+    from torchctl.workerinfo import ask_info
+
     known: dict[str, Question[Any]] = {"ping": ping, "handlers": ask_names, "info": ask_info}
     if name not in known:
         raise ValueError(f"there is no question {name!r}")

@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "ping": "ping",
     "traceback": "traceback",
     "nccl-trace": "nccl_trace",
+    "diagnose": "diagnose",
     "handlers": "handlers",
     "call": "call",
     "barrier": "barrier",
@@ -110,4 +111,13 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> NoReturn:
     """The `torchctl` command."""
-    cli.main(prog_name="torchctl")
+    try:
+        cli.main(prog_name="torchctl")
+    except SystemExit as end:
+        session = sys.modules.get("torchctl.storeutil.session")
+        if session is not None and session.left_behind():
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(end.code if isinstance(end.code, int) else EXIT_FAILED)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 Origin = Literal["user", "library", "torch", "python", "native"]
@@ -22,6 +23,7 @@ _LIBRARY = re.compile(r"/(?:site-packages|dist-packages)/(.*)\Z", re.DOTALL)
 _PYTHON_ROOT = re.compile(r"/lib(?:64)?/python3\.\d+t?/(.*)\Z", re.DOTALL)
 
 
+@lru_cache(maxsize=8192)
 def origin(path: str) -> Origin:
     """Return whose code a file is: torch's, Python's own, C++, another installed library's, or the user's."""
     path = path.replace("\\", "/")
@@ -34,6 +36,7 @@ def origin(path: str) -> Origin:
     return "library" if _LIBRARY.search(path) else "user"
 
 
+@lru_cache(maxsize=8192)
 def short(path: str) -> str:
     """Return a library's path from its package on (``torch/nn/modules/module.py``); a user's path unchanged."""
     match = _LIBRARY.search(path) or _PYTHON_ROOT.search(path)

@@ -35,19 +35,3 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
         raise TorchctlError(f"{path} is not what `torchctl collect` writes", hint="choose another folder") from None
     assert isinstance(document, dict)
     return document
-
-
-def trace_files(path: str) -> list[str]:
-    """Return the flight-recorder dumps of a folder, by name; a path that is no folder is returned as it is.
-
-    Raises:
-        TorchctlError: the folder holds none.
-    """
-    if not os.path.isdir(path):
-        return [path]
-    names = sorted(name for name in os.listdir(path) if _TRACE.fullmatch(name))
-    if not names:
-        raise TorchctlError(
-            f"no flight-recorder dump in {path}", hint="name the files, or a folder that `torchctl collect` has filled"
-        )
-    return [os.path.join(path, name) for name in names]

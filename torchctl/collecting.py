@@ -1,9 +1,9 @@
 """Everything from every worker into files, for the minute before a job is restarted.
 
 How this works: each answer is written the moment it comes, whole or not at all, so that an interrupted run, or a worker
-that answers one question and hangs on the next, leaves all that was had. What hangs most easily (the stacks) is asked
-last. `collect.json` says, per worker, whose the files are, how its host's clock stood to ours, what is missing and why.
-A second run into the same folder asks only for what is missing.
+that answers one question and hangs on the next, leaves all that was had. `collect.json` says, per worker, whose the
+files are, how its host's clock stood to ours, what is missing and why. A second run into the same folder asks only for
+what is missing.
 """
 
 from __future__ import annotations
@@ -160,15 +160,23 @@ def everything_unkept(endpoint: Endpoint) -> Steps[Collected]:
 
 
 def _sequence(have: Sequence[str], take: Callable[[str, Reply | WorkerError], None]) -> Steps[None]:
-    """Ask for the parts one after the other; go on after a failure if anything has been had."""
+    """Ask for the parts one after the other; go on after a failure if anything has been had.
+
+    Stacks come before traces, whose first dump takes a process a second; but last on torch's own server, which answers
+    traces without the interpreter lock and hangs on stacks. It is known by its missing `info`.
+    """
     answering = bool(have)
-    for part in (INFO, TRACE, GENERIC_TRACE, STACKS):
+    parts = [INFO, STACKS, TRACE, GENERIC_TRACE]
+    while parts:
+        part = parts.pop(0)
         if part in have:
             continue
         try:
             reply = yield from _part(part)
         except WorkerError as error:
             take(part, error)
+            if part == INFO and isinstance(error, NoSuchHandlerError):
+                parts = [TRACE, GENERIC_TRACE, STACKS]
             if not answering and not isinstance(error, NoSuchHandlerError):
                 raise
         else:

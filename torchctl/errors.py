@@ -8,6 +8,7 @@ TorchctlError                 exit 1
 ├── NoWorkersError            3  nothing to talk to was found
 ├── StoreError                1  a store refused, or its state forbids what was asked
 │   ├── KeyAbsentError        1  the key does not exist
+│   ├── NotACounterError      1  a counter is wanted, and the key holds something else
 │   ├── StoreUnreachableError 3  no TCPStore answers there, or it was lost
 │   ├── StoreTimeoutError     5  a key or a rank did not come in time
 │   └── StoreInterruptedError 130 Ctrl-C in a wait; the message says what was left behind
@@ -102,6 +103,13 @@ class KeyAbsentError(StoreError):
 
     kind = "no_such_key"
     hint = "`torchctl store keys` lists what is there; a namespace goes in --prefix"
+
+
+class NotACounterError(StoreError, ValueError):
+    """The key that should be a counter holds something else."""
+
+    kind = "no_counter"
+    hint = "check the key prefix: `torchctl store get KEY` shows what is there"
 
 
 class StoreUnreachableError(StoreError):

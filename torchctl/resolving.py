@@ -28,6 +28,9 @@ class Resolver:
         Raises:
             OSError: the name is not known; `socket.gaierror` where the resolver says so.
         """
+        with contextlib.suppress(OSError):
+            socket.inet_pton(socket.AF_INET, host)
+            return [(socket.AF_INET, (host, port))]
         with contextlib.suppress(socket.gaierror):
             numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
             return [

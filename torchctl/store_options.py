@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from torchctl.endpoint import Endpoint
-from torchctl.options import Store
+from torchctl.errors import StoreError
+from torchctl.options import Seconds, Store
 from torchctl.storeutil.session import StoreSession
+from torchctl.text import printable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -26,11 +28,22 @@ def store_option(*, required: bool = True) -> Callable[[Function], Function]:
     )
 
 
+def unicode_only(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse a key, or keys, that torch's client cannot take: it wants text, and shells pass any byte."""
+    for text in value if isinstance(value, tuple) else (value,):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise click.BadParameter(f"{printable(text)} is no UTF-8 text", ctx, param) from None
+    return value
+
+
 prefix_option = click.option(
     "--prefix",
     "namespace",
     metavar="NS",
     default="",
+    callback=unicode_only,
     help="Namespace inside the store (torch's PrefixStore).",
 )
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask before writing.")
@@ -41,7 +54,7 @@ def timeout_option(default_s: float) -> Callable[[Function], Function]:
     return click.option(
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(min=0, min_open=True, max=10_000_000),
+        type=Seconds(),
         metavar="S",
         default=default_s,
         show_default=True,
@@ -65,9 +78,21 @@ def debug_asked() -> bool:
     return bool(getattr(click.get_current_context().find_root().command, "debug", False))
 
 
+def ask(question: str) -> None:
+    """Ask before something is written.
+
+    Raises:
+        StoreError: the answer is no.
+    """
+    if not click.confirm(question, err=True):
+        raise StoreError("not confirmed: nothing was written")
+
+
 def read_value(text: str) -> bytes:
     """Return the bytes that VALUE|@FILE|- stands for."""
     if text == "-":
+        if sys.stdin is None:
+            raise click.BadParameter("standard input is closed")
         return sys.stdin.buffer.read()
     if not text.startswith("@"):
         return text.encode("utf-8", "surrogateescape")

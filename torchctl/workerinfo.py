@@ -59,6 +59,9 @@ def ask_info(endpoint: Endpoint) -> Steps[WorkerInfo]:
     return _checked(document)
 
 
+ask_info.name = "info"
+
+
 def _checked(document: dict[str, Any]) -> WorkerInfo:
     step_time, now = _get(document, "step_time", float), _get(document, "time", float)
     return WorkerInfo(

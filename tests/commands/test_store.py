@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
+import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.storejobs import torchctl
+from tests.storejobs import Child, torchctl
 from tests.stores import host_store
 from torchctl.cli import cli
 
@@ -104,6 +109,26 @@ def test_get_shows_each_kind(server: Any) -> None:
     }
 
 
+def test_a_value_that_only_begins_and_ends_like_a_pickle_is_shown_as_bytes(server: Any) -> None:
+    server.set("fake", b"\x80\x03garbage.")
+    server.set("real", pickle.dumps([1]))
+    shown = "80 03 67 61 72 62 61 67 65 2e"
+    assert run(server, "get", "fake").stdout == f"000000  {shown}\n"
+    assert json.loads(run(server, "get", "fake", "--json").stdout)["shown"] is None
+    every = run(server, "keys", "--all")
+    assert (every.exit_code, every.stderr) == (0, "")
+    assert f"fake\tpickle\t{shown}\n" in every.stdout and "real\tpickle\t[1]\n" in every.stdout
+    table = run(server, "keys").stdout
+    assert shown in table and "[1]" in table
+
+
+@pytest.mark.parametrize("name", ["get", "delete", "wait", "--prefix"])
+def test_a_key_that_is_no_text_is_a_usage_error(server: Any, name: str) -> None:
+    result = run(server, name, "\udcff") if name != "--prefix" else run(server, "get", "k", "--prefix", "\udcff")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "\\udcff is no UTF-8 text" in result.stderr
+
+
 def test_nothing_waits_for_an_absent_key(server: Any) -> None:
     start = time.monotonic()
     result = run(server, "get", "nope")
@@ -138,10 +163,10 @@ def test_set_names_what_it_overwrites(server: Any, tmp_path: Path) -> None:
 def test_torchs_own_keys_are_changed_only_after_a_yes(server: Any) -> None:
     server.add("x/num_members", 2)
     no = run(server, "set", "x/num_members", "5", text="n\n")
-    assert (no.exit_code, no.stdout) == (130, "")
+    assert (no.exit_code, no.stdout) == (1, "")
     assert "x/num_members is torch's own (a barrier's key). Set it? [y/N]" in no.stderr
     assert server.get("x/num_members") == b"2"
-    assert run(server, "delete", "x/num_members", text="n\n").exit_code == 130
+    assert run(server, "delete", "x/num_members", text="n\n").exit_code == 1
     assert server.check(["x/num_members"])
     yes = run(server, "delete", "x/num_members", "--yes")
     assert (yes.exit_code, yes.stdout) == (0, "x/num_members: deleted, was '2' (1 byte)\n")
@@ -170,3 +195,71 @@ def test_torchs_own_lines_never_reach_the_screen() -> None:
     with torchctl("store", "get", "--store", f"127.0.0.1:{server.port}", "nope", "--wait", "--timeout", "0.5") as child:
         code, out, err = child.end()
     assert (code, out, err) == (5, "", "waiting for nope\ntorchctl: absent after 0.5 s: nope\n")
+
+
+def test_numbers_beyond_64_bits_are_no_counters(server: Any) -> None:
+    server.set("big", "9999999999999999999")
+    server.add("most", 2**62)
+    big = run(server, "add", "big", "1")
+    assert big.exit_code == 1 and "big is no counter" in big.stderr
+    most = run(server, "add", "most", str(2**62))
+    assert most.exit_code == 1 and "the sum does not fit into 64 bits" in most.stderr
+    assert server.add("most", 0) == 2**62
+
+
+def test_a_value_that_the_store_refuses_is_no_lost_store(tmp_path: Path) -> None:
+    server = host_store(use_libuv=True)
+    (tmp_path / "large").write_bytes(bytes(9 << 20))
+    result = run(server, "set", "k", f"@{tmp_path}/large")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "answers, but closed the connection over this request" in result.stderr
+
+
+def test_a_key_that_torch_cannot_list_is_a_sentence() -> None:
+    server = host_store(use_libuv=True)
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=10)) as raw:
+        key, value = b"/\xff", b"v"  # torch puts the slash before every key
+        raw.sendall(struct.pack("<BI", 0, 0x3C85F7CE))
+        raw.sendall(struct.pack("<BQ", 1, len(key)) + key + struct.pack("<Q", len(value)) + value)
+        raw.sendall(struct.pack("<BI", 13, 7))
+        assert raw.recv(4) == struct.pack("<I", 7)
+    result = run(server, "keys")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "a key that is no UTF-8 text" in result.stderr and "internal" not in result.stderr
+
+
+def test_a_family_of_many_odd_numbers_is_one_line(server: Any) -> None:
+    for number in range(0, 400, 2):
+        server.set(f"ev/{number}", "v")
+    lines = run(server, "keys").stdout.splitlines()
+    assert [" ".join(line.split()) for line in lines] == ["KEYS NAME MEANING OR VALUE", "200 ev/0-398, 200 keys"]
+
+
+def test_a_closed_standard_input_is_a_usage_error(server: Any) -> None:
+    command = f"exec {sys.executable} -m torchctl store set k - --store 127.0.0.1:{server.port} <&-"
+    with Child("sh", "-c", command) as child:
+        code, out, err = child.end()
+    assert (code, out) == (2, "")
+    assert "standard input is closed" in err
+
+
+SLOW_TORCH = """
+import sys, time
+print("importing", file=sys.stderr, flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    raise ImportError("an extension made this of it")
+"""
+
+
+def test_ctrl_c_while_torch_is_imported_is_an_interrupt(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(SLOW_TORCH)
+    server = host_store()
+    command = [sys.executable, "-m", "torchctl", "store", "keys", "--store", f"127.0.0.1:{server.port}"]
+    with Child(*command, PYTHONPATH=str(tmp_path)) as child:
+        assert child.error_line() == "importing"
+        child.signal(signal.SIGINT)
+        code, out, err = child.end()
+    assert (code, out, err) == (130, "", "\ntorchctl: interrupted\n")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.storejobs import torchctl
+from tests.storejobs import torchctl, until_counter
 from tests.stores import connect, host_store
 from torchctl.cli import cli
 
@@ -129,3 +129,14 @@ def test_an_interrupted_wait_takes_the_data_back(server: Any) -> None:
     assert (code, out) == (130, "")
     assert "our data was taken back" in err
     assert not server.check(["s/1"])
+
+
+def test_ctrl_c_as_rank_0_prints_the_complete_data_that_others_still_read(server: Any) -> None:
+    server.set("s/1", "there")
+    where = ["--store", f"127.0.0.1:{server.port}", "--key-prefix", "s/"]
+    with torchctl("synchronize", *where, "--rank", "0", "--world-size", "2", "--data", "mine", "--json") as child:
+        until_counter(server, "s//finished/num_members", 1)
+        child.signal(signal.SIGINT)
+        code, out, err = child.end()
+    assert [rank["text"] for rank in json.loads(out)["ranks"]] == ["mine", "there"]
+    assert (code, err) == (0, "not everybody had read the data when we left\n")

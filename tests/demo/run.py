@@ -14,15 +14,18 @@ from typing import Any
 
 from tests.demo.job import torchrun_job
 from tests.demo.train import STUCK_RANK, STUCK_STEP
+from torchctl.errors import EXIT_FINDING, EXIT_OK
 
 RANKS = 4
 HANG_TIMEOUT_S = 90.0
-SHOWN = (
-    ["ps"],
-    ["ping"],
-    ["traceback", "--ranks", str(STUCK_RANK)],
-    ["traceback", "--ranks", "0"],
-    ["nccl-trace", "--ranks", "0", "--last", "3"],
+# The commands, and the exit codes that they must have.
+SHOWN: tuple[tuple[list[str], int], ...] = (
+    (["ps"], EXIT_OK),
+    (["ping"], EXIT_OK),
+    (["traceback"], EXIT_OK),
+    (["traceback", "--ranks", str(STUCK_RANK)], EXIT_OK),
+    (["nccl-trace", "--ranks", "0", "--last", "3"], EXIT_OK),
+    (["diagnose"], EXIT_FINDING),
 )
 
 
@@ -39,10 +42,10 @@ def demonstrate(runtime_dir: Path) -> int:
     with torchrun_job(Path(__file__).with_name("train.py"), RANKS, runtime_dir):
         os.environ["TORCHCTL_RUNTIME_DIR"] = str(runtime_dir)
         wait_for_hang()
-        for arguments in SHOWN:
+        for arguments, expected in SHOWN:
             say(f"$ torchctl {' '.join(arguments)}")
             code = subprocess.run(torchctl(arguments), timeout=60, check=False).returncode
-            if code != 0:
+            if code != expected:
                 say(f"torchctl {arguments[0]} ended with {code}")
                 return 1
     say("the job was ended; every line above came from its live workers")

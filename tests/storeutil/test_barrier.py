@@ -14,6 +14,7 @@ import pytest
 from tests.stores import KINDS, connect, host_store, in_threads, open_stores
 from torchctl.ranks import parse_ranks
 from torchctl.storeutil import barrier
+from torchctl.storeutil.tracing import MissingRanks
 from torchctl.storeutil.waiting import absent_keys
 
 pytestmark = pytest.mark.torch
@@ -248,3 +249,9 @@ def test_a_killed_store_ends_the_wait() -> None:
     del server
     thread.join(20)
     assert [type(result) for result in results] == [DistNetworkError]
+
+
+@pytest.mark.parametrize("data", [b'{"n":1e999,"arrived":1,"untraced":""}', b"[" * 100_000, b"{}", b"\xff", b"[]"])
+def test_a_report_that_is_none_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        MissingRanks.decode(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from tests.stores import KINDS, connect, host_store, in_threads, open_stores
 from torchctl.storeutil import get_all, store_timeout, synchronize
+from torchctl.storeutil.waiting import own_timeout
 
 pytestmark = pytest.mark.torch
 
@@ -74,6 +76,33 @@ def test_get_all_is_bounded_by_the_stores_own_timeout() -> None:
     with pytest.raises(DistStoreError, match=r"missing_ranks=\[0-1\]"):
         get_all(server, 1, "s/", 2)
     assert server.timeout == timedelta(seconds=0.2)
+
+
+def test_a_thread_inside_another_call_is_bounded_by_the_stores_own_timeout_too() -> None:
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=20))
+    with store_timeout(store, 0.2):  # another thread is in its first slice
+        assert own_timeout(store) == timedelta(seconds=20)
+        helper = threading.Timer(1, store.set, ["s/0", "late"])
+        helper.start()
+        assert get_all(store, 1, "s/", 1) == [b"late"]
+    assert store.timeout == timedelta(seconds=20)
+
+
+def test_two_prefixes_of_one_store_put_back_its_timeout() -> None:
+    from torch.distributed import HashStore, PrefixStore
+
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=20))
+    one, other = PrefixStore("a", store), PrefixStore("b", PrefixStore("c", store))
+    first, second = store_timeout(one, 1), store_timeout(other, 2)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert store.timeout == timedelta(seconds=20)
 
 
 @pytest.mark.parametrize("ours", [0, 1])

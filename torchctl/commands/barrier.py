@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from torchctl.endpoint import Endpoint
-from torchctl.errors import StoreUnreachableError
+from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError, StoreUnreachableError
 from torchctl.render.barrier import barrier_json, barrier_line
+from torchctl.render.json import document
 from torchctl.render.waiting import WaitLine
 from torchctl.store_options import (
+    ask,
     debug_asked,
     json_option,
     open_session,
     prefix_option,
     store_option,
     timeout_option,
+    unicode_only,
     yes_option,
 )
 from torchctl.storeutil.hosting import stay_until_left
@@ -32,7 +35,14 @@ from torchctl.text import printable
 @store_option(required=False)
 @click.option("--world-size", type=click.IntRange(1, 1_000_000), metavar="N", required=True, help="Ranks that meet.")
 @click.option("--rank", type=click.IntRange(0), metavar="R", help="I am rank R: others can see that it has come.")
-@click.option("--key-prefix", metavar="P", default="torchctl/barrier", show_default=True, help="The barrier's key.")
+@click.option(
+    "--key-prefix",
+    metavar="P",
+    default="torchctl/barrier",
+    show_default=True,
+    callback=unicode_only,
+    help="The barrier's key.",
+)
 @prefix_option
 @timeout_option(300)
 @click.option("--count", type=click.IntRange(1), metavar="K", default=1, help="Join for K ranks at once.")
@@ -70,21 +80,19 @@ def command(
         raise click.UsageError(f"--count {count} is over --world-size {world_size}")
     if endpoint is None and not serve:
         raise click.UsageError("--store HOST:PORT is missing; --serve hosts a store here")
-    session, hosted = _session(endpoint, namespace, serve)
+    session, hosted = _session(endpoint, namespace, serve, as_json)
     if status:
         _status(session, world_size, key_prefix, as_json)
     elif release:
         _release(session, world_size, key_prefix, yes, as_json)
+    elif hosted:
+        with _hosting(session):
+            _join(session, world_size, key_prefix, timeout_s, rank, count, as_json)
     else:
         _join(session, world_size, key_prefix, timeout_s, rank, count, as_json)
-        if hosted:
-            stay_until_left(
-                session.endpoint.port,
-                lambda others: click.echo(f"hosting the store for {others} more to leave", err=True),
-            )
 
 
-def _session(endpoint: Endpoint | None, namespace: str, serve: bool) -> tuple[StoreSession, bool]:
+def _session(endpoint: Endpoint | None, namespace: str, serve: bool, as_json: bool) -> tuple[StoreSession, bool]:
     """Return the session, and whether its store lives in this process."""
     if endpoint is None:
         session = StoreSession(Endpoint(host=socket.gethostname()), namespace, debug=debug_asked())
@@ -95,27 +103,61 @@ def _session(endpoint: Endpoint | None, namespace: str, serve: bool) -> tuple[St
             if not serve or not isinstance(error.__cause__, ConnectionRefusedError):
                 raise
         session = StoreSession(endpoint, namespace, debug=debug_asked())
-    session.host()
-    click.echo(f"hosting the store {session.endpoint}", err=endpoint is not None)
+    try:
+        session.host()
+    except StoreError as error:
+        if endpoint is None:
+            raise
+        try:
+            return open_session(endpoint, namespace), False  # somebody else was asked to serve, a moment earlier
+        except StoreUnreachableError:
+            raise error from None
+    click.echo(f"hosting the store {session.endpoint}", err=endpoint is not None or as_json)
     return session, True
+
+
+@contextmanager
+def _hosting(session: StoreSession) -> Iterator[None]:
+    """Keep the store alive after the block until the others have left, after a timeout too: they may wait on."""
+    try:
+        try:
+            yield
+        except StoreTimeoutError as error:
+            _stay(session, f"{error}; ")
+            raise
+        _stay(session)
+    except StoreInterruptedError as error:
+        raise StoreInterruptedError(f"{error}; the store {session.endpoint} ends with this process") from error
+
+
+def _stay(session: StoreSession, before: str = "") -> None:
+    def show(others: int) -> None:
+        click.echo(f"hosting the store for {others} more to leave", err=True)
+
+    try:
+        stay_until_left(session.endpoint.port, show)
+    except KeyboardInterrupt:
+        raise StoreInterruptedError(f"{before}interrupted before everybody had left") from None
 
 
 def _status(session: StoreSession, world_size: int, key_prefix: str, as_json: bool) -> None:
     state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size))
-    click.echo(_json(barrier_json(state, "status")) if as_json else barrier_line(state))
+    click.echo(document("barrier", barrier_json(state, "status")) if as_json else barrier_line(state))
 
 
 def _release(session: StoreSession, world_size: int, key_prefix: str, yes: bool, as_json: bool) -> None:
     state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size))
     if not yes and state.ranks.arrived and not state.released:
         click.echo(barrier_line(state), err=True)
-        click.confirm("Let those who wait go without the others?", abort=True, err=True)
+        ask("Let those who wait go without the others?")
     key = session.run(lambda store, stop: release_barrier(store, key_prefix))
     name = f"{session.namespace}/{key}" if session.namespace else key
     if as_json:
-        click.echo(_json({**barrier_json(state, "release"), "complete": True, "wrote": name}))
+        click.echo(document("barrier", {**barrier_json(state, "release"), "complete": True, "wrote": name}))
     else:
-        click.echo(f"wrote {printable(name)}: {state.ranks.arrived} of {world_size} are released")
+        arrived = state.ranks.arrived
+        of = f" of {world_size}" if arrived <= world_size else ""
+        click.echo(f"wrote {printable(name)}: {arrived}{of} {'is' if arrived == 1 else 'are'} released")
 
 
 def _join(
@@ -147,7 +189,6 @@ def _join(
         line.close()
     if as_json:
         result = {
-            "schema": "torchctl.barrier/1",
             "action": "join",
             "key_prefix": key_prefix,
             "world_size": world_size,
@@ -155,10 +196,6 @@ def _join(
             "elapsed_s": round(elapsed_s, 3),
             "complete": True,
         }
-        click.echo(_json(result))
+        click.echo(document("barrier", result))
     else:
         click.echo(f"barrier `{printable(key_prefix)}` passed after {elapsed_s:.2f} s, {world_size} ranks")
-
-
-def _json(result: dict[str, Any]) -> str:
-    return json.dumps(result, sort_keys=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from torchctl.collecting import Collected, Collection
+from torchctl.errors import EXIT_DEADLINE, EXIT_OK, EXIT_UNREACHABLE
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.ranks import fold_ranks
@@ -13,16 +15,27 @@ from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 from torchctl.text import printable
 
+_PIPE_TIMEOUT_S = 30.0  # torch looks at its pipes once a second, and a dump takes seconds
+
 
 @click.command()
 @worker_options
+@click.option("--pipe", metavar="STEM", help="Ask a job without a server: its TORCH_NCCL_DEBUG_INFO_PIPE_FILE.")
+@click.option(
+    "--dump-prefix",
+    metavar="PREFIX",
+    multiple=True,
+    help="With --pipe: where the job writes dumps, without the rank (TORCH_FR_DUMP_TEMP_FILE).",
+)
 @click.argument("folder", type=click.Path(file_okay=False), metavar="DIR")
-def command(targets: Targets, folder: str) -> None:
+def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[str, ...]) -> None:
     """Save everything that every worker tells into DIR: info, stacks, traces, and what is missing and why.
 
     For the minute before a job is restarted. A second run into the same DIR asks for what is missing. The files
     are read by the commands that take a folder, such as `torchctl traceback DIR`.
     """
+    if pipe is not None:
+        raise SystemExit(_from_pipes(targets, folder, pipe, dump_prefix))
     collection = Collection(folder)
     result = survey(targets, collection.question())
     path = collection.finish(result.outcomes, result.not_found)
@@ -31,6 +44,24 @@ def command(targets: Targets, folder: str) -> None:
     else:
         click.echo("\n".join(_lines(result, path)))
     finish(result)
+
+
+def _from_pipes(targets: Targets, folder: str, stem: str, prefixes: tuple[str, ...]) -> int:
+    """Save the dumps that ranks without a server write when they are asked through torch's FIFOs."""
+    from torchctl.pipes import collect_from_pipes
+
+    given = click.get_current_context().get_parameter_source("timeout")
+    timeout_s = _PIPE_TIMEOUT_S if given is ParameterSource.DEFAULT else targets.timeout_s
+    answers = collect_from_pipes(stem, folder, prefixes=prefixes, timeout_s=timeout_s)
+    got = [answer for answer in answers if answer.path is not None]
+    for answer in got:
+        click.echo(f"rank {answer.rank}: {printable(str(answer.path))}")
+    for answer in answers:
+        if answer.path is None:
+            click.echo(f"torchctl: rank {answer.rank}: {printable(answer.reason)}", err=True)
+    if len(got) == len(answers):
+        return EXIT_OK
+    return EXIT_DEADLINE if any("within" in answer.reason for answer in answers) else EXIT_UNREACHABLE
 
 
 def _lines(result: Survey[Collected], path: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchctl.collected import trace_files
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, TorchctlError
 from torchctl.files import write_file
 from torchctl.flightrec.choice import DEFAULT_LAST, Choice
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--output", type=click.Path(), metavar="FILE", help="Also save the dump's raw bytes.")
 @worker_options
 @click.option("--file", "options", multiple=True, type=click.Path(), metavar="DUMP", help="A dump's file.")
-@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE|DIR]...")
 def command(
     targets: Targets,
     only_active: bool,
@@ -56,11 +56,11 @@ def command(
 ) -> int:
     """Show what the flight recorder (NCCL's, gloo's or another) holds, rank by rank.
 
-    Reads dump FILEs, pickle or JSON of any format version 2; without FILE it asks the live workers. Nothing
-    in a dump is ever executed. By default the active operations and the last 20 are shown.
+    Reads dump FILEs and all dumps of a DIR, pickle or JSON of any format version 2; without them it asks the live
+    workers. Nothing in a dump is ever executed. By default the active operations and the last 20 are shown.
     """
     choice = Choice(last, group, only_active, not no_collectives, not no_stacktraces)
-    paths = [file for path in (*files, *options) for file in trace_files(path)]
+    paths = _dumps_of([*files, *options])
     if paths and (targets.names_any() or targets.ranks is not None):
         raise click.UsageError("--socket, --host and --ranks ask live workers; a FILE is read without them")
     with collector_off(), Guard() as guard:
@@ -75,6 +75,22 @@ def command(
         _refuse_unknown_group(views, group)
     _show(views, failures, targets.as_json)
     return _report(views, failures)
+
+
+def _dumps_of(paths: list[str]) -> list[str]:
+    """Return the paths with each folder replaced by the dumps in it, by rank."""
+    found: list[str] = []
+    for path in paths:
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        from torchctl.flightrec.folder import find_files
+
+        dumps = [file for file in find_files([path])[0] if file.claimed]
+        if not dumps:
+            raise TorchctlError(f"no flight-recorder dump in {path}", hint="name the dumps, or a folder of them")
+        found += [file.path for file in sorted(dumps, key=lambda file: (file.rank is None, file.rank or 0, file.path))]
+    return found
 
 
 def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import json
-from typing import Any
 
 import click
 
 from torchctl.endpoint import Endpoint
 from torchctl.errors import KeyAbsentError, StoreError
+from torchctl.render.json import document
 from torchctl.render.store_values import (
     key_rows,
     keys_json,
@@ -20,19 +19,21 @@ from torchctl.render.store_values import (
     value_text,
 )
 from torchctl.store_options import (
+    ask,
     json_option,
     open_session,
     prefix_option,
     read_value,
     store_option,
     timeout_option,
+    unicode_only,
     yes_option,
 )
 from torchctl.storeutil.families import Group, describe, family_of, sort_keys, wanted_values
 from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.reading import list_keys, read_values, wait_for_keys
 from torchctl.storeutil.session import ANSWER_S, StoreSession
-from torchctl.storeutil.values import Kind, classify, preview
+from torchctl.storeutil.values import as_counter, classify, preview
 from torchctl.text import printable
 
 
@@ -69,7 +70,7 @@ def keys(endpoint: Endpoint, namespace: str, pattern: str | None, show_all: bool
 
     groups, values = session.run(lambda store, stop: grouped(store))
     if as_json:
-        _print_json(keys_json(groups))
+        click.echo(document("store.keys", keys_json(groups)))
         return
     rows, left_out = key_rows(groups)
     if rows:
@@ -85,7 +86,7 @@ def keys(endpoint: Endpoint, namespace: str, pattern: str | None, show_all: bool
 @command.command("get")
 @store_option()
 @prefix_option
-@click.argument("key")
+@click.argument("key", callback=unicode_only)
 @click.option("--wait", "wait", is_flag=True, help="Wait for the key if it is absent.")
 @timeout_option(300)
 @json_option
@@ -98,7 +99,7 @@ def get(endpoint: Endpoint, namespace: str, key: str, wait: bool, timeout_s: flo
     if value is None:
         raise KeyAbsentError(f"{printable(key)} is absent from the store {endpoint}")
     if as_json:
-        _print_json(value_json(value, key))
+        click.echo(document("store.get", value_json(value, key)))
     else:
         click.echo(value_text(value, key))
 
@@ -106,7 +107,7 @@ def get(endpoint: Endpoint, namespace: str, key: str, wait: bool, timeout_s: flo
 @command.command("set")
 @store_option()
 @prefix_option
-@click.argument("key")
+@click.argument("key", callback=unicode_only)
 @click.argument("value")
 @yes_option
 def set_(endpoint: Endpoint, namespace: str, key: str, value: str, yes: bool) -> None:
@@ -123,7 +124,7 @@ def set_(endpoint: Endpoint, namespace: str, key: str, value: str, yes: bool) ->
 @command.command("add")
 @store_option()
 @prefix_option
-@click.argument("key")
+@click.argument("key", callback=unicode_only)
 @click.argument("amount", metavar="N", type=click.IntRange(-(2**62), 2**62))
 def add(endpoint: Endpoint, namespace: str, key: str, amount: int) -> None:
     """Add N to the counter KEY, which starts at 0. Write -- before a negative N."""
@@ -132,8 +133,11 @@ def add(endpoint: Endpoint, namespace: str, key: str, amount: int) -> None:
     def checked_add(store: OperatorStore) -> tuple[int, bytes | None]:
         # A server told to add to what is no number closes the connection.
         old = read_values(store, [key]).get(key)
-        if old is not None and classify(old) is not Kind.COUNTER:
+        number = 0 if old is None else as_counter(old)
+        if old is not None and number is None:
             raise StoreError(f"{printable(key)} is no counter: {_old(old)}; nothing was added")
+        if number is not None and as_counter(str(number + amount).encode()) is None:
+            raise StoreError(f"{printable(key)} is {number}: the sum does not fit into 64 bits; nothing was added")
         return store.add(key, amount), old
 
     now, old = session.run(lambda store, stop: checked_add(store))
@@ -143,7 +147,7 @@ def add(endpoint: Endpoint, namespace: str, key: str, amount: int) -> None:
 @command.command("delete")
 @store_option()
 @prefix_option
-@click.argument("key")
+@click.argument("key", callback=unicode_only)
 @yes_option
 def delete(endpoint: Endpoint, namespace: str, key: str, yes: bool) -> None:
     """Delete KEY."""
@@ -160,7 +164,7 @@ def delete(endpoint: Endpoint, namespace: str, key: str, yes: bool) -> None:
 @command.command("wait")
 @store_option()
 @prefix_option
-@click.argument("key_list", metavar="KEY...", nargs=-1, required=True)
+@click.argument("key_list", metavar="KEY...", nargs=-1, required=True, callback=unicode_only)
 @timeout_option(300)
 def wait(endpoint: Endpoint, namespace: str, key_list: tuple[str, ...], timeout_s: float) -> None:
     """Wait until every KEY exists."""
@@ -187,7 +191,7 @@ def _ask(key: str, verb: str, yes: bool) -> None:
     meaning = family_of(key)
     if meaning is not None and not yes:
         question = f"{printable(key)} is torch's own ({meaning}). {verb.capitalize()} it?"
-        click.confirm(question, abort=True, err=True)
+        ask(question)
 
 
 def _old(value: bytes) -> str:
@@ -204,7 +208,3 @@ def _print_all(values: dict[str, bytes]) -> None:
     with Guard() as guard:
         for key, value in values.items():
             click.echo(f"{printable(key)}\t{classify(value).value}\t{value_line(value, guard)}")
-
-
-def _print_json(result: dict[str, Any]) -> None:
-    click.echo(json.dumps(result, sort_keys=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torchctl.endpoint import Endpoint
 from torchctl.errors import StoreError
 from torchctl.ranks import fold_ranks
 from torchctl.render.exchange import exchange_json, exchange_table, write_files
+from torchctl.render.json import document
 from torchctl.render.waiting import WaitLine
 from torchctl.store_options import (
     json_option,
@@ -20,6 +20,7 @@ from torchctl.store_options import (
     read_value,
     store_option,
     timeout_option,
+    unicode_only,
 )
 from torchctl.storeutil.exchange import join_exchange
 from torchctl.storeutil.session import ANSWER_S
@@ -32,7 +33,14 @@ from torchctl.storeutil.session import ANSWER_S
     "--world-size", type=click.IntRange(1, 1_000_000), metavar="N", required=True, help="Ranks that exchange."
 )
 @click.option("--data", "data_text", metavar="TEXT|@FILE|-", required=True, help="What to publish.")
-@click.option("--key-prefix", metavar="P", default="torchctl/data/", show_default=True, help="Keys are P0, P1, ...")
+@click.option(
+    "--key-prefix",
+    metavar="P",
+    default="torchctl/data/",
+    show_default=True,
+    callback=unicode_only,
+    help="Keys are P0, P1, ...",
+)
 @prefix_option
 @timeout_option(300)
 @click.option("--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="D", help="One file per rank.")
@@ -89,7 +97,7 @@ def command(
             raise StoreError(f"{error.filename}: {error.strerror}") from error
         click.echo(f"wrote {count} files to {output_dir}", err=True)
     if as_json:
-        click.echo(json.dumps(exchange_json(exchange, key_prefix), sort_keys=True))
+        click.echo(document("synchronize", exchange_json(exchange, key_prefix)))
     elif output_dir is None:
         from rich.console import Console
 

@@ -5,6 +5,14 @@
     for entry in dump.entries:
         print(entry.group, entry.collective_seq_id, entry.operation, entry.state)
 
+A whole job is one table (this needs NumPy, the extra `analysis`):
+
+    from torchctl.flightrec import State, load
+    trace = load(["/shared/dumps"])
+    stuck = trace.rank[trace.state == State.STARTED]  # ranks of the rows that have begun and not finished
+    for failure in trace.bad:
+        print(failure.source, failure.error)
+
 Names are loaded on first use: the decoding child imports this package too and needs none of them.
 """
 
@@ -16,30 +24,44 @@ if TYPE_CHECKING:
     from torchctl.flightrec.decode import decode_dump, describe_pickle, read_dump
     from torchctl.flightrec.dump import Dump, Entry, Frame, ProcessGroup, ReportedStatus
     from torchctl.flightrec.guard import Guard, Limits
+    from torchctl.flightrec.loading import load
+    from torchctl.flightrec.trace import Call, DumpInfo, Group, State, Trace
 
 _HOMES = {
+    "Call": "trace",
     "Dump": "dump",
+    "DumpInfo": "trace",
     "Entry": "dump",
     "Frame": "dump",
+    "Group": "trace",
     "Guard": "guard",
     "Limits": "guard",
     "ProcessGroup": "dump",
     "ReportedStatus": "dump",
+    "State": "trace",
+    "Trace": "trace",
     "decode_dump": "decode",
     "describe_pickle": "decode",
+    "load": "loading",
     "read_dump": "decode",
 }
 
 __all__ = [
+    "Call",
     "Dump",
+    "DumpInfo",
     "Entry",
     "Frame",
+    "Group",
     "Guard",
     "Limits",
     "ProcessGroup",
     "ReportedStatus",
+    "State",
+    "Trace",
     "decode_dump",
     "describe_pickle",
+    "load",
     "read_dump",
 ]
 

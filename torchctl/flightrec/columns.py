@@ -12,7 +12,7 @@ Source: torch/csrc/distributed/c10d/FlightRecorder.hpp and FlightRecorderDetail.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 from torchctl.flightrec import wire
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 250_000  # torch's ring holds 2000 by default; this bounds what the parent must take
 MAX_GROUPS = 100_000
 MAX_RANKS_TEXT = 2_000_000  # "[0, 1, ...]" of 250 thousand ranks
+_MAX_WALKED = 4_000_000  # items of the lists of one column; 2000 entries with 30 frames have 60 thousand
 _TOP_KEYS = frozenset(
     {"version", "comm_lib_version", "nccl_version", "pg_config", "pg_status", "entries", "nccl_comm_state"}
 )
@@ -140,10 +141,13 @@ def _entries(entries: object, strings: Strings, columns: dict[str, Any]) -> None
         columns[key] = _text_column(key, fields[key], strings)
     shapes, dtypes, stacks = ShapeTable(), DtypeTable(strings), StackTable(strings)
     for key in wire.ENTRY_SHAPES:
-        columns[key] = _list_column(key, fields[key], shapes.number)
+        columns[key] = _list_column(key, fields[key], shapes)
     for key in wire.ENTRY_DTYPES:
-        columns[key] = _list_column(key, fields[key], dtypes.number)
-    columns["frames"] = _list_column("frames", fields["frames"], stacks.number)
+        values = fields[key]
+        if str in set(map(type, values)):  # one type as plain text, as torch's own tests and some forks write it
+            values = [[value] if type(value) is str else value for value in values]
+        columns[key] = _list_column(key, values, dtypes)
+    columns["frames"] = _list_column("frames", fields["frames"], stacks)
     columns.update(shapes.columns(), **dtypes.columns(), **stacks.columns())
 
 
@@ -152,6 +156,8 @@ def _transpose(entries: list[dict[str, Any]]) -> dict[str, Sequence[Any]]:
     if not entries:
         return dict.fromkeys(_KEYS, ())
     # Entries of one dump have the same keys, so those that the first one lacks are rarely looked for.
+    if "collective_seq_id" not in entries[0] and "seq_id" in entries[0]:  # before the two counters were told apart
+        entries = [entry | {"collective_seq_id": entry.get("seq_id")} for entry in entries]
     present = [key for key in _KEYS if key in entries[0]]
     fields: dict[str, Sequence[Any]] = {}
     try:
@@ -210,18 +216,21 @@ def _split_groups(values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return list(map(itemgetter(0), values)), list(map(itemgetter(1), values))
 
 
-def _list_column(key: str, values: Sequence[Any], number: Callable[[Any, str], int]) -> array[int]:
-    """Number each list by its content; one that is referred to many times is read once."""
+def _list_column(key: str, values: Sequence[Any], table: ShapeTable | DtypeTable | StackTable) -> array[int]:
+    """Number each list by its content."""
     if not set(map(type, values)) <= {list}:
         if not set(map(type, values)) <= {list, tuple, _NONE_TYPE}:
             raise _wrong(key, values, (list, tuple, _NONE_TYPE), "a list")
         values = [() if value is None else value for value in values]
+    if sum(map(len, values)) <= _MAX_WALKED:
+        return array("q", table.numbers(values, key))
+    # Lists that are referred to again and again; each is read once.
     seen: dict[int, int] = {}
     column = []
     for value in values:
         index = seen.get(id(value))
         if index is None:
-            index = seen[id(value)] = number(value, key)
+            index = seen[id(value)] = table.number(value, key)
         column.append(index)
     return array("q", column)
 

@@ -181,6 +181,17 @@ class EntryColumns(Sequence[Entry]):
         values = self.columns[f"{table}_values"].tolist()
         return (values[start:end] for start, end in pairwise(offsets))
 
+    def tables(
+        self,
+    ) -> tuple[
+        list[tuple[tuple[int, ...], ...]], list[tuple[str, ...]], list[tuple[int, ...]], list[tuple[str, int, str]]
+    ]:
+        """Return what the columns' numbers stand for: sizes, dtypes, stacks as rows of frames, and the frames."""
+        columns, text = self.columns, self.strings.__getitem__
+        lines = columns["frame_line"].tolist()
+        frames = list(zip(map(text, columns["frame_filename"]), lines, map(text, columns["frame_name"]), strict=True))
+        return self._shapes(), self._dtypes(), [tuple(row) for row in self._rows("stack")], frames
+
     def _shapes(self) -> list[tuple[tuple[int, ...], ...]]:
         shapes = []
         for row in self._rows("shape"):

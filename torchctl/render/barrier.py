@@ -15,14 +15,13 @@ def barrier_line(state: BarrierState) -> str:
     if state.released:
         return f"{head}, complete" if arrived >= world_size else f"{head}, released without the others"
     if arrived > world_size:
-        return f"{head}, not complete; more than --world-size"
+        return f"barrier `{printable(state.key_prefix)}`: {arrived} arrived, more than --world-size {world_size}"
     return f"{head}, not complete; {state.missing_sentence()}"
 
 
 def barrier_json(state: BarrierState, action: str) -> dict[str, Any]:
-    """Return the object for `--json`; `missing` is null where the ranks cannot be named."""
+    """Return the content of `--json`; `missing` is null where the ranks cannot be named."""
     return {
-        "schema": "torchctl.barrier/1",
         "action": action,
         "key_prefix": state.key_prefix,
         "world_size": state.ranks.world_size,

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchctl.files import write_file
 from torchctl.storeutil.exchange import Exchange
 from torchctl.storeutil.values import as_text, preview
 
@@ -28,9 +29,8 @@ def exchange_table(exchange: Exchange) -> Table:
 
 
 def exchange_json(exchange: Exchange, key_prefix: str) -> dict[str, Any]:
-    """Return the object for `--json`: base64 always, `text` where it is text, else null."""
+    """Return the content of `--json`: base64 always, `text` where it is text, else null."""
     return {
-        "schema": "torchctl.synchronize/1",
         "key_prefix": key_prefix,
         "elapsed_s": round(exchange.elapsed_s, 3),
         "ranks": [
@@ -49,9 +49,10 @@ def write_files(exchange: Exchange, folder: Path) -> int:
     """Write ``rank0`` ... into `folder`, which is created; return how many.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: the folder cannot be made.
+        TorchctlError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for rank, data in enumerate(exchange.data):
-        (folder / f"rank{rank}").write_bytes(data)
+        write_file(str(folder / f"rank{rank}"), data)
     return len(exchange.data)

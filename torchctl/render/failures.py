@@ -50,6 +50,8 @@ def _who(errors: Sequence[WorkerError], room: int) -> str:
 
 
 def _not_found(survey: Survey[Any], room: int) -> list[str]:
+    if not survey.not_found:
+        return []
     from torchctl.render.members import folded
 
     unnamed = sum(error.rank is None for error in _errors(survey))

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from torchctl.errors import DumpError
 from torchctl.flightrec import Guard, describe_pickle
 from torchctl.storeutil.families import Group
 from torchctl.storeutil.values import Kind, as_text, classify, preview, wrapped_pickle
@@ -17,14 +18,10 @@ _PICKLE_PREVIEW = 60
 
 
 def value_text(data: bytes, key: str) -> str:
-    """Return the whole value: text as it is, a pickle as its structure, other bytes as a hex table.
-
-    Raises:
-        DumpError: it looks like a pickle and is none that can be shown.
-    """
-    kind = classify(data)
-    if kind is Kind.PICKLE:
-        return printable(describe_pickle(wrapped_pickle(data) or data, source=f"key {key!r}"))
+    """Return the whole value: text as it is, a pickle as its structure, other bytes as a hex table."""
+    shown = _structure(data, f"key {key!r}")
+    if shown is not None:
+        return shown
     text = as_text(data)
     if text is not None:
         return printable(text, keep_newlines=True)
@@ -34,25 +31,33 @@ def value_text(data: bytes, key: str) -> str:
 
 
 def value_json(data: bytes, key: str) -> dict[str, Any]:
-    """Return the object of `store get --json`; `shown` is the structure of a pickle."""
-    kind = classify(data)
+    """Return the content of `store get --json`; `shown` is the structure of a pickle, null if it cannot be shown."""
     return {
-        "schema": "torchctl.store.get/1",
         "key": key,
-        "kind": kind.value,
+        "kind": classify(data).value,
         "size_bytes": len(data),
         "base64": base64.b64encode(data).decode("ascii"),
         "text": as_text(data),
-        "shown": value_text(data, key) if kind is Kind.PICKLE else None,
+        "shown": _structure(data, f"key {key!r}"),
     }
 
 
 def value_line(data: bytes, guard: Guard) -> str:
     """Return the beginning of a value on one line, a pickle as its structure."""
-    if classify(data) is not Kind.PICKLE:
+    text = _structure(data, "the value", guard)
+    if text is None:
         return preview(data)
-    text = printable(describe_pickle(wrapped_pickle(data) or data, source="the value", guard=guard))
     return text if len(text) <= _PICKLE_PREVIEW else f"{text[:_PICKLE_PREVIEW]} ..."
+
+
+def _structure(data: bytes, source: str, guard: Guard | None = None) -> str | None:
+    """Return a pickle as its structure, None for anything else, and for what only begins and ends like one."""
+    if classify(data) is not Kind.PICKLE:
+        return None
+    try:
+        return printable(describe_pickle(wrapped_pickle(data) or data, source=source, guard=guard))
+    except DumpError:
+        return None
 
 
 def key_rows(groups: list[Group]) -> tuple[list[Group], int]:
@@ -99,9 +104,8 @@ def keys_table(rows: list[Group], values: Mapping[str, bytes]) -> Any:
 
 
 def keys_json(groups: list[Group]) -> dict[str, Any]:
-    """Return the object of `store keys --json`; `meaning` is null for keys that torch does not know."""
+    """Return the content of `store keys --json`; `meaning` is null for keys that torch does not know."""
     return {
-        "schema": "torchctl.store.keys/1",
         "count": sum(len(group.keys) for group in groups),
         "groups": [
             {"name": group.name, "meaning": group.meaning or None, "keys": sorted(group.keys)} for group in groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -22,7 +23,7 @@ class WaitLine:
     def show(self, state: str, elapsed_s: float) -> None:
         """Show `state`, which must be printable, after `elapsed_s` seconds."""
         if self._terminal:
-            text = f"{state}, {elapsed_s:.0f} s"
+            text = _clipped(state, f", {elapsed_s:.0f} s", _columns(self._stream.fileno()) - 1)
             self._stream.write("\r" + text.ljust(self._width))
             self._stream.flush()
             self._width = len(text)
@@ -36,3 +37,16 @@ class WaitLine:
             self._stream.write("\n")
             self._stream.flush()
             self._width = 0
+
+
+def _columns(descriptor: int) -> int:
+    """Return the width of the terminal; one that does not know its own says 0."""
+    return os.get_terminal_size(descriptor).columns or 80
+
+
+def _clipped(state: str, elapsed: str, columns: int) -> str:
+    """Return one line that a screen does not wrap: a wrapped one cannot be written over."""
+    room = columns - len(elapsed)
+    if len(state) > room:
+        state = f"{state[: max(0, room - 3)]}..."
+    return (state + elapsed)[:columns]

@@ -1,67 +1,92 @@
-"""Stacks as ``py-spy dump`` prints them.
+"""Stacks as `py-spy dump` prints them, as text and as JSON.
 
-Source: py-spy's src/dump.rs (0.4): a heading per process, then threads, frames innermost first::
-
-    Process 4711: python train.py
-    Python v3.11.7 (/usr/bin/python3.11)
-
-    Thread 4711 (idle): "MainThread"
-        wait (threading.py:320)
-        <module> (train.py:38)
+Source: py-spy 0.4, src/main.rs (text) and src/stack_trace.rs (JSON).
 """
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 from torchctl.stacks.stack import MAIN_THREAD, MAX_FRAMES, MAX_THREADS, StackFrame, Stacks, ThreadStack
 
-_THREAD = re.compile(r"Thread (0x[0-9a-fA-F]{1,16}|\d{1,19}) \(([^()]*)\)(?:: \"(.*)\")?")
-_FRAME = re.compile(r"    (\S.*) \((.*?)(?::(\d{1,9}))?\)")
-_PROCESS = re.compile(r"Process (\d{1,10}): (.*)")
+_THREAD = re.compile(r'Thread (0x[0-9a-fA-F]+|\d+)(?: \(([^)]*)\))?(?:: "(.*)")?')
+_FRAME = re.compile(r"    (.+) \((.*?)(?::(\d{1,9}))?\)")
+_PROCESS = re.compile(r"Process (\d{1,10}): ")
 
 
 def is_pyspy(text: str) -> bool:
-    """Whether the text is py-spy's rather than faulthandler's."""
-    return any(_THREAD.fullmatch(line) or _PROCESS.fullmatch(line) for line in text.lstrip()[:2000].splitlines())
+    """Whether text looks like py-spy's: JSON is a list there, text begins with the process."""
+    head = text.lstrip()[:2000]
+    lines = head.splitlines()
+    return head.startswith("[") or any(_PROCESS.match(line) or _THREAD.fullmatch(line.rstrip()) for line in lines)
 
 
 def parse_pyspy(text: str) -> Stacks:
-    """Return the stacks of the first process in py-spy's text; those of its children are passed over.
-
-    The main thread is the one of that name, else the one whose id is the process's, else the last.
+    """Return the stacks of one `py-spy dump`.
 
     Raises:
-        ValueError: there is no thread in it.
+        ValueError: there is no thread in it, or it is nothing of py-spy's.
     """
-    pid, threads = -1, list[tuple[int, str, list[StackFrame]]]()
-    for line in text.splitlines():
-        if match := _PROCESS.fullmatch(line):
-            if threads:
-                break  # of --subprocesses: the data loader's workers and the like
-            pid = int(match[1])
-        elif match := _THREAD.fullmatch(line):
-            threads.append((int(match[1], 0), match[3] or "", []))
-        elif (match := _FRAME.fullmatch(line)) and threads and len(threads[-1][2]) < MAX_FRAMES:
-            threads[-1][2].append(StackFrame(match[2], int(match[3] or 0), match[1]))
-        if len(threads) > MAX_THREADS:
-            raise ValueError(f"more than {MAX_THREADS} threads")
+    pid, threads = _from_json(text) if text.lstrip().startswith("[") else _from_text(text)
     if not threads:
         raise ValueError("no thread's stack is in it")
     main = _main(threads, pid)
     return Stacks(
         tuple(
-            ThreadStack(ident, name, index == main, tuple(frames))
-            for index, (ident, name, frames) in enumerate(threads)
+            ThreadStack(thread.ident, thread.name, index == main, thread.frames) for index, thread in enumerate(threads)
         )
     )
 
 
-def _main(threads: list[tuple[int, str, list[StackFrame]]], pid: int) -> int:
-    for index, (_, name, _) in enumerate(threads):
-        if name == MAIN_THREAD:
+def _main(threads: list[ThreadStack], pid: int | None) -> int:
+    """Return the main thread's place: it has that name, else the process's own id, else it is the last."""
+    for index, thread in enumerate(threads):
+        if thread.main:
             return index
-    for index, (ident, _, _) in enumerate(threads):
-        if ident == pid:
+    for index, thread in enumerate(threads):
+        if thread.ident == pid:
             return index
     return len(threads) - 1
+
+
+def _from_text(text: str) -> tuple[int | None, list[ThreadStack]]:
+    found: list[tuple[int, str, list[StackFrame]]] = []
+    pid = None
+    for line in text.splitlines():
+        if match := _PROCESS.match(line):
+            if found:
+                break  # a child of the process; not what the rank itself does
+            pid = int(match[1])
+        if match := _THREAD.fullmatch(line.rstrip()):
+            found.append((int(match[1], 0), match[3] or "", []))
+        elif (match := _FRAME.fullmatch(line.rstrip())) and found and len(found[-1][2]) < MAX_FRAMES:
+            found[-1][2].append(StackFrame(match[2], int(match[3] or 0), match[1]))
+        if len(found) > MAX_THREADS:
+            raise ValueError(f"more than {MAX_THREADS} threads")
+    return pid, [ThreadStack(ident, name, name == MAIN_THREAD, tuple(frames)) for ident, name, frames in found]
+
+
+def _from_json(text: str) -> tuple[int | None, list[ThreadStack]]:
+    try:
+        document = json.loads(text)
+        if not isinstance(document, list) or len(document) > MAX_THREADS:
+            raise ValueError("it is no list of threads, or too long")
+        first = document[0].get("pid") if document else None
+        return first, [_thread(thread) for thread in document if thread.get("pid") == first]
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the JSON has not the form of py-spy's: {type(error).__name__}") from error
+
+
+def _thread(thread: Any) -> ThreadStack:
+    name = thread.get("thread_name") or ""
+    frames = []
+    for frame in thread["frames"][:MAX_FRAMES]:
+        line = frame.get("line") or 0
+        if not all(isinstance(frame[key], str) for key in ("filename", "name")) or not isinstance(line, int):
+            raise TypeError("no frame")
+        frames.append(StackFrame(frame["filename"][:4096], max(0, line), frame["name"][:4096]))
+    if not isinstance(name, str) or not isinstance(thread["thread_id"], int):
+        raise TypeError("no thread")
+    return ThreadStack(thread["thread_id"] & ((1 << 64) - 1), name, name == MAIN_THREAD, tuple(frames))

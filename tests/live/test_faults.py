@@ -1,0 +1,112 @@
+"""Real gloo jobs with one fault each: the live verdict is the truth that is kept beside this file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.demo.job import torchrun_job
+from torchctl.cli import cli
+
+pytestmark = pytest.mark.torch
+
+HERE = Path(__file__).parent
+TRUTHS = sorted(path.stem for path in (HERE / "truth").glob("*.json"))
+PATIENCE_S = 60.0
+SIGNALS = {"stopped": signal.SIGSTOP, "killed": signal.SIGKILL}
+SCRIPT_OF = {"killed": "stopped"}
+
+
+def truth_of(name: str) -> dict[str, Any]:
+    truth: dict[str, Any] = json.loads((HERE / "truth" / f"{name}.json").read_text())
+    return truth
+
+
+def wait_for_marks(folder: Path, ranks: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not all((folder / f"at-{rank}").exists() for rank in range(ranks)):
+        assert time.monotonic() < deadline, f"only {sorted(path.name for path in folder.glob('at-*'))} came to its mark"
+        time.sleep(0.02)
+
+
+def pid_of(runtime: Path, rank: int) -> int:
+    (socket,) = runtime.glob(f"rank{rank}-*.sock")
+    return int(socket.stem.partition("-")[2])
+
+
+@contextmanager
+def faulty_job(name: str, folder: Path, runtime: Path, script: Path) -> Iterator[None]:
+    """Run a scenario up to the point where every rank stands where it should."""
+    truth = truth_of(name)
+    environment = {"SCENARIO": SCRIPT_OF.get(name, name), "FOLDER": str(folder)}
+    with torchrun_job(script, truth["ranks"], runtime, environment=environment) as job:
+        wait_for_marks(folder, truth["ranks"])
+        if name in SIGNALS:
+            os.kill(job.pid, signal.SIGSTOP)  # the agent would end all ranks when it sees one end
+            os.kill(pid_of(runtime, truth["faults"][0]["culprits"][0]), SIGNALS[name])
+        yield
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(cli, ["diagnose", *map(str, args)])
+
+
+def verdict(result: Result) -> dict[str, Any]:
+    assert result.exit_code in (0, 1, 6), result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    assert document["schema"] == "torchctl.diagnosis/1"
+    assert result.exit_code == {True: 0, None: 1, False: 6}[document["healthy"]]
+    return document
+
+
+def check(found: dict[str, Any], truth: dict[str, Any]) -> None:
+    assert found["healthy"] is truth["healthy"], found
+    roots = [one for one in found["findings"] if one["caused_by"] is None]
+    told = [(one["kind"], one["culprit_ranks"]) for one in roots]
+    assert told == [(fault["kind"], fault["culprits"]) for fault in truth["faults"]], found
+    for one, fault in zip(roots, truth["faults"], strict=True):
+        if fault["waiting"] is not None:
+            assert one["waiting_ranks"] == fault["waiting"], found
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_the_live_verdict_is_the_truth_and_so_is_that_of_its_saved_folder(
+    name: str, folder: Path, own_environment: Path
+) -> None:
+    truth = truth_of(name)
+    marks = folder / "marks"
+    marks.mkdir()
+    with faulty_job(name, marks, own_environment, HERE / "faulty_job.py"):
+        live = verdict(run("--json", "--interval", "0.7", "--save", folder / "saved"))
+    check(live, truth)
+    saved = verdict(run("--json", folder / "saved"))
+    for one in (live, saved):
+        one.pop("schema")
+    assert saved == live
+
+
+def test_watch_goes_on_until_something_is_wrong_and_keeps_it(folder: Path, own_environment: Path) -> None:
+    marks = folder / "marks"
+    marks.mkdir()
+    with faulty_job("queue", marks, own_environment, HERE / "faulty_job.py"):
+        result = run("--watch", "--interval", "0.2", "--save", folder / "saved")
+        assert result.exit_code == 6
+        assert result.stdout.startswith("rank 1 never entered all_reduce ")
+        assert "\n   where     rank 1: " in result.stdout
+        again = run("--save", folder / "saved")
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "is not empty" in again.stderr
+
+
+def test_nobody_to_ask_is_an_error_of_its_own() -> None:
+    result = run()
+    assert (result.exit_code, result.stdout) == (3, "")

@@ -1,0 +1,146 @@
+"""A real job of 16 ranks (gloo): one stuck in user code, one stopped, one killed, all on one screen."""
+
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.processes import Process
+from torchctl.cli import cli
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(400)]
+
+RANKS, STUCK, STOPPED, KILLED = 16, 5, 9, 12
+START_TIMEOUT_S = 240.0  # sixteen imports of torch, on a machine that may have two cores
+
+
+class Job(NamedTuple):
+    runtime_dir: Path
+    pids: dict[int, int]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="torchctl")
+
+
+@pytest.fixture(scope="module")
+def job() -> Iterator[Job]:
+    """Return a job that hangs; started rank by rank, not by torchrun, which would end it with the killed rank."""
+    from torch.distributed import TCPStore
+
+    from tests.demo import odd
+
+    assert odd.STUCK_RANK == STUCK
+    ranks: list[Process] = []
+    with tempfile.TemporaryDirectory(prefix="tc-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHCTL_RUNTIME_DIR", f"{folder}/run")
+        patch.setenv("RES_OPTIONS", "attempts:0")
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "WORLD_SIZE": str(RANKS),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RUN_ID": "whole-job",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.getcwd(),
+        }
+        try:
+            for rank in range(RANKS):
+                command = [sys.executable, "-m", "torchctl.server", odd.__file__]
+                ranks.append(Process(command, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
+            pids = {rank: process.pid for rank, process in enumerate(ranks)}
+            wait_for_hang()
+            os.kill(pids[STOPPED], signal.SIGSTOP)
+            os.kill(pids[KILLED], signal.SIGKILL)
+            ranks[KILLED].popen.wait(30)
+            yield Job(Path(folder) / "run", pids)
+        finally:
+            for process in ranks:
+                process.end()
+
+
+def wait_for_hang() -> None:
+    """Wait until every rank has done its first step and stands where it will stay."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        assert time.monotonic() < deadline, "the job did not come to its hang"
+        result = run("traceback", "--json", "--timeout", "20")
+        if result.exit_code == 0:
+            places = [place for worker in json.loads(result.stdout)["workers"] if (place := innermost(worker))]
+            if places.count("train_step") == RANKS - 1 and places.count("wait_for_a_batch_that_never_comes") == 1:
+                return
+        time.sleep(0.2)
+
+
+def innermost(worker: dict[str, Any]) -> str:
+    [main] = [thread for thread in worker["threads"] if thread["main"]]
+    index = main["users_frame"]
+    return "" if index is None else str(main["frames"][index]["function"])
+
+
+@pytest.fixture(autouse=True)
+def look_there(job: Job, own_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHCTL_RUNTIME_DIR", str(job.runtime_dir))
+
+
+def test_one_screen_names_all_three_and_folds_the_rest(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    began = time.monotonic()
+    result = run("traceback", "--timeout", "3")
+    assert time.monotonic() - began < 10
+    lines = result.stdout.splitlines()
+    assert lines[0] == "14 ranks answered of 16, job whole-job"
+    stopped = f"  rank {STOPPED}: {job.runtime_dir}/rank{STOPPED}-{job.pids[STOPPED]}.sock accepted the connection and"
+    killed = f"  rank {KILLED}: {job.runtime_dir}/rank{KILLED}-{job.pids[KILLED]}.sock refused the connection"
+    assert lines[1].startswith(stopped[:70])
+    assert lines[2].startswith(killed[:70])
+    assert f"rank {STOPPED}: " in result.stderr and "did not answer within" in result.stderr
+    assert f"rank {KILLED}: " in result.stderr and "refused the connection" in result.stderr
+    branches = [line for line in lines if re.match(r"[├└]─ ", line)]
+    assert branches == [f"├─ 1 rank: {STUCK}", "└─ 13 ranks: 0-4,6-8,10-11,13-15"]
+    below = lines[lines.index(branches[0]) :]
+    assert any("> " in line and "in wait_for_a_batch_that_never_comes" in line for line in below)
+    assert any("> " in line and "in train_step" in line for line in below)
+    assert max(map(len, lines)) <= 80
+    assert result.exit_code == 3
+
+
+def test_two_samples_show_that_nothing_moves(job: Job) -> None:
+    result = run("traceback", "--timeout", "4", "--samples", "2", "--interval", "0.2")
+    assert f"├─ 1 rank: {STUCK}  still\n" in result.stdout
+    assert "└─ 13 ranks: 0-4,6-8,10-11,13-15  still\n" in result.stdout
+
+
+def test_the_same_screen_after_the_job_from_what_was_collected(job: Job, folder: Path) -> None:
+    live = run("traceback", "--timeout", "3").stdout
+    collected = run("collect", str(folder / "out"), "--timeout", "15")
+    assert collected.exit_code == 3
+    replayed = run("traceback", str(folder / "out")).stdout
+    assert replayed.splitlines()[0] == "14 ranks answered of 16"
+    assert f"  rank {STOPPED}: " in replayed
+    assert f"  rank {KILLED}: " in replayed
+    tree = "main thread: "
+    assert (
+        replayed[replayed.index(tree) :].partition("not shown")[0] == live[live.index(tree) :].partition("not shown")[0]
+    )
+    assert "gloo:all_reduce" in run("nccl-trace", str(folder / "out"), "--last", "1").stdout
+
+
+def test_ranks_that_do_not_answer_are_read_from_outside(job: Job) -> None:
+    result = run("traceback", "--pid", str(job.pids[STOPPED]), "--timeout", "20")
+    if "py-spy is not installed" in result.stderr:
+        pytest.skip("py-spy is not installed")
+    if result.exit_code:
+        pytest.skip("py-spy may not read processes here")
+    assert result.stdout.startswith(f"rank {STOPPED}  ")
+    assert "in train_step" in result.stdout

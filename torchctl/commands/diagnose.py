@@ -1,0 +1,96 @@
+"""`torchctl diagnose`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from torchctl.errors import EXIT_FAILED, EXIT_FINDING, EXIT_OK, TorchctlError
+from torchctl.options import Seconds, worker_options
+from torchctl.targets import Targets
+
+if TYPE_CHECKING:
+    from torchctl.diagnosis.evidence import Evidence
+    from torchctl.diagnosis.model import Diagnosis
+
+
+@click.command()
+@worker_options
+@click.option("--rank-from", metavar="REGEX", help="Where a path says its rank: the first group of this pattern.")
+@click.option(
+    "--save", type=click.Path(), metavar="DIR", help="Keep what the workers gave; DIR gives the same verdict."
+)
+@click.option("--watch", is_flag=True, help="Look again and again until something is wrong.")
+@click.option(
+    "--interval",
+    type=Seconds(),
+    default=1.0,
+    show_default=True,
+    help="Seconds between the two looks at live workers; with --watch between the rounds too.",
+)
+@click.argument("paths", nargs=-1, type=click.Path(), metavar="[DIR|FILE]...")
+def command(
+    targets: Targets,
+    rank_from: str | None,
+    save: str | None,
+    watch: bool,
+    interval: float,
+    paths: tuple[str, ...],
+) -> int:
+    """Name the rank that holds the job up, say where it stands and who only waits for it.
+
+    Reads flight-recorder dumps and stacks (traceback_rank_3.txt, stacks_3.txt, py-spy's) from folders and files;
+    without any it asks the live workers, twice. Exit code 0: nothing is wrong, 6: something is, 1: cannot tell.
+    """
+    named = bool(targets.sockets or targets.hosts or targets.ranks is not None)
+    if paths and (named or save is not None or watch):
+        raise click.UsageError("--socket, --host, --save and --watch are for live workers, not for files")
+    if rank_from is not None and not paths:
+        raise click.UsageError("--rank-from reads ranks from paths; name a folder of dumps")
+    if targets.ranks is not None:
+        raise click.UsageError("a verdict needs every rank: who is not asked would look lost; leave --ranks out")
+    _require_numpy()
+    if paths:
+        from torchctl.diagnosis.folders import read_evidence
+
+        evidence = read_evidence(paths, rank_from=rank_from)
+        return _show(evidence, targets.as_json, list(paths))
+    from torchctl.diagnose_live import look, watching
+    from torchctl.diagnose_save import make_folder, save_evidence
+
+    if save is not None:
+        make_folder(save)  # before anybody is asked: the evidence may not come again
+    evidence = watching(targets, interval) if watch else look(targets, interval)
+    if save is not None:
+        save_evidence(evidence, save)
+    return _show(evidence, targets.as_json, [])
+
+
+def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
+    from torchctl.diagnosis.diagnose import diagnose
+
+    diagnosis = diagnose(evidence)
+    if as_json:
+        from torchctl.render.json import document
+
+        click.echo(document("diagnosis", diagnosis.as_dict()))
+    else:
+        from torchctl.render.diagnosis import print_diagnosis
+
+        print_diagnosis(diagnosis, evidence.places, live=not paths)
+    return exit_code(diagnosis)
+
+
+def exit_code(diagnosis: Diagnosis) -> int:
+    """Return 0 for a healthy job, 6 for one with a finding, 1 where it cannot be told."""
+    if diagnosis.healthy is None:
+        return EXIT_FAILED
+    return EXIT_OK if diagnosis.healthy else EXIT_FINDING
+
+
+def _require_numpy() -> None:
+    try:
+        import numpy  # noqa: F401
+    except ImportError:
+        raise TorchctlError("diagnose needs NumPy", hint="pip install 'torchctl[analysis]'") from None

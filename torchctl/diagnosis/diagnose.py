@@ -1,0 +1,183 @@
+"""`diagnose`: evidence in, a diagnosis out."""
+
+from __future__ import annotations
+
+from torchctl.diagnosis.accuse import accuse
+from torchctl.diagnosis.evidence import Evidence
+from torchctl.diagnosis.model import Collective, Confidence, Diagnosis, Finding, GroupName
+from torchctl.diagnosis.straggler import find_straggler
+from torchctl.diagnosis.waiting import Waits
+from torchctl.diagnosis.words import group_words, ranks_of, verb
+from torchctl.flightrec.trace import State, Trace
+from torchctl.flightrec.userframe import user_frame
+
+_FOLLOWING = ("timed_out", "bad_file")
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """Return what is wrong with a job, who is the cause, and who only waits. Nothing is read or asked here."""
+    trace = evidence.trace
+    failed = dict(evidence.failed)
+    for failure in trace.bad:
+        if failure.rank is not None and failure.rank not in trace.ranks:
+            failed.setdefault(failure.rank, f"its dump cannot be used: {failure.error.message}")
+    evidence.failed = failed
+    waits = Waits(evidence)
+    findings, unknown = accuse(waits)
+    if evidence.live and not findings:
+        findings += _left_behind(evidence)
+    straggler = _straggler(evidence)
+    if straggler is not None:
+        findings.append(straggler)
+    findings.sort(key=_order)
+    findings = _causes(findings)
+    _add_timed_out(trace, findings)
+    _add_bad_files(trace, findings)
+    if not findings:
+        unknown += _in_flight(waits)
+        if not len(trace) and not evidence.stacks:
+            unknown.append("there is no dump and no stack of any rank")
+        elif not len(trace):
+            unknown.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
+    seen = evidence.ranks()
+    size = evidence.size()
+    missing = sorted((set(range(size or 0)) | set(failed)) - set(seen))
+    healthy = False if findings else None if unknown else True
+    return Diagnosis(
+        healthy, _verdict(healthy, findings, unknown, waits), size, seen, missing, failed, findings, unknown
+    )
+
+
+def _order(finding: Finding) -> tuple[bool, int, str, tuple[int, ...]]:
+    return finding.kind == "straggler", -len(finding.waiting_ranks), finding.kind, finding.culprit_ranks
+
+
+def _causes(findings: list[Finding]) -> list[Finding]:
+    """Say which findings follow from a disagreement of the same ranks in the same group, and put them after it."""
+    first: dict[tuple[str, tuple[int, ...]], Finding] = {}
+    for finding in findings:
+        if finding.kind.endswith("_mismatch") and finding.kind != "p2p_mismatch" and finding.group is not None:
+            first.setdefault((finding.group.name, finding.group.ranks), finding)
+    follows: dict[int, Finding] = {}
+    for finding in findings:
+        cause = first.get((finding.group.name, finding.group.ranks)) if finding.group is not None else None
+        if cause is None or cause is finding or finding.kind not in ("not_entered", "rank_lost"):
+            continue
+        if set(finding.culprit_ranks) <= set(cause.culprit_ranks):
+            follows[id(finding)] = cause
+    for finding in findings:
+        if id(finding) in follows:  # whoever waits for the consequence waits for the cause
+            cause = follows[id(finding)]
+            cause.waiting_ranks = tuple(
+                sorted({*cause.waiting_ranks, *finding.waiting_ranks} - set(cause.culprit_ranks))
+            )
+    ordered = [finding for finding in findings if id(finding) not in follows]
+    ordered.sort(key=_order)
+    places = {id(finding): at for at, finding in enumerate(ordered)}
+    for finding in findings:
+        if id(finding) in follows:
+            finding.caused_by = places[id(follows[id(finding)])]
+            ordered.append(finding)
+    return ordered
+
+
+def _left_behind(evidence: Evidence) -> list[Finding]:
+    """Ranks whose process has ended without a word while others live, even if none of them waits."""
+    lost = sorted(evidence.left)
+    if not lost or not evidence.trace.ranks:
+        return []
+    reasons = [f"rank {rank}: {evidence.failed.get(rank, 'its process has ended')}" for rank in lost[:8]]
+    summary = f"{ranks_of(lost)} {verb(lost, 'has', 'have')} ended without closing, and others of the job live on"
+    sure: Confidence = "possible" if evidence.moved else "likely"
+    return [Finding("rank_lost", sure, summary, tuple(lost), (), evidence=reasons)]
+
+
+def _straggler(evidence: Evidence) -> Finding | None:
+    hosts = {place.host for place in evidence.places.values()}
+    one_clock = len(hosts) == 1 and None not in hosts and set(evidence.places) >= set(evidence.trace.ranks)
+    found = find_straggler(evidence.trace, one_clock)
+    if found is None:
+        return None
+    trace = evidence.trace
+    group = trace.groups[found.group]
+    call = trace.call_of(found.row)
+    frame = user_frame(trace.stack_of(found.row))
+    lateness = f"median {found.median_ms:.1f} ms, p99 {found.p99_ms:.1f} ms"
+    finding = Finding(
+        "straggler",
+        "likely",
+        f"rank {found.rank} is the last to enter in {found.count} of {found.of} operations of"
+        f" {group_words(group)}: {lateness} after the last but one",
+        (found.rank,),
+        tuple(rank for rank in group.members if rank != found.rank),
+        GroupName(group.name, group.desc, group.members, group.known),
+        Collective(call.name, int(trace.seq[found.row]), False, call.input_sizes, call.output_sizes, call.dtype),
+        evidence=[f"lateness of rank {found.rank}: {lateness}"],
+        lateness_ms=(found.median_ms, found.p99_ms),
+    )
+    if frame is not None:
+        finding.evidence.append(f"it enters {call.name} at {frame.filename}:{frame.line} ({frame.name})")
+    return finding
+
+
+def _add_timed_out(trace: Trace, findings: list[Finding]) -> None:
+    """Tell of operations that only look complete, because an abort has ended them."""
+    if not len(trace):
+        return
+    late = (trace.state == State.LATE).nonzero()[0]
+    if not len(late):
+        return
+    ranks = sorted(set(trace.rank[late].tolist()))
+    row = int(late[0])
+    group, call = trace.groups[int(trace.group[row])], trace.call_of(row)
+    summary = f"operations of {ranks_of(ranks)} look complete, and are not: they ended after their own timeout"
+    evidence = [
+        f"{call.name}, sequence id {int(trace.seq[row])} of {group_words(group)}, timeout {trace.timeout_ms[row]} ms"
+    ]
+    cause = 0 if findings else None
+    name = GroupName(group.name, group.desc, group.members, group.known)
+    made = Collective(
+        call.name, int(trace.seq[row]), bool(trace.p2p[row]), call.input_sizes, call.output_sizes, call.dtype
+    )
+    waiting = tuple(ranks)
+    findings.append(Finding("timed_out", "likely", summary, (), waiting, name, made, None, evidence, cause))
+
+
+def _add_bad_files(trace: Trace, findings: list[Finding]) -> None:
+    roots = {rank: at for at, finding in enumerate(findings) for rank in finding.culprit_ranks}
+    for failure in trace.bad:
+        culprits = () if failure.rank is None else (failure.rank,)
+        cause = None if failure.rank is None else roots.get(failure.rank)
+        text = str(failure.error)
+        findings.append(Finding("bad_file", "certain", text, culprits, (), evidence=[failure.source], caused_by=cause))
+
+
+def _in_flight(waits: Waits) -> list[str]:
+    """Say what may be stuck and may be running, where one look cannot tell."""
+    found = []
+    for op in waits.in_flight:
+        group = waits.trace.groups[op.group]
+        if set(op.rows) & waits.moved or waits.stale:
+            continue
+        if waits.is_gloo(op.group):
+            # Gloo marks operations done late; but where the members are not known, somebody may be missing.
+            if not group.known and not group.default and waits.evidence.moved is None:
+                found.append(f"the members of {group_words(group)} are not known, and an operation of it is open")
+            continue
+        found.append(
+            f"all members of {group_words(group)} have entered sequence id {op.seq}; whether it is running or"
+            " stuck takes a second look"
+        )
+    return found[:4]
+
+
+def _verdict(healthy: bool | None, findings: list[Finding], unknown: list[str], waits: Waits) -> str:
+    if findings:
+        more = sum(finding.caused_by is None and finding.kind not in _FOLLOWING for finding in findings[1:])
+        tail = f" ({more} more finding{'s' * (more > 1)})" if more else ""
+        return f"{findings[0].summary}{tail}."
+    if healthy is None:
+        return f"Cannot tell: {unknown[0]}."
+    if waits.stale:
+        return "Nothing is wrong: the job was moving while it was dumped."
+    return "Nothing is wrong: no rank waits for another."

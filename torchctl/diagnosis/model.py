@@ -1,0 +1,148 @@
+"""What a diagnosis says: findings, each with its culprits, its victims and its evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal[
+    "not_entered",
+    "order_cycle",
+    "op_mismatch",
+    "shape_mismatch",
+    "dtype_mismatch",
+    "p2p_mismatch",
+    "rank_lost",
+    "stuck_running",
+    "straggler",
+    "timed_out",
+    "bad_file",
+]
+Confidence = Literal["certain", "likely", "possible"]
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a rank stands in the user's code."""
+
+    rank: int
+    file: str
+    line: int
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupName:
+    """The process group of a finding; `known` is False where the members are inferred."""
+
+    name: str
+    desc: str
+    ranks: tuple[int, ...]
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """The operation of a finding, as a rank that is in it recorded it."""
+
+    op: str
+    seq_id: int | None
+    is_p2p: bool
+    input_sizes: tuple[tuple[int, ...], ...]
+    output_sizes: tuple[tuple[int, ...], ...]
+    dtype: str
+    since_ns: int | None = None  # when the first rank entered it, by that rank's clock
+
+
+@dataclass(slots=True)
+class Finding:
+    """One cause, or one thing that follows from another.
+
+    Attributes:
+        culprit_ranks: whom it accuses; empty where nobody can be named.
+        waiting_ranks: who waits because of it, the culprits not among them.
+        caused_by: index of the finding that this one follows from.
+        lateness_ms: median and 99th percentile, of a straggler.
+    """
+
+    kind: Kind
+    confidence: Confidence
+    summary: str
+    culprit_ranks: tuple[int, ...] = ()
+    waiting_ranks: tuple[int, ...] = ()
+    group: GroupName | None = None
+    collective: Collective | None = None
+    location: Location | None = None
+    evidence: list[str] = field(default_factory=list)
+    caused_by: int | None = None
+    lateness_ms: tuple[float, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding in the form of schema `torchctl.diagnosis/1`."""
+        group, collective, location = self.group, self.collective, self.location
+        return {
+            "kind": self.kind,
+            "confidence": self.confidence,
+            "summary": self.summary,
+            "culprit_ranks": list(self.culprit_ranks),
+            "waiting_ranks": list(self.waiting_ranks),
+            "process_group": None
+            if group is None
+            else {"name": group.name, "desc": group.desc, "ranks": list(group.ranks)},
+            "collective": None
+            if collective is None
+            else {
+                "op": collective.op,
+                "seq_id": collective.seq_id,
+                "is_p2p": collective.is_p2p,
+                "input_sizes": [list(sizes) for sizes in collective.input_sizes],
+                "output_sizes": [list(sizes) for sizes in collective.output_sizes],
+                "dtype": collective.dtype,
+            },
+            "location": None
+            if location is None
+            else {
+                "rank": location.rank,
+                "file": location.file,
+                "line": location.line,
+                "function": location.function,
+            },
+            "evidence": list(self.evidence),
+            "caused_by": self.caused_by,
+        }
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """What is wrong with a job.
+
+    Attributes:
+        healthy: None when that cannot be told; `unknown` then says what is missing.
+        verdict: one sentence.
+        seen, missing: ranks with evidence, and ranks of the job without any.
+        failed: ranks whose evidence could not be had, and why.
+        findings: root causes first, by how many ranks wait for each.
+    """
+
+    healthy: bool | None
+    verdict: str
+    world_size: int | None
+    seen: list[int]
+    missing: list[int]
+    failed: dict[int, str]
+    findings: list[Finding]
+    unknown: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the diagnosis in the form of schema `torchctl.diagnosis/1`, without the schema's name."""
+        return {
+            "healthy": self.healthy,
+            "verdict": self.verdict,
+            "ranks": {
+                "world_size": self.world_size,
+                "seen": self.seen,
+                "missing": self.missing,
+                "failed": {str(rank): reason for rank, reason in sorted(self.failed.items())},
+            },
+            "findings": [finding.as_dict() for finding in self.findings],
+        }

@@ -1,0 +1,304 @@
+"""The wait-for graph of a job: operations wait for the ranks that have not entered them, ranks for operations.
+
+How this works. An operation that is open points to each member that has not entered it; a rank points to the
+operations that it has open itself. An operation that everybody has entered points to what its members have
+launched before it and not finished. Stacks correct this: a rank that is in code of its own waits for no
+operation, whatever it has launched; a rank inside torch.distributed without an open entry is in something that
+the recorder does not show (gloo's send and recv, monitored_barrier), and that points to the ranks that are in
+no operation at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torchctl.diagnosis.activity import Activity, Doing
+from torchctl.diagnosis.entered import OpenOp, Windows, find_open
+from torchctl.diagnosis.evidence import Evidence
+from torchctl.diagnosis.graph import Graph
+from torchctl.diagnosis.mismatch import Mismatch, find_mismatches
+from torchctl.diagnosis.pairs import OpenPair, find_open_pairs
+from torchctl.diagnosis.staleness import stale_ranks
+from torchctl.flightrec.trace import NO_TIME, State
+
+_LONG_NS = 30_000_000_000  # an operation open for longer than this was not in flight by chance
+_P2P_CALL = "send or recv"
+
+NodeKind = Literal["rank", "lost", "op", "pair", "hidden", "mismatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the graph; `number` is a rank or an index, `name` the call of a hidden operation."""
+
+    kind: NodeKind
+    number: int = 0
+    name: str = ""
+
+
+class Waits:
+    """All that waits in a job.
+
+    Attributes:
+        stale: ranks whose dump is older than others'.
+        empty: ranks whose dump holds nothing although they have taken part.
+        ops: open collectives that count; the node "op" has the index in this list.
+        passing: open collectives that others have finished: about to be done, or one rank is stuck in them.
+        pairs: open sends and receives.
+        in_flight: operations that all have entered and that may just be running.
+        open_members: groups of which members may never have shown themselves, with the ranks that may be them.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.trace = evidence.trace
+        self.activity: dict[int, Activity] = evidence.activities()
+        self.moved = evidence.moved or frozenset()
+        self.windows = Windows(self.trace)
+        self.stale = stale_ranks(self.trace, self.windows) if evidence.moved is None else set()
+        self.empty = self._empty_ranks()
+        self.newest_ns = (
+            max((int(self.trace.created_ns.max()), int(self.trace.completed_ns.max()))) if len(self.trace) else 0
+        )
+        self.in_something = set(self.trace.rank[self.trace.state <= State.LATE].tolist())
+        self.usable = set(self.trace.ranks) - self.stale - self.empty
+        self.mismatches: list[Mismatch] = find_mismatches(self.trace)
+        self.ops: list[OpenOp] = []
+        self.passing: list[OpenOp] = []
+        self.in_flight: list[OpenOp] = []
+        self.ambiguous: list[tuple[OpenOp, list[int]]] = []
+        self.pairs: list[OpenPair] = []
+        self.blocked: dict[int, list[Node]] = {}
+        self.graph: Graph[Node] = Graph()
+        self._choose()
+        self._connect()
+
+    def rows_of(self, node: Node) -> dict[int, int]:
+        """Return the row of each rank that is in the operation of a node."""
+        if node.kind == "op":
+            return self.ops[node.number].rows
+        if node.kind == "pair":
+            return {self.pairs[node.number].rank: self.pairs[node.number].row}
+        if node.kind == "mismatch":
+            return self.mismatches[node.number].rows
+        return {}
+
+    def hard(self, rows: Sequence[int]) -> bool:
+        """Whether an operation is proven to hang: given up by a watchdog, or open for long by the job's own times."""
+        if any(self.trace.state[row] in (State.TIMED_OUT, State.LATE) for row in rows):
+            return True
+        times = [int(self.trace.created_ns[row]) for row in rows if self.trace.created_ns[row] != NO_TIME]
+        return bool(times) and self.newest_ns - max(times) > _LONG_NS
+
+    def is_gloo(self, group: int) -> bool:
+        return self.trace.groups[group].backend == "gloo"
+
+    def _empty_ranks(self) -> set[int]:
+        """Return ranks whose dump holds no row although others have worked with them."""
+        rows: dict[int, int] = {}
+        for dump in self.trace.dumps:
+            rows[dump.rank] = rows.get(dump.rank, 0) + dump.rows
+        without = {rank for rank, count in rows.items() if not count}
+        if not without or not len(self.trace):
+            return set()
+        from torchctl.diagnosis.staleness import proven_entered
+
+        met = {rank for number in proven_entered(self.trace) for rank in self.trace.groups[number].members}
+        self.stale -= without
+        return without & met
+
+    def _choose(self) -> None:
+        """Sort the open operations into those that count and those that prove nothing."""
+        skewed = bool(self.stale)
+        disagreed = {(one.group, one.seq) for one in self.mismatches}
+        for op in find_open(self.trace, self.windows, self.usable, self.moved):
+            hard = self.hard(list(op.rows.values()))
+            if (op.group, op.seq) in disagreed:
+                self.ops.append(op)
+            elif op.missing or op.skipped:
+                if hard or not skewed:
+                    self.ops.append(op)
+            elif op.unknown:
+                if hard or not (skewed and set(op.unknown) & self.stale):
+                    self.ops.append(op)
+            elif op.done:
+                self.passing.append(op)
+            elif self._stuck(op, hard) or (self.trace.groups[op.group].known is False and self._unseen(op)):
+                self.ops.append(op)
+            else:
+                self.in_flight.append(op)
+        self._promote_circles()
+        for pair in find_open_pairs(self.trace, self.usable, self.moved):
+            done = pair.other is not None and self.trace.state[pair.other] == State.DONE
+            if not done and (self.hard([pair.row]) or not skewed):
+                self.pairs.append(pair)
+
+    def _promote_circles(self) -> None:
+        """Take operations that all have entered, but in different orders: those may never end."""
+        order: Graph[int] = Graph()
+        for one, op in enumerate(self.in_flight):
+            for other, earlier in enumerate(self.in_flight):
+                if one != other and not self.is_gloo(op.group) and op.group != earlier.group:
+                    common = op.rows.keys() & earlier.rows.keys()
+                    if any(earlier.rows[rank] < op.rows[rank] for rank in common):
+                        order.wait(one, other)
+        circles = {number for component in order.components() if len(component) > 1 for number in component}
+        self.ops += [op for number, op in enumerate(self.in_flight) if number in circles]
+        self.in_flight = [op for number, op in enumerate(self.in_flight) if number not in circles]
+
+    def _stuck(self, op: OpenOp, hard: bool) -> bool:
+        """Whether an operation that all have entered is known to be stuck rather than in flight."""
+        states = {int(self.trace.state[row]) for row in op.rows.values()}
+        if self.is_gloo(op.group):
+            # Gloo marks operations done some time after they are; a thread inside of one is proof.
+            inside = [rank for rank in op.rows if self._doing(rank) is Doing.COLLECTIVE]
+            return bool(inside) and (self.evidence.moved is not None or hard)
+        if hard or (self.evidence.moved is not None and not self.moved & set(op.rows)):
+            return True
+        return int(State.STARTED) in states and not self.stale
+
+    def _unseen(self, op: OpenOp) -> list[int]:
+        """Return the ranks that may be members which never entered anything in a group of unknown members."""
+        group = self.trace.groups[op.group]
+        if group.size is not None and not group.unseen:
+            return []
+        busy = {rank for rank, activity in self.activity.items() if activity.doing is Doing.COLLECTIVE}
+        size = self.evidence.size() or (max([*self.trace.ranks, 0]) + 1)
+        candidates = {*self.evidence.ranks(), *range(size)} - set(group.members) - busy
+        return sorted(candidates - self.in_something)
+
+    def _doing(self, rank: int) -> Doing | None:
+        activity = self.activity.get(rank)
+        return None if activity is None else activity.doing
+
+    def _connect(self) -> None:
+        mismatch_of = {(one.group, one.seq): number for number, one in enumerate(self.mismatches)}
+        inside = self._nodes_by_rank()
+        for number, op in enumerate(self.ops):
+            node = Node("op", number)
+            self.graph.add(node)
+            wrong = self._mismatch_before(op)
+            if wrong is not None:
+                self.graph.wait(node, Node("mismatch", wrong))
+            elif (op.group, op.seq) in mismatch_of:
+                self.graph.wait(node, Node("mismatch", mismatch_of[op.group, op.seq]))
+            elif op.missing or op.skipped:
+                if self._may_be_in_p2p(op):
+                    self.ambiguous.append((op, [*op.missing, *op.skipped]))
+                    continue
+                for rank in (*op.missing, *op.skipped):
+                    self.graph.wait(node, Node("rank", rank))
+            elif op.unknown:
+                for rank in op.unknown:
+                    self.graph.wait(node, self._without_dump(rank))
+            else:
+                self._connect_entered(node, op, inside)
+        for number, pair in enumerate(self.pairs):
+            node = Node("pair", number)
+            self.graph.add(node)
+            if pair.alone is None:
+                self.graph.wait(node, self._without_dump(pair.partner))
+            elif pair.alone:
+                self.graph.wait(node, Node("rank", pair.partner))
+            else:
+                self._behind(node, {pair.rank: pair.row}, inside)
+        for rank, nodes in inside.items():
+            if self._doing(rank) is not Doing.OWN_CODE:
+                self.blocked[rank] = nodes
+        self._connect_hidden(inside)
+        for rank, nodes in self.blocked.items():
+            for node in nodes:
+                self.graph.wait(Node("rank", rank), node)
+
+    def _may_be_in_p2p(self, op: OpenOp) -> bool:
+        """Whether of several missing ranks one may wait for another in a send or recv that gloo does not record."""
+        missing = [*op.missing, *op.skipped]
+        if not self.is_gloo(op.group) or len(missing) < 2 or all(rank in self.activity for rank in missing):
+            return False
+        return any(dump.gaps for dump in self.trace.dumps)
+
+    def _nodes_by_rank(self) -> dict[int, list[Node]]:
+        inside: dict[int, list[Node]] = {}
+        for number, op in enumerate(self.ops):
+            for rank in op.rows:
+                inside.setdefault(rank, []).append(Node("op", number))
+        for number, pair in enumerate(self.pairs):
+            inside.setdefault(pair.rank, []).append(Node("pair", number))
+        return inside
+
+    def _without_dump(self, rank: int) -> Node:
+        """Return the node of a rank without a usable dump: its stack may still tell what it does."""
+        return Node("rank" if rank in self.activity else "lost", rank)
+
+    def _mismatch_before(self, op: OpenOp) -> int | None:
+        """Return the disagreement that an operation comes after, where that one is still open itself.
+
+        A rank that takes part in another operation than the others goes on alone, and they never meet again.
+        """
+        for number, one in enumerate(self.mismatches):
+            if one.group == op.group and op.seq > one.seq:
+                still_open = any(self.trace.state[row] <= State.LATE for row in one.rows.values())
+                if still_open:
+                    return number
+        return None
+
+    def _connect_entered(self, node: Node, op: OpenOp, inside: dict[int, list[Node]]) -> None:
+        group = self.trace.groups[op.group]
+        if not group.known:
+            candidates = self._unseen(op)
+            shown = len(candidates) == 1 and candidates[0] in self.activity
+            if shown or (group.unseen and len(candidates) == group.unseen):
+                for rank in candidates:
+                    self.graph.wait(node, self._without_dump(rank) if rank not in self.usable else Node("rank", rank))
+                return
+            if candidates:
+                self.ambiguous.append((op, candidates))
+        self._behind(node, op.rows, inside)
+
+    def _behind(self, node: Node, rows: dict[int, int], inside: dict[int, list[Node]]) -> None:
+        """Let an entered operation wait for what its members have launched before it, and not finished."""
+        for rank, row in rows.items():
+            for other in inside.get(rank, ()):
+                if other == node:
+                    continue
+                other_row = self.rows_of(other)[rank]
+                same_dump = self.trace.dump[other_row] == self.trace.dump[row]
+                if same_dump and other_row < row and not self._independent(node, other):
+                    self.graph.wait(node, other)
+
+    def _independent(self, one: Node, other: Node) -> bool:
+        """Whether two operations run side by side: gloo has threads of its own for each group."""
+        first, second = self.group_of(one), self.group_of(other)
+        return first != second and self.is_gloo(first)
+
+    def group_of(self, node: Node) -> int:
+        return self.ops[node.number].group if node.kind == "op" else self.pairs[node.number].group
+
+    def _connect_hidden(self, inside: dict[int, list[Node]]) -> None:
+        """Add the operations that only stacks show."""
+        hidden: dict[str, list[int]] = {}
+        recorded = {rank for op in (*self.passing, *self.in_flight) for rank in op.rows}
+        for rank, activity in self.activity.items():
+            shown = rank in inside or rank in recorded
+            if activity.doing is Doing.COLLECTIVE and not shown and rank not in self.moved:
+                hidden.setdefault(_P2P_CALL if activity.is_p2p else activity.call, []).append(rank)
+        if not hidden:
+            return
+        idle = [
+            rank
+            for rank, activity in self.activity.items()
+            if activity.outside and rank not in self.blocked and rank not in self.moved
+        ]
+        lost = [rank for rank in self.evidence.failed if rank not in self.activity]
+        for call, ranks in hidden.items():
+            node = Node("hidden", name=call)
+            self.graph.add(node)
+            for rank in ranks:
+                self.blocked[rank] = [node]
+            for rank in idle:
+                self.graph.wait(node, Node("rank", rank))
+            if not idle:
+                for rank in lost:
+                    self.graph.wait(node, Node("lost", rank))

@@ -1,0 +1,106 @@
+"""One decoded dump cut down to what the table of all ranks needs, so that its bytes can be let go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchctl.flightrec import wire
+from torchctl.flightrec.dump import Dump, EntryColumns, ProcessGroup, ReportedStatus
+from torchctl.flightrec.gather import RawDump
+
+if TYPE_CHECKING:
+    from torchctl.flightrec.trace import Ints, SmallInts
+
+_STATES = {"scheduled": 0, "started": 1, "completed": 2}
+OTHER_STATE = 3
+
+
+@dataclass(slots=True)
+class Piece:
+    """A dump's entries as columns of its own numbers, and the tables that those numbers mean."""
+
+    raw: RawDump
+    rank: int
+    version: str
+    groups: tuple[ProcessGroup, ...]
+    reported: tuple[ReportedStatus, ...]
+    wrapped: bool
+    gaps: bool
+    texts: list[str]
+    shapes: list[tuple[tuple[int, ...], ...]]
+    dtypes: list[tuple[str, ...]]
+    stacks: list[tuple[int, ...]]
+    frames: list[tuple[str, int, str]]
+    columns: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.columns["created_ns"])
+
+
+def piece_of(raw: RawDump, dump: Dump, shared: dict[tuple[int, ...], tuple[int, ...]] | None = None) -> Piece:
+    """Return the part of a dump that is kept; `raw.rank` must be known.
+
+    Args:
+        shared: member lists of other dumps: equal ones are kept once.
+    """
+    assert raw.rank is not None
+    entries = dump.entries
+    assert isinstance(entries, EntryColumns)
+    source = entries.columns
+    words = np.array([_STATES.get(text, OTHER_STATE) for text in entries.strings] or [0], np.int8)
+    completed = _column(source, "time_discovered_completed_ns")
+    columns: dict[str, Any] = {
+        "pg_id": _narrow(_column(source, "pg_id")),
+        "collective_seq_id": _column(source, "collective_seq_id"),
+        "p2p_seq_id": _column(source, "p2p_seq_id"),
+        "p2p": _column(source, "is_p2p") == 1,
+        "retired": _column(source, "retired") == 1,
+        "word": words[_column(source, "state")],
+        "created_ns": _column(source, "time_created_ns"),
+        "started_ns": _column(source, "time_discovered_started_ns"),
+        "completed_ns": completed,
+        "timeout_ms": _column(source, "timeout_ms"),
+    }
+    for name in ("group", "group_desc", "profiling_name", *wire.ENTRY_SHAPES, *wire.ENTRY_DTYPES, "frames"):
+        columns[name] = _column(source, name).astype(np.int32)
+    records = _column(source, "record_id")
+    columns = {name: np.array(values) for name, values in columns.items()}  # copies: the payload can go
+    operation_ids = _column(source, "op_id")
+    shapes, dtypes, stacks, frames = entries.tables()
+    return Piece(
+        raw,
+        raw.rank,
+        dump.version,
+        tuple(_with_shared(group, {} if shared is None else shared) for group in dump.groups),
+        dump.reported,
+        bool(len(records)) and int(records.min()) > 0,
+        # Gloo counts sends and receives here, and records none of them.
+        bool((operation_ids > columns["collective_seq_id"])[columns["collective_seq_id"] >= 0].any()),
+        entries.strings,
+        shapes,
+        dtypes,
+        stacks,
+        frames,
+        columns,
+    )
+
+
+def _with_shared(group: ProcessGroup, shared: dict[tuple[int, ...], tuple[int, ...]]) -> ProcessGroup:
+    if group.ranks is None:
+        return group
+    return ProcessGroup(group.name, group.desc, shared.setdefault(group.ranks, group.ranks))
+
+
+def _column(source: Mapping[str, memoryview[Any]], name: str) -> Ints:
+    return np.asarray(source[name], dtype=np.int64)
+
+
+def _narrow(values: Ints) -> SmallInts:
+    """Return local group numbers as 32 bits; absurd ones are numbered afresh."""
+    if len(values) and (int(values.min()) < -1 or int(values.max()) >= 1 << 20):
+        return np.unique(values, return_inverse=True)[1].astype(np.int32)
+    return values.astype(np.int32)

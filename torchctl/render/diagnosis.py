@@ -1,0 +1,118 @@
+"""A diagnosis on the screen: the verdict first, then who, where, what, who waits, and the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from rich.text import Text
+
+from torchctl.diagnosis.model import Diagnosis, Finding
+from torchctl.ranks import fold_ranks
+from torchctl.render.console import console, text
+from torchctl.render.nccl_trace_words import clock
+from torchctl.stacks.source import source_line
+
+MAX_EVIDENCE = 8
+MAX_FINDINGS = 10
+
+
+class Place(Protocol):
+    """Where a rank runs."""
+
+    @property
+    def host(self) -> str | None: ...
+    @property
+    def pid(self) -> int | None: ...
+
+
+def print_diagnosis(diagnosis: Diagnosis, places: Mapping[int, Place], *, live: bool) -> None:
+    """Print a diagnosis on stdout."""
+    out = console()
+    for line in lines_of(diagnosis, places, live=live):
+        out.print(line, soft_wrap=True)
+
+
+def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], *, live: bool) -> Iterator[Text]:
+    """Yield the lines of the screen."""
+    style = {True: "bold green", False: "bold red", None: "bold yellow"}[diagnosis.healthy]
+    yield text(diagnosis.verdict, style)
+    for number, finding in enumerate(diagnosis.findings[:MAX_FINDINGS]):
+        yield Text()
+        yield from _finding(number, finding, places)
+    if len(diagnosis.findings) > MAX_FINDINGS:
+        yield Text(f"and {len(diagnosis.findings) - MAX_FINDINGS} more; --json has them all", "dim")
+    if diagnosis.unknown:
+        yield Text()
+        yield Text("not known:")
+        for fact in diagnosis.unknown[:MAX_EVIDENCE]:
+            yield text(f"  {fact}")
+    yield Text()
+    yield text(_ranks_line(diagnosis), "dim")
+    step = _next_step(diagnosis, live)
+    if step:
+        yield text(f"next: {step}")
+
+
+def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iterator[Text]:
+    cause = "" if finding.caused_by is None else f", follows from {finding.caused_by + 1}"
+    said = f": {finding.summary}" if number else ""  # the verdict has said the first one's
+    yield text(f"{number + 1}. {finding.kind} ({finding.confidence}{cause}){said}", "bold")
+    for rank in finding.culprit_ranks[:4]:
+        place = places.get(rank)
+        facts = [f"rank {rank}"]
+        if place is not None and place.host:
+            facts.append(f"host {place.host}")
+        if place is not None and place.pid is not None:
+            facts.append(f"pid {place.pid}")
+        if len(facts) > 1:
+            yield text(f"   culprit   {', '.join(facts)}")
+    if finding.location is not None:
+        at = finding.location
+        yield text(f"   where     rank {at.rank}: {at.file}:{at.line} in {at.function}")
+        source = source_line(at.file, at.line)
+        if source:
+            yield text(f"               {source}", "bold")
+    if finding.collective is not None:
+        made, group = finding.collective, finding.group
+        what = f"   waiting   {made.op}" if finding.waiting_ranks else f"   operation {made.op}"
+        if made.seq_id is not None:
+            what += f", sequence id {made.seq_id}"
+        if group is not None:
+            desc = f" ({group.desc})" if group.desc not in ("", "undefined", group.name) else ""
+            what += f", group {group.name or '?'}{desc}"
+        if made.since_ns is not None:
+            what += f", since {clock(made.since_ns)}"
+        yield text(what)
+    if finding.waiting_ranks:
+        count = len(finding.waiting_ranks)
+        yield text(f"   who waits {fold_ranks(finding.waiting_ranks)} ({count} rank{'s' * (count > 1)})")
+    for fact in finding.evidence[:MAX_EVIDENCE]:
+        yield text(f"   evidence  {fact}")
+    if len(finding.evidence) > MAX_EVIDENCE:
+        yield text(f"             and {len(finding.evidence) - MAX_EVIDENCE} more", "dim")
+
+
+def _ranks_line(diagnosis: Diagnosis) -> str:
+    size = "" if diagnosis.world_size is None else f" of {diagnosis.world_size}"
+    line = f"ranks seen: {fold_ranks(diagnosis.seen) or 'none'} ({len(diagnosis.seen)}{size})"
+    return f"{line}; missing: {fold_ranks(diagnosis.missing)}" if diagnosis.missing else line
+
+
+def _next_step(diagnosis: Diagnosis, live: bool) -> str:
+    if diagnosis.healthy:
+        return ""
+    if not diagnosis.findings:
+        return (
+            "look again in a few seconds" if live else "take the dumps again, of all ranks, together with their stacks"
+        )
+    first = diagnosis.findings[0]
+    ranks = first.culprit_ranks or first.waiting_ranks
+    if not ranks:
+        return ""
+    shown = fold_ranks(ranks[:16])
+    if first.kind == "rank_lost":
+        return f"look at the log and the host of rank {shown}: `torchctl ps --ranks {shown}`, `py-spy dump --pid PID`"
+    if live:
+        return f"`torchctl traceback --ranks {shown} --all-threads`"
+    return f"`torchctl nccl-trace` on the dump of rank {shown}, and its stacks"
