@@ -14,7 +14,7 @@ from torchctl import discovery
 from torchctl.endpoint import Endpoint
 
 # Of the half second that a Tab may take, the interpreter's start has a good part.
-_TIMEOUT_S = 0.15
+_TIMEOUT_S = 0.25
 _MAX_SOCKETS = 64
 
 
