@@ -2,7 +2,7 @@
 
 How this works: `http.server` gives the frame (one handler object per connection, `handle` calling
 `handle_one_request` until the connection closes). Three parts are our own. Reading goes through
-`_DeadlineReader`, so that no client can hold a thread by sending slowly. Headers are parsed into a plain
+`DeadlineReader`, so that no client can hold a thread by sending slowly. Headers are parsed into a plain
 dictionary, since the email parser behind `http.client` costs more than all the rest of a ping. And an answer
 is one `send` with MSG_NOSIGNAL: a trainer that has restored SIGPIPE's default must not die of a client that
 hangs up. Nothing here prints, logs, or lets an exception out.
@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, unquote
 
 from torchctl import __version__, protocol
 from torchctl.server import identity, registry
+from torchctl.server.deadline import DeadlineReader
 from torchctl.server.request import Request, Response
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Connection(BaseHTTPRequestHandler):
     def setup(self) -> None:
         self.connection = self.request
         self.slot: Slot = self.server.connections.slot_of(self.request)
-        self.reader = _DeadlineReader(self.connection)
+        self.reader = DeadlineReader(self.connection)
         self.rfile = io.BufferedReader(self.reader, protocol.MAX_LINE_BYTES)
         if self.connection.family != socket.AF_UNIX:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -274,43 +275,3 @@ def _message(error: BaseException) -> str:
         return f"{error}" or type(error).__name__
     except Exception:
         return type(error).__name__
-
-
-class _DeadlineReader(io.RawIOBase):
-    """The read side of a socket, with one deadline per request instead of one per byte.
-
-    The first request has REQUEST_TIMEOUT_S from the accept. A later one has IDLE_TIMEOUT_S to begin, then
-    REQUEST_TIMEOUT_S from its first byte.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._deadline = time.monotonic() + protocol.REQUEST_TIMEOUT_S
-        self.silent = True  # no byte of the current request has come
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        now = time.monotonic()
-        if now >= self._deadline:
-            raise TimeoutError
-        self._connection.settimeout(self._deadline - now)
-        count = self._connection.recv_into(buffer)
-        if self.silent and count:
-            self.silent = False
-            self._deadline = time.monotonic() + protocol.REQUEST_TIMEOUT_S
-        return count
-
-    def next_request(self) -> None:
-        """Allow the idle time for the next request to begin."""
-        self.silent = True
-        self._deadline = time.monotonic() + protocol.IDLE_TIMEOUT_S
-
-    def drain(self, timeout_s: float) -> None:
-        """Read and drop what still comes, for at most `timeout_s`: an unread rest would reset the answer."""
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            self._connection.settimeout(left)
-            if not self._connection.recv(65536):
-                return
