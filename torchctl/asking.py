@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchctl.endpoint import Endpoint
 from torchctl.errors import AccessDeniedError, NotAWorkerError
@@ -33,8 +32,7 @@ def ping(endpoint: Endpoint) -> Steps[Reply]:
     return reply
 
 
-@dataclass(frozen=True, slots=True)
-class Handlers:
+class Handlers(NamedTuple):
     """One worker's handler names."""
 
     rank: int | None
@@ -60,8 +58,7 @@ def ask_names(endpoint: Endpoint) -> Steps[Handlers]:
     return Handlers(reply.rank, tuple(sorted(names)))
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStacks:
+class WorkerStacks(NamedTuple):
     """One worker's stacks; `step` is the training step it had reported."""
 
     rank: int | None

@@ -8,8 +8,7 @@ worker, `many` for thousands at once, `relay` on another host. So each question 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from torchctl import protocol
@@ -20,8 +19,7 @@ from torchctl.reply import Identity, Reply, failure
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """One request.
 
     Attributes:

@@ -206,7 +206,7 @@ class Reader:
         else:
             body = base64.b64decode(step["base64"])
         said = step["identity"]
-        identity = Identity(**{name: _kept(said.get(name)) for name in NOBODY.__slots__})
+        identity = Identity(**{name: _kept(said.get(name)) for name in NOBODY._fields})
         return Reply(
             int(step["status"]),
             body,
@@ -229,7 +229,7 @@ def _reply_json(reply: Reply) -> dict[str, Any]:
         "body": reply.body,
         "recorder": reply.recorder,
         "elapsed_s": reply.elapsed_s,
-        "identity": asdict(reply.identity),
+        "identity": reply.identity._asdict(),
     }
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torchctl import protocol
 from torchctl.endpoint import Endpoint
@@ -29,8 +29,7 @@ _MESSAGE_CHARS = 500  # of a failing handler's text
 _MAX_JOB_CHARS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Who a worker says it is, in the headers of every answer; None from a server that does not say (torch's own)."""
 
     rank: int | None = None
@@ -43,8 +42,7 @@ class Identity:
 NOBODY = Identity()
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A worker's answer.
 
     Attributes:
