@@ -39,6 +39,7 @@ class Connections:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._slots: dict[socket.socket, Slot] = {}
+        self._ending: list[threading.Thread] = []  # their connection is closed; they may not have returned yet
         self._room = threading.Condition(threading.Lock())
 
     def add(self, connection: socket.socket, *, patience_s: float = 0.25) -> Slot | None:
@@ -62,7 +63,10 @@ class Connections:
     def remove(self, connection: socket.socket) -> None:
         """Forget a connection that is about to be closed."""
         with self._room:
-            self._slots.pop(connection, None)
+            slot = self._slots.pop(connection, None)
+            if slot is not None and slot.thread is not None:
+                self._ending = [thread for thread in self._ending if thread.is_alive()]
+                self._ending.append(slot.thread)
             self._room.notify_all()
 
     def slot_of(self, connection: socket.socket) -> Slot:
@@ -72,3 +76,8 @@ class Connections:
     def slots(self) -> list[Slot]:
         """Return the open connections' slots."""
         return list(self._slots.values())
+
+    def threads(self) -> list[threading.Thread]:
+        """Return the threads of all connections, open or just closed."""
+        with self._room:
+            return [slot.thread for slot in self._slots.values() if slot.thread is not None] + self._ending

@@ -107,14 +107,14 @@ class WorkerServer:
                 listener.stop(deadline - time.monotonic())
                 if isinstance(listener, UnixListener):
                     listener.unlink()
-        slots = self._connections.slots()
+        slots, threads = self._connections.slots(), self._connections.threads()
         for slot in slots:
             if slot.waiting_since is not None:
                 slot.hang_up()
-        _join([slot.thread for slot in slots], deadline - protocol.SHUTDOWN_TIMEOUT_S / 2)
+        _join(threads, deadline - protocol.SHUTDOWN_TIMEOUT_S / 2)
         for slot in slots:
             slot.hang_up()
-        _join([slot.thread for slot in slots], deadline)
+        _join(threads, deadline)
 
     def pause(self) -> None:
         """Before a fork: end the idle threads; clients wait in the backlog."""
@@ -145,9 +145,9 @@ class WorkerServer:
         self.shutdown()
 
 
-def _join(threads: list[threading.Thread | None], deadline: float) -> None:
+def _join(threads: list[threading.Thread], deadline: float) -> None:
     for thread in threads:
-        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
+        if thread.ident is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
 
 

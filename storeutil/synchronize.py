@@ -49,7 +49,7 @@ def synchronize(
             return _least_get_all(store, rank, key_prefix, world_size)
     deadline = Deadline(timeout)
     keys = data_keys(key_prefix, world_size)
-    with store_timeout(store, _first_slice_s(world_size, deadline)):
+    with store_timeout(store, _first_slice_s(world_size, deadline.timeout_s)):
         store.set(keys[rank], data)
         return _finish(store, rank, key_prefix, keys, _read_at_once(store, keys), deadline)
 
@@ -69,12 +69,12 @@ def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes
         return _least_get_all(store, rank, prefix, world_size)
     deadline = Deadline(own_timeout(store).total_seconds())
     keys = data_keys(prefix, world_size)
-    with store_timeout(store, _first_slice_s(world_size, deadline)):
+    with store_timeout(store, _first_slice_s(world_size, deadline.timeout_s)):
         return _finish(store, rank, prefix, keys, _read_at_once(store, keys), deadline)
 
 
-def _first_slice_s(world_size: int, deadline: Deadline) -> float:
-    return max(MIN_WAIT_S, min(max(SLICE_S, FIRST_SLICE_PER_RANK_S * world_size), deadline.remaining_s))
+def _first_slice_s(world_size: int, timeout_s: float) -> float:
+    return max(MIN_WAIT_S, min(max(SLICE_S, FIRST_SLICE_PER_RANK_S * world_size), timeout_s))
 
 
 def _read_at_once(store: LookingStore, keys: list[str]) -> list[bytes] | None:

@@ -29,21 +29,24 @@ class Deadline:
         timeout_s: seconds from now.
     """
 
+    __slots__ = ("_end", "timeout_s")
+
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.start = time.monotonic()
+        self._end = time.monotonic() + timeout_s
 
     @property
     def elapsed_s(self) -> float:
-        return time.monotonic() - self.start
+        return time.monotonic() - self._end + self.timeout_s
 
     @property
     def remaining_s(self) -> float:
-        return max(0.0, self.timeout_s - self.elapsed_s)
+        left = self._end - time.monotonic()
+        return left if left > 0.0 else 0.0
 
     @property
     def passed(self) -> bool:
-        return self.remaining_s <= 0
+        return self._end <= time.monotonic()
 
 
 class store_timeout:
@@ -149,7 +152,7 @@ def wait_slice(store: Store, keys: list[str], seconds: float) -> bool:
         RuntimeError: whatever the store raises that is no timeout; DistNetworkError for a lost connection.
     """
     try:
-        store.wait(keys, timedelta(seconds=max(seconds, MIN_WAIT_S)))
+        store.wait(keys, timedelta(seconds=seconds if seconds > MIN_WAIT_S else MIN_WAIT_S))
     except (RuntimeError, TimeoutError) as error:
         if not is_timeout(error):
             raise
@@ -198,6 +201,6 @@ def read_counter(store: LookingStore, key: str) -> int:
 def read_all(store: Store, keys: Sequence[str]) -> list[bytes]:
     """Return the values of all `keys`, waiting for those that are absent as long as the store's timeout."""
     if len(keys) <= MOST_KEYS:
-        return store.multi_get(list(keys))
+        return store.multi_get(keys if isinstance(keys, list) else list(keys))
     parts = [keys[start : start + MOST_KEYS] for start in range(0, len(keys), MOST_KEYS)]
     return [value for part in parts for value in store.multi_get(list(part))]
