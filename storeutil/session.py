@@ -4,7 +4,7 @@ How this works: torch's client blocks in C++, deaf to Ctrl-C, and without any li
 process is stopped. So the operations run in a thread of their own, while the main thread waits for its end,
 for Ctrl-C, or for the limit. Ctrl-C sets a `stop` event that the operation looks at several times a second;
 it tidies up and raises. A thread that does not come back is left behind: it is a daemon, and ends with the
-process.
+process, which leaves without unloading torch (`cli.main`).
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ Operation = Callable[[OperatorStore, threading.Event], T]
 CONNECT_S = 5.0  # a store answers in a millisecond plus the round trip; silence for this long is no store
 ANSWER_S = 5.0  # for an answer of a store that is connected, and for operations that do not wait for others
 WIND_UP_S = 2.0  # after Ctrl-C, for taking back what was written, while the store answers
-_SOON_S = 0.2  # after Ctrl-C, before the store is asked whether it answers at all, and for its answer
+_SOON_S = 0.05  # after Ctrl-C, before the store is asked whether it answers at all
+_PROBE_S = 0.25  # for that answer: with the moment above, well inside half a second
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-_left: list[threading.Thread] = []
 
 
 class StoreSession:
@@ -118,7 +117,6 @@ class StoreSession:
             # Deaf to a second Ctrl-C while what was written is taken back, and, if the command ends by it, to the end.
             before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
             if not done.wait(_SOON_S) and not (self._answers() and done.wait(WIND_UP_S)):
-                _left.append(thread)
                 raise StoreInterruptedError(
                     f"interrupted; the store {self.endpoint} does not answer, what was written stays"
                 ) from None
@@ -126,7 +124,6 @@ class StoreSession:
                 for number, handler in before.items():
                     signal.signal(number, handler)
         if not done.is_set():
-            _left.append(thread)
             raise StoreTimeoutError(
                 f"the store {self.endpoint} accepted the connection and gave no answer for {limit_s:g} s",
                 hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
@@ -138,7 +135,7 @@ class StoreSession:
     def _answers(self) -> bool:
         """Whether the store answers at once."""
         try:
-            probe_store(self._address or self.endpoint.host, self.endpoint.port, _SOON_S)
+            probe_store(self._address or self.endpoint.host, self.endpoint.port, _PROBE_S)
         except OSError:
             return False
         return True
@@ -184,11 +181,6 @@ class StoreSession:
         from torch.distributed import PrefixStore
 
         return PrefixStore(self.namespace, store) if self.namespace else store
-
-
-def left_behind() -> bool:
-    """Return whether a thread still sits in torch's client: Python's own way out would abort over it."""
-    return any(thread.is_alive() for thread in _left)
 
 
 @contextmanager

@@ -74,7 +74,8 @@ def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes
 
 
 def _first_slice_s(world_size: int, timeout_s: float) -> float:
-    return max(MIN_WAIT_S, min(max(SLICE_S, FIRST_SLICE_PER_RANK_S * world_size), timeout_s))
+    """Return how long the first attempt may take, for the reading and again for rank 0's wait."""
+    return max(MIN_WAIT_S, min(max(SLICE_S, FIRST_SLICE_PER_RANK_S * world_size), timeout_s / 2))
 
 
 def _read_at_once(store: LookingStore, keys: list[str]) -> list[bytes] | None:
@@ -95,14 +96,18 @@ def _finish(
     values: list[bytes] | None,
     deadline: Deadline,
 ) -> list[bytes]:
-    """Return the values, waiting for the late ones, and then, as rank 0, for the others to read."""
+    """Return the values, waiting for the late ones, and then, as rank 0, for the others to read.
+
+    Called inside `store_timeout`: the first wait takes that timeout and costs no arithmetic.
+    """
+    at_once = values is not None
     if values is None:
         _wait_for_each(store, rank, prefix, keys, deadline)
         with store_timeout(store, max(LAST_READ_S, deadline.remaining_s)):
             values = read_all(store, keys)
     world_size = len(keys)
     finished_key = arrive(store, world_size, prefix + FINISHED)
-    if rank == 0:
+    if rank == 0 and not (at_once and wait_slice(store, [finished_key])):
         while not wait_slice(store, [finished_key], min(SLICE_S, deadline.remaining_s)):
             if deadline.passed and not store.check([finished_key]):
                 raise store_error(

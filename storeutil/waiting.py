@@ -62,77 +62,55 @@ class store_timeout:
     Source: torch.distributed.elastic.utils.store.store_timeout (2.13).
     """
 
-    __slots__ = ("_looking", "_shared", "_store", "_wanted")
+    __slots__ = ("_key", "_shared", "_store", "_wanted")
 
     def __init__(self, store: Store, timeout: float) -> None:
         self._store = store
         self._wanted = timedelta(seconds=timeout)
-        self._looking = can_look(store)
-        self._shared = _innermost(store)  # kept alive: its identity is the key of `_inside`
+        self._shared: Store | None = None
 
     def __enter__(self) -> None:
         store = self._store
-        if not self._looking:
+        if not can_look(store):
             self._wanted, wanted = store.timeout, self._wanted
             store.set_timeout(wanted)
             return
-        while True:
-            inside = _inside.setdefault(id(self._shared), _Inside())  # atomic
-            with inside.lock:
-                if inside.ended:
-                    continue  # the last of the others has just left
-                if inside.original is None:
-                    inside.original = store.timeout
-                inside.calls.append(self)
-                store.set_timeout(self._wanted)
-                return
+        self._shared = _innermost(store)  # kept alive: its identity is the key of `_inside`
+        self._key = key = id(self._shared)
+        with _LOCKS[key % len(_LOCKS)]:
+            inside = _inside.get(key)
+            if inside is None:
+                _inside[key] = store.timeout, [self]
+            else:
+                inside[1].append(self)
+            store.set_timeout(self._wanted)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         store = self._store
-        if not self._looking:
+        if self._shared is None:
             if kind is None:
                 store.set_timeout(self._wanted)
             return
-        inside = _inside[id(self._shared)]
-        with inside.lock:
-            inside.calls.remove(self)
-            if inside.calls:
-                store.set_timeout(inside.calls[-1]._wanted)
-                return
-            assert inside.original is not None
-            store.set_timeout(inside.original)
-            inside.ended = True
-            del _inside[id(self._shared)]
+        key = self._key
+        with _LOCKS[key % len(_LOCKS)]:
+            original, calls = _inside[key]
+            calls.remove(self)
+            if not calls:
+                del _inside[key]
+            store.set_timeout(calls[-1]._wanted if calls else original)
 
 
-class _Inside:
-    """A store inside `store_timeout`: the timeout found first, and who is in, the latest last.
-
-    A lock of its own: setting a timeout lets other threads run, and one lock for all stores would make a
-    queue of a thousand ranks.
-    """
-
-    __slots__ = ("calls", "ended", "lock", "original")
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.original: timedelta | None = None
-        self.calls: list[store_timeout] = []
-        self.ended = False
-
-
-_inside: dict[int, _Inside] = {}  # by the id of the innermost store, while somebody is inside
+# By the id of the innermost store, while somebody is inside: the timeout found first, and who is in, the latest last.
+_inside: dict[int, tuple[timedelta, list[store_timeout]]] = {}
+# Setting a timeout lets other threads run, and one lock for all stores would make a queue of a thousand ranks; a
+# new lock for each call costs a small exchange several per cent. So the stores share out a prime number of them.
+_LOCKS = tuple(Lock() for _ in range(1021))
 
 
 def own_timeout(store: Store) -> timedelta:
     """Return the store's timeout, the one that comes back at the end where a thread is inside `store_timeout`."""
-    shared = _innermost(store)
-    inside = _inside.get(id(shared))
-    if inside is not None:
-        with inside.lock:
-            if not inside.ended and inside.original is not None:
-                return inside.original
-    return store.timeout
+    inside = _inside.get(id(_innermost(store)))
+    return store.timeout if inside is None else inside[0]
 
 
 def _innermost(store: Store) -> Store:
@@ -143,8 +121,8 @@ def _innermost(store: Store) -> Store:
     return store
 
 
-def wait_slice(store: Store, keys: list[str], seconds: float) -> bool:
-    """Wait for all of `keys` at most `seconds`; return whether they are there.
+def wait_slice(store: Store, keys: list[str], seconds: float | None = None) -> bool:
+    """Wait for all of `keys` at most `seconds`, the store's own timeout if None; return whether they are there.
 
     FileStore rounds every wait up to a whole second.
 
@@ -152,7 +130,10 @@ def wait_slice(store: Store, keys: list[str], seconds: float) -> bool:
         RuntimeError: whatever the store raises that is no timeout; DistNetworkError for a lost connection.
     """
     try:
-        store.wait(keys, timedelta(seconds=seconds if seconds > MIN_WAIT_S else MIN_WAIT_S))
+        if seconds is None:
+            store.wait(keys)
+        else:
+            store.wait(keys, timedelta(seconds=max(seconds, MIN_WAIT_S)))
     except (RuntimeError, TimeoutError) as error:
         if not is_timeout(error):
             raise
