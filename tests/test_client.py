@@ -155,7 +155,7 @@ def test_the_deadline_holds_over_the_whole_reply(folder: Path, serve: listeners.
     with listening(str(folder / "s"), serve):
         with pytest.raises(DeadlineError, match="accepted the connection and did not answer within 0.[34] s"):
             ping(Endpoint(path=str(folder / "s")), timeout_s=0.3)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
 
 
 def test_a_full_backlog_is_waited_for_and_then_busy(folder: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_full_backlog_is_waited_for_and_then_busy(folder: Path) -> None:
             began = time.monotonic()
             with pytest.raises(BusyError, match="its queue of waiting connections is full"):
                 ping(Endpoint(path=str(folder / "s")), timeout_s=0.3)
-            assert 0.2 < time.monotonic() - began < 3
+            assert 0.2 < time.monotonic() - began < 10
         finally:
             for waiting in held:
                 waiting.close()

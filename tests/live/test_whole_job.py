@@ -97,7 +97,7 @@ def test_one_screen_names_all_three_and_folds_the_rest(job: Job, monkeypatch: py
     monkeypatch.setenv("COLUMNS", "80")
     began = time.monotonic()
     result = run("traceback", "--timeout", "3")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     lines = result.stdout.splitlines()
     assert lines[0] == "14 ranks answered of 16, job whole-job"
     stopped = f"  rank {STOPPED}: {job.runtime_dir}/rank{STOPPED}-{job.pids[STOPPED]}.sock accepted the connection and"

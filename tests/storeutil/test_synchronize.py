@@ -39,7 +39,7 @@ def test_a_timeout_names_who_has_not_published_and_restores_the_stores_timeout(k
     start = time.monotonic()
     with pytest.raises(DistStoreError, match=r"on rank 0, .*world_size=5, missing_ranks=\[1,3-4\], timeout=0.3"):
         synchronize(store, b"mine", 0, 5, "s/", timeout=0.3)
-    assert time.monotonic() - start < 5, "one deadline for the whole call; FileStore counts in seconds"
+    assert time.monotonic() - start < 15, "one deadline for the whole call; FileStore counts in seconds"
     assert store.timeout == before
 
 
