@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import sys
@@ -397,7 +398,7 @@ def test_serve_picks_a_port_prints_it_and_stays_until_the_others_have_left() -> 
         del client
         code, out, err = hosting.end()
     assert (code, out) == (0, "")
-    assert err.endswith("hosting the store for 1 more to leave\n")
+    assert re.search(r"hosting the store for [12] more to leave\n$", err), "the joined one may still be on its way out"
 
 
 def test_serve_joins_a_store_that_is_there(server: Any) -> None:
