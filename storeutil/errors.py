@@ -28,6 +28,14 @@ def is_network_error(error: BaseException) -> bool:
     return isinstance(error, DistNetworkError)
 
 
+def is_silence(error: BaseException) -> bool:
+    """Return True if a TCPStore did not answer within the limit of `patience.answers_within`.
+
+    Source: torch/csrc/distributed/c10d/Utils.hpp, SYSCHECK (2.13): what EAGAIN becomes.
+    """
+    return is_network_error(error) and str(error).startswith("Socket Timeout")
+
+
 def is_timeout(error: BaseException) -> bool:
     """Return True if a store raised `error` because a key did not come in time.
 

@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 
 from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError
-from torchctl.storeutil.errors import is_network_error, is_timeout
+from torchctl.storeutil.errors import is_network_error, is_silence, is_timeout
 from torchctl.storeutil.interface import OperatorStore
+from torchctl.storeutil.patience import answers_within
 from torchctl.storeutil.waiting import INTERRUPTIBLE_S, Deadline, absent_keys, read_all, store_timeout, wait_slice
 
 _VANISH_S = 1.0  # how long a read may wait for keys that were there a moment ago
+_LIST_S = 5.0  # silence before, or within, the list of all keys; a million take a store about a second
 _ATTEMPTS = 5
 _OLD = "listing keys needs torch 2.11 or later on both sides; `torchctl store get KEY` works without"
 _BINARY = "`torchctl store get KEY` works, and so do keys under a --prefix of their own"
@@ -45,11 +47,13 @@ def list_keys(store: OperatorStore) -> list[str]:
 
     Raises:
         StoreError: this store, or this torch, cannot list keys.
+        DistNetworkError: the store is lost, or silent for 5 s.
     """
     if not hasattr(store, "list_keys"):
         raise StoreError("this torch cannot list a store's keys", hint=_OLD)
     try:
-        return sorted(store.list_keys())
+        with answers_within(store, _LIST_S):
+            return sorted(store.list_keys())
     except UnicodeDecodeError as error:
         raise StoreError(
             "the store holds a key that is no UTF-8 text, so torch cannot list its keys", hint=_BINARY
@@ -58,7 +62,7 @@ def list_keys(store: OperatorStore) -> list[str]:
         raise StoreError("this store cannot list its keys", hint=_OLD) from error
     except RuntimeError as error:
         # A server that does not know the request closes the connection without a word.
-        if not is_network_error(error):
+        if not is_network_error(error) or is_silence(error):
             raise
         raise StoreError("the store closed the connection when asked to list its keys", hint=_OLD) from error
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from torchctl.endpoint import Endpoint
 from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError, StoreUnreachableError
-from torchctl.storeutil.errors import is_network_error, is_timeout
+from torchctl.storeutil.errors import is_network_error, is_silence, is_timeout
 from torchctl.storeutil.hosting import host_store
 from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.probe import probe_store
@@ -81,16 +81,19 @@ class StoreSession:
         self._address = "localhost"
         self._store = self._namespaced(store)
 
-    def run(self, operation: Operation[T], *, limit_s: float = ANSWER_S) -> T:
+    def run(self, operation: Operation[T], *, changes: bool = False, limit_s: float = ANSWER_S) -> T:
         """Return ``operation(store, stop)``.
 
         Args:
+            changes: the operation changes the store, so what came of it is told after Ctrl-C too. One that only looks
+                ends in KeyboardInterrupt even if it came to its end: a write that follows it is then not wanted.
             limit_s: seconds after which a store that does not answer is given up.
 
         Raises:
             StoreUnreachableError: no store, or it was lost on the way.
             StoreTimeoutError: the limit.
-            StoreInterruptedError: Ctrl-C.
+            StoreInterruptedError: Ctrl-C; the message says what was left behind.
+            KeyboardInterrupt: Ctrl-C, and nothing was written.
         """
         if self._address is None:
             self.probe()
@@ -109,8 +112,8 @@ class StoreSession:
 
         # Not Thread.join: interrupted, it takes the thread for ended (Python 3.11).
         thread = threading.Thread(target=work, name="torchctl-store", daemon=True)
-        thread.start()
         try:
+            thread.start()
             done.wait(limit_s)
         except KeyboardInterrupt:
             stop.set()
@@ -121,16 +124,28 @@ class StoreSession:
                     f"interrupted; the store {self.endpoint} does not answer, what was written stays"
                 ) from None
             if not failure:
+                if not changes:
+                    raise
                 for number, handler in before.items():
                     signal.signal(number, handler)
         if not done.is_set():
-            raise StoreTimeoutError(
-                f"the store {self.endpoint} accepted the connection and gave no answer for {limit_s:g} s",
-                hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
-            )
+            raise self._silent(limit_s)
         if failure:
             raise failure[0]
         return outcome[0]
+
+    def _unreadable(self, error: Exception) -> StoreError:
+        """Return what to say about an answer that torch's client could not take apart, its length absurd perhaps."""
+        return StoreError(
+            f"the store {self.endpoint} gave an answer that cannot be read: {_first_line(error)}",
+            hint="what listens there may be no TCPStore, or one of another version",
+        )
+
+    def _silent(self, seconds: float) -> StoreTimeoutError:
+        return StoreTimeoutError(
+            f"the store {self.endpoint} accepted the connection and gave no answer for {seconds:g} s",
+            hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
+        )
 
     def _answers(self) -> bool:
         """Whether the store answers at once."""
@@ -146,6 +161,8 @@ class StoreSession:
         try:
             yield
         except RuntimeError as error:
+            if is_silence(error):
+                raise self._silent(ANSWER_S) from error
             if is_network_error(error) and self._answers():
                 raise StoreError(
                     f"the store {self.endpoint} answers, but closed the connection over this request: "
@@ -162,6 +179,10 @@ class StoreSession:
             if is_timeout(error):
                 raise StoreTimeoutError(f"the store {self.endpoint}: {_first_line(error)}") from error
             raise
+        except (MemoryError, OverflowError, ValueError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise self._unreadable(error) from error
 
     def _connected(self) -> OperatorStore:
         if self._store is None:

@@ -75,7 +75,7 @@ class store_timeout:
             self._wanted, wanted = store.timeout, self._wanted
             store.set_timeout(wanted)
             return
-        self._shared = _innermost(store)  # kept alive: its identity is the key of `_inside`
+        self._shared = innermost(store)  # kept alive: its identity is the key of `_inside`
         self._key = key = id(self._shared)
         with _LOCKS[key % len(_LOCKS)]:
             inside = _inside.get(key)
@@ -109,11 +109,11 @@ _LOCKS = tuple(Lock() for _ in range(1021))
 
 def own_timeout(store: Store) -> timedelta:
     """Return the store's timeout, the one that comes back at the end where a thread is inside `store_timeout`."""
-    inside = _inside.get(id(_innermost(store)))
+    inside = _inside.get(id(innermost(store)))
     return store.timeout if inside is None else inside[0]
 
 
-def _innermost(store: Store) -> Store:
+def innermost(store: Store) -> Store:
     """Return the store below all PrefixStores: it alone has a timeout, which they share."""
     prefixed = getattr(sys.modules.get("torch.distributed"), "PrefixStore", None)
     while prefixed is not None and isinstance(store, prefixed):

@@ -15,6 +15,20 @@ def listening(path: str, serve: Serve, *, read_first: bool = True) -> Iterator[N
     """Listen on a Unix socket and give each connection to `serve` on a thread of its own."""
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     server.bind(path)
+    with _serving(server, serve, read_first=read_first):
+        yield
+
+
+@contextlib.contextmanager
+def listening_on_tcp(serve: Serve) -> Iterator[int]:
+    """Listen on a free port of loopback, and return it."""
+    server = socket.create_server(("127.0.0.1", 0))
+    with _serving(server, serve, read_first=False):
+        yield int(server.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _serving(server: socket.socket, serve: Serve, *, read_first: bool) -> Iterator[None]:
     server.listen(16)
     open_connections: list[socket.socket] = []
 
@@ -77,3 +91,15 @@ def flooding(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
     while True:
         connection.sendall(b"x" * 65536)
+
+
+def greeting_as_a_store(then: Serve) -> Serve:
+    """Return a `serve` that answers a TCPStore client's greeting, and leaves what follows to `then`."""
+
+    def serve(connection: socket.socket) -> None:
+        greeting = connection.recv(10, socket.MSG_WAITALL)  # 5 bytes to validate, then a ping and its number
+        connection.sendall(greeting[6:])
+        if connection.recv(65536):
+            then(connection)
+
+    return serve

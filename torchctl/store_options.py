@@ -82,9 +82,17 @@ def ask(question: str) -> None:
     """Ask before something is written.
 
     Raises:
-        StoreError: the answer is no.
+        StoreError: the answer is no, or there is nobody to answer.
+        click.Abort: Ctrl-C.
     """
-    if not click.confirm(question, err=True):
+    try:
+        confirmed = click.confirm(question, err=True)
+    except click.Abort as abort:
+        if not isinstance(abort.__context__, EOFError):  # click makes one error of Ctrl-C and of the input's end
+            raise
+        click.echo(err=True)
+        confirmed = False
+    if not confirmed:
         raise StoreError("not confirmed: nothing was written")
 
 

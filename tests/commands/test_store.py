@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.listeners import greeting_as_a_store, listening_on_tcp, silent
 from tests.storejobs import Child, torchctl
 from tests.stores import host_store
 from torchctl.cli import cli
@@ -263,3 +264,37 @@ def test_ctrl_c_while_torch_is_imported_is_an_interrupt(tmp_path: Path) -> None:
         child.signal(signal.SIGINT)
         code, out, err = child.end()
     assert (code, out, err) == (130, "", "\ntorchctl: interrupted\n")
+
+
+def test_no_answer_to_a_question_is_a_no(server: Any) -> None:
+    server.add("x/num_members", 2)
+    result = run(server, "set", "x/num_members", "5", text="")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith("Set it? [y/N]: \ntorchctl: not confirmed: nothing was written\n")
+    assert server.get("x/num_members") == b"2"
+
+
+@pytest.mark.parametrize("command", [["keys"], ["keys", "--all"]])
+def test_a_store_that_stops_before_it_is_listed_does_not_freeze_the_command(command: list[str]) -> None:
+    """torch holds the interpreter lock while it waits for the list: nothing but the socket can end that."""
+    with (
+        listening_on_tcp(greeting_as_a_store(silent)) as port,
+        torchctl("store", *command, "--store", f"127.0.0.1:{port}") as child,
+    ):
+        code, out, err = child.end()
+    assert (code, out) == (5, "")
+    assert err.startswith(f"torchctl: the store 127.0.0.1:{port} accepted the connection and gave no answer for 5 s\n")
+
+
+def test_an_answer_that_makes_no_sense_is_a_sentence() -> None:
+    def absurd(connection: socket.socket) -> None:
+        connection.sendall(b"\xff" * 8)  # so many keys
+        silent(connection)
+
+    with (
+        listening_on_tcp(greeting_as_a_store(absurd)) as port,
+        torchctl("store", "keys", "--store", f"127.0.0.1:{port}") as child,
+    ):
+        code, out, err = child.end()
+    assert (code, out) == (1, "")
+    assert f"the store 127.0.0.1:{port} gave an answer that cannot be read: " in err

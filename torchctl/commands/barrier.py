@@ -150,7 +150,7 @@ def _release(session: StoreSession, world_size: int, key_prefix: str, yes: bool,
     if not yes and state.ranks.arrived and not state.released:
         click.echo(barrier_line(state), err=True)
         ask("Let those who wait go without the others?")
-    key = session.run(lambda store, stop: release_barrier(store, key_prefix))
+    key = session.run(lambda store, stop: release_barrier(store, key_prefix), changes=True)
     name = f"{session.namespace}/{key}" if session.namespace else key
     if as_json:
         click.echo(document("barrier", {**barrier_json(state, "release"), "complete": True, "wrote": name}))
@@ -183,6 +183,7 @@ def _join(
                 count=count,
                 progress=lambda arrived, elapsed: line.show(f"arrived {arrived} of {world_size}", elapsed),
             ),
+            changes=True,
             limit_s=timeout_s + ANSWER_S,
         )
     finally:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import threading
 
 import click
 
 from torchctl.endpoint import Endpoint
-from torchctl.errors import KeyAbsentError, StoreError
+from torchctl.errors import KeyAbsentError, StoreError, StoreInterruptedError
 from torchctl.render.json import document
 from torchctl.render.store_values import (
     key_rows,
@@ -116,7 +117,7 @@ def set_(endpoint: Endpoint, namespace: str, key: str, value: str, yes: bool) ->
     session = open_session(endpoint, namespace)
     old = _read(session, key)
     _ask(key, "set", yes)
-    session.run(lambda store, stop: store.set(key, data))
+    session.run(lambda store, stop: store.set(key, data), changes=True)
     was = f", was {_old(old)}" if old is not None else ""
     click.echo(f"{printable(key)}: {_bytes(data)} written{was}")
 
@@ -130,7 +131,7 @@ def add(endpoint: Endpoint, namespace: str, key: str, amount: int) -> None:
     """Add N to the counter KEY, which starts at 0. Write -- before a negative N."""
     session = open_session(endpoint, namespace)
 
-    def checked_add(store: OperatorStore) -> tuple[int, bytes | None]:
+    def checked_add(store: OperatorStore, stop: threading.Event) -> tuple[int, bytes | None]:
         # A server told to add to what is no number closes the connection.
         old = read_values(store, [key]).get(key)
         number = 0 if old is None else as_counter(old)
@@ -138,9 +139,11 @@ def add(endpoint: Endpoint, namespace: str, key: str, amount: int) -> None:
             raise StoreError(f"{printable(key)} is no counter: {_old(old)}; nothing was added")
         if number is not None and as_counter(str(number + amount).encode()) is None:
             raise StoreError(f"{printable(key)} is {number}: the sum does not fit into 64 bits; nothing was added")
+        if stop.is_set():
+            raise StoreInterruptedError("interrupted; nothing was added")
         return store.add(key, amount), old
 
-    now, old = session.run(lambda store, stop: checked_add(store))
+    now, old = session.run(lambda store, stop: checked_add(store, stop), changes=True)
     click.echo(f"{printable(key)}: {now}, was {'absent' if old is None else old.decode()}")
 
 
@@ -156,7 +159,7 @@ def delete(endpoint: Endpoint, namespace: str, key: str, yes: bool) -> None:
     if old is None:
         raise KeyAbsentError(f"{printable(key)} is absent from the store {endpoint}; nothing was deleted")
     _ask(key, "delete", yes)
-    if not session.run(lambda store, stop: store.delete_key(key)):
+    if not session.run(lambda store, stop: store.delete_key(key), changes=True):
         raise KeyAbsentError(f"{printable(key)} vanished before it could be deleted")
     click.echo(f"{printable(key)}: deleted, was {_old(old)}")
 

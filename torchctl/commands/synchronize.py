@@ -86,6 +86,7 @@ def command(
                 overwrite=overwrite,
                 progress=show,
             ),
+            changes=True,
             limit_s=timeout_s + ANSWER_S,
         )
     finally:
