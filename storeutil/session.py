@@ -24,6 +24,7 @@ from torchctl.storeutil.errors import is_network_error, is_silence, is_timeout
 from torchctl.storeutil.hosting import host_store
 from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.probe import probe_store
+from torchctl.storeutil.waiting import MOST_KEYS
 
 T = TypeVar("T")
 Operation = Callable[[OperatorStore, threading.Event], T]
@@ -34,6 +35,11 @@ WIND_UP_S = 2.0  # after Ctrl-C, for taking back what was written, while the sto
 _SOON_S = 0.05  # after Ctrl-C, before the store is asked whether it answers at all
 _PROBE_S = 0.25  # for that answer: with the moment above, well inside half a second
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def look_s(world_size: int) -> int:
+    """Return the limit, in seconds, for a look at every rank: two requests for each, and 0.5 ms for a request."""
+    return int(ANSWER_S) + min(world_size, MOST_KEYS) // 1000
 
 
 class StoreSession:

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from click.testing import CliRunner, Result
 from tests.storejobs import torchctl, until_counter
 from tests.stores import connect, host_store
 from torchctl.cli import cli
+from torchctl.errors import StoreInterruptedError
+from torchctl.storeutil.exchange import join_exchange
 
 pytestmark = pytest.mark.torch
 
@@ -140,3 +143,38 @@ def test_ctrl_c_as_rank_0_prints_the_complete_data_that_others_still_read(server
         code, out, err = child.end()
     assert [rank["text"] for rank in json.loads(out)["ranks"]] == ["mine", "there"]
     assert (code, err) == (0, "not everybody had read the data when we left\n")
+
+
+class Counting:
+    """A store that counts how often it is asked whether keys exist."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.checks = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def check(self, keys: list[str]) -> bool:
+        self.checks += 1
+        return bool(self.store.check(keys))
+
+
+def test_waiting_for_thousands_asks_little_of_the_store_and_misses_nobody(server: Any) -> None:
+    store, stop = Counting(connect(server)), threading.Event()
+    checks, seen = [], []
+
+    def progress(missing: list[int], elapsed_s: float) -> None:
+        checks.append(store.checks)
+        seen.append(missing)
+        if len(seen) == 1:
+            server.set("d/999", "late")
+        elif missing != seen[0]:
+            stop.set()
+
+    with pytest.raises(StoreInterruptedError, match="our data was taken back"):
+        join_exchange(store, b"x", 0, 1500, "d/", timeout_s=60, stop=stop, progress=progress)
+    assert seen[0] == list(range(1, 1500))
+    assert seen[-1] == [rank for rank in range(1, 1500) if rank != 999]
+    assert all(after - before <= 4 * 256 for before, after in pairwise(checks))
+    assert not server.check(["d/0"])

@@ -27,7 +27,7 @@ from torchctl.store_options import (
 )
 from torchctl.storeutil.hosting import stay_until_left
 from torchctl.storeutil.joining import join_barrier, look_at_barrier, release_barrier
-from torchctl.storeutil.session import ANSWER_S, StoreSession
+from torchctl.storeutil.session import StoreSession, look_s
 from torchctl.text import printable
 
 
@@ -141,12 +141,12 @@ def _stay(session: StoreSession, before: str = "") -> None:
 
 
 def _status(session: StoreSession, world_size: int, key_prefix: str, as_json: bool) -> None:
-    state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size))
+    state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size), limit_s=look_s(world_size))
     click.echo(document("barrier", barrier_json(state, "status")) if as_json else barrier_line(state))
 
 
 def _release(session: StoreSession, world_size: int, key_prefix: str, yes: bool, as_json: bool) -> None:
-    state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size))
+    state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size), limit_s=look_s(world_size))
     if not yes and state.ranks.arrived and not state.released:
         click.echo(barrier_line(state), err=True)
         ask("Let those who wait go without the others?")
@@ -184,7 +184,7 @@ def _join(
                 progress=lambda arrived, elapsed: line.show(f"arrived {arrived} of {world_size}", elapsed),
             ),
             changes=True,
-            limit_s=timeout_s + ANSWER_S,
+            limit_s=timeout_s + look_s(world_size),
         )
     finally:
         line.close()

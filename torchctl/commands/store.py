@@ -37,6 +37,8 @@ from torchctl.storeutil.session import ANSWER_S, StoreSession
 from torchctl.storeutil.values import as_counter, classify, preview
 from torchctl.text import printable
 
+_AT_ONCE = 64  # values in one reading, which has its own time limit; 8 MiB each at most
+
 
 @click.group("store", short_help="Look into the job's store, and change it.")
 def command() -> None:
@@ -61,7 +63,7 @@ def keys(endpoint: Endpoint, namespace: str, pattern: str | None, show_all: bool
         return fnmatch.filter(found, pattern) if pattern is not None else found
 
     if show_all and not as_json:
-        _print_all(session.run(lambda store, stop: read_values(store, listed(store))))
+        _print_all(session, session.run(lambda store, stop: listed(store)))
         return
 
     def grouped(store: OperatorStore) -> tuple[list[Group], dict[str, bytes]]:
@@ -176,7 +178,7 @@ def wait(endpoint: Endpoint, namespace: str, key_list: tuple[str, ...], timeout_
 
 
 def _read(session: StoreSession, key: str) -> bytes | None:
-    return session.run(lambda store, stop: read_values(store, [key]).get(key))
+    return _read_some(session, [key]).get(key)
 
 
 def _wait(session: StoreSession, key_list: list[str], timeout_s: float) -> float:
@@ -205,9 +207,15 @@ def _bytes(value: bytes) -> str:
     return f"{len(value)} byte{'' if len(value) == 1 else 's'}"
 
 
-def _print_all(values: dict[str, bytes]) -> None:
+def _print_all(session: StoreSession, found: list[str]) -> None:
+    """Print every key with its value, read a few at a time: together they may be more than memory holds."""
     from torchctl.flightrec import Guard
 
     with Guard() as guard:
-        for key, value in values.items():
-            click.echo(f"{printable(key)}\t{classify(value).value}\t{value_line(value, guard)}")
+        for start in range(0, len(found), _AT_ONCE):
+            for key, value in _read_some(session, found[start : start + _AT_ONCE]).items():
+                click.echo(f"{printable(key)}\t{classify(value).value}\t{value_line(value, guard)}")
+
+
+def _read_some(session: StoreSession, some: list[str]) -> dict[str, bytes]:
+    return session.run(lambda store, stop: read_values(store, some))

@@ -23,7 +23,7 @@ from torchctl.store_options import (
     unicode_only,
 )
 from torchctl.storeutil.exchange import join_exchange
-from torchctl.storeutil.session import ANSWER_S
+from torchctl.storeutil.session import look_s
 
 
 @click.command("synchronize", short_help="Publish a rank's data through the store and get everybody's.")
@@ -87,7 +87,7 @@ def command(
                 progress=show,
             ),
             changes=True,
-            limit_s=timeout_s + ANSWER_S,
+            limit_s=timeout_s + look_s(world_size),
         )
     finally:
         line.close()
