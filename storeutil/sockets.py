@@ -1,4 +1,4 @@
-"""Free ports on this host."""
+"""Ports and addresses of this host."""
 
 from __future__ import annotations
 
@@ -38,3 +38,19 @@ def get_socket_with_port() -> socket.socket:
             continue
         return sock
     raise RuntimeError("no address of localhost can be bound")
+
+
+def is_local(host: str) -> bool:
+    """Return True if one of the addresses of `host` belongs to this host: a socket can be bound to it.
+
+    Raises:
+        socket.gaierror: the name does not resolve.
+    """
+    for family, kind, proto, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+        try:
+            with socket.socket(family, kind, proto) as sock:
+                sock.bind(address)
+        except OSError:
+            continue
+        return True
+    return False

@@ -298,3 +298,11 @@ def test_an_answer_that_makes_no_sense_is_a_sentence() -> None:
         code, out, err = child.end()
     assert (code, out) == (1, "")
     assert f"the store 127.0.0.1:{port} gave an answer that cannot be read: " in err
+
+
+def test_all_prints_large_and_small_values_each_once(server: Any) -> None:
+    names = [f"k{number:03}" for number in range(150)]
+    for name in names:
+        server.set(name, bytes(1 << 20) if name == "k040" else "v")
+    lines = run(server, "keys", "--all").stdout.splitlines()
+    assert [line.partition("\t")[0] for line in lines] == names

@@ -28,6 +28,7 @@ from torchctl.store_options import (
 from torchctl.storeutil.hosting import stay_until_left
 from torchctl.storeutil.joining import join_barrier, look_at_barrier, release_barrier
 from torchctl.storeutil.session import StoreSession, look_s
+from torchctl.storeutil.sockets import is_local
 from torchctl.text import printable
 
 
@@ -102,6 +103,10 @@ def _session(endpoint: Endpoint | None, namespace: str, serve: bool, as_json: bo
         except StoreUnreachableError as error:
             if not serve or not isinstance(error.__cause__, ConnectionRefusedError):
                 raise
+            if not is_local(endpoint.host):
+                raise StoreUnreachableError(
+                    f"{error}; --serve hosts a store on this host only, and {endpoint.host} is another"
+                ) from error
         session = StoreSession(endpoint, namespace, debug=debug_asked())
     try:
         session.host()

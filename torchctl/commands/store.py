@@ -37,7 +37,10 @@ from torchctl.storeutil.session import ANSWER_S, StoreSession
 from torchctl.storeutil.values import as_counter, classify, preview
 from torchctl.text import printable
 
-_AT_ONCE = 64  # values in one reading, which has its own time limit; 8 MiB each at most
+# Values in one reading by `keys --all`, of 8 MiB each at most: more while they are small, and with time enough for all.
+_LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
+_SMALL = 1 << 20  # bytes
+_READING_S = 30.0
 
 
 @click.group("store", short_help="Look into the job's store, and change it.")
@@ -211,11 +214,16 @@ def _print_all(session: StoreSession, found: list[str]) -> None:
     """Print every key with its value, read a few at a time: together they may be more than memory holds."""
     from torchctl.flightrec import Guard
 
+    count, start = _LEAST_AT_ONCE, 0
     with Guard() as guard:
-        for start in range(0, len(found), _AT_ONCE):
-            for key, value in _read_some(session, found[start : start + _AT_ONCE]).items():
+        while some := found[start : start + count]:
+            values = _read_some(session, some, limit_s=_READING_S)
+            for key, value in values.items():
                 click.echo(f"{printable(key)}\t{classify(value).value}\t{value_line(value, guard)}")
+            start += count
+            small = sum(map(len, values.values())) < _SMALL
+            count = min(2 * count, _MOST_AT_ONCE) if small else _LEAST_AT_ONCE
 
 
-def _read_some(session: StoreSession, some: list[str]) -> dict[str, bytes]:
-    return session.run(lambda store, stop: read_values(store, some))
+def _read_some(session: StoreSession, some: list[str], *, limit_s: float = ANSWER_S) -> dict[str, bytes]:
+    return session.run(lambda store, stop: read_values(store, some), limit_s=limit_s)
