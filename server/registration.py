@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import threading
 from datetime import timedelta
 from typing import Any
@@ -27,8 +26,6 @@ _LOOK_S = 1.0  # between two looks whether torch.distributed is initialised
 _RARE_LOOK_S = 15.0  # after the first ten minutes
 _FREQUENT_LOOKS = 600
 _TIMEOUT_S = 5.0
-# Source: torch/csrc/distributed/c10d/TCPStoreBackend.hpp (2.13): VALIDATE with its magic number, PING with a number.
-_VALIDATE_AND_PING = struct.pack("<BIB", 0, 0x3C85F7CE, 13)
 
 
 class Registration:
@@ -84,11 +81,14 @@ class Registration:
 
     def _register(self, host: str, port: int) -> None:
         rank = identity.place().rank
-        if rank is None or not _is_store(host, port):
+        if rank is None:
             return
+        from torchctl.storeutil.probe import probe_store
+
+        address = probe_store(host, port, _TIMEOUT_S)
         dist: Any = torchlink.distributed()
         store = dist.TCPStore(
-            host_name=host,
+            host_name=address,
             port=port,
             is_master=False,
             wait_for_workers=False,
@@ -128,10 +128,3 @@ def _answers(url: str) -> bool:
             return connection.recv(9).startswith(b"HTTP/1.")
     except (OSError, ValueError):
         return False
-
-
-def _is_store(host: str, port: int) -> bool:
-    nonce = os.urandom(4)
-    with socket.create_connection((host, port), timeout=_TIMEOUT_S) as connection:
-        connection.sendall(_VALIDATE_AND_PING + nonce)
-        return connection.recv(4) == nonce

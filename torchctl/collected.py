@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from typing import Any
 
 from torchctl.errors import TorchctlError
@@ -12,7 +11,6 @@ from torchctl.errors import TorchctlError
 MANIFEST = "collect.json"
 SCHEMA = "torchctl.collect/1"
 _MAX_BYTES = 1 << 30
-_TRACE = re.compile(r"(?:.*_)?(?:nccl|fr|comm_lib)_trace_(?:rank_?\d+|worker).*")
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:

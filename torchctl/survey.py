@@ -11,7 +11,15 @@ from typing import Generic, Protocol, TypeVar
 
 from torchctl import runtimedir
 from torchctl.endpoint import Endpoint
-from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoSuchSocketError, NoWorkersError, RefusedError, TorchctlError
+from torchctl.errors import (
+    EXIT_OK,
+    EXIT_UNREACHABLE,
+    NoSuchSocketError,
+    NoWorkersError,
+    RefusedError,
+    StoppedError,
+    TorchctlError,
+)
 from torchctl.fanout import Outcome, ask_all, exit_code
 from torchctl.question import Question, Steps, ask_handler
 from torchctl.ranks import MAX_RANKS, fold_ranks
@@ -104,22 +112,13 @@ def _ask_everywhere(
     endpoints: list[Endpoint], ask: Callable[[Endpoint, float], T], targets: Targets
 ) -> list[Outcome[T]]:
     """Ask the workers that can be reached from here, and at the same time the relays of other hosts."""
-    here: list[Outcome[T]] = []
-
-    def ask_here() -> None:
-        here.extend(ask_all(endpoints, ask, targets.deadline, jobs=targets.jobs, progress=targets.progress))
-
     if not targets.nodes:
-        ask_here()
-        return here
+        return ask_all(endpoints, ask, targets.deadline, jobs=targets.jobs, progress=targets.progress)
     if not isinstance(ask, Question):
         raise TorchctlError("this command cannot ask workers of other hosts", hint="leave --nodes out")
-    from torchctl.nodes import ask_nodes
+    from torchctl.nodes import AskedNodes
 
-    thread = threading.Thread(target=ask_here, daemon=True)
-    if endpoints:
-        thread.start()
-    there = ask_nodes(
+    nodes = AskedNodes(
         targets.nodes,
         ask,
         targets.deadline,
@@ -130,8 +129,27 @@ def _ask_everywhere(
         jobs=targets.jobs,
         progress=targets.progress,
     )
-    if endpoints:
-        thread.join()
+    if not endpoints:
+        return nodes.run()
+    there: list[Outcome[T]] = []
+    ended = threading.Event()
+
+    def ask_there() -> None:
+        try:
+            there.extend(nodes.run())
+        finally:
+            ended.set()
+
+    # On this thread the asking here hears Ctrl-C; the relays are then told.
+    threading.Thread(target=ask_there, daemon=True).start()
+    here = ask_all(endpoints, ask, targets.deadline, jobs=targets.jobs)
+    try:
+        if any(isinstance(one.error, StoppedError) for one in here):
+            nodes.stop()
+        ended.wait()
+    except KeyboardInterrupt:
+        nodes.stop()
+        ended.wait()
     return here + there
 
 

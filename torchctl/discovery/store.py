@@ -15,8 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import struct
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -26,12 +24,12 @@ from typing import Any
 from torchctl import protocol
 from torchctl.endpoint import Endpoint, parse_host_port
 from torchctl.errors import NoWorkersError, TorchctlError, WorkerError
+from torchctl.storeutil.probe import NotAStoreError, probe_store
 
 _URL = re.compile(r"http://(\S+:\d{1,5})")
 _MAX_RANKS = 200_000
 _PROBED_RANKS = 4096  # asked for one by one where keys cannot be listed
 _GAP = 512  # absent ranks in a row that end that
-_VALIDATE_AND_PING = struct.pack("<BIB", 0, 0x3C85F7CE, 13)  # as in torchctl.server.registration
 
 
 class BadAddressError(WorkerError):
@@ -154,18 +152,12 @@ def _ranks(client: Any, prefix: str) -> list[int]:
 
 def _probe(store: Endpoint, deadline: float) -> str:
     """Return the numeric address at which a TCPStore answers."""
-    nonce = os.urandom(4)
     try:
-        left = max(0.1, deadline - time.monotonic())
-        with socket.create_connection((store.host, store.port), timeout=left) as connection:
-            connection.sendall(_VALIDATE_AND_PING + nonce)
-            answer = connection.recv(4)
-            address = str(connection.getpeername()[0])
+        return probe_store(store.host, store.port, max(0.1, deadline - time.monotonic()))
     except OSError as error:
+        if isinstance(error, NotAStoreError):
+            raise TorchctlError(str(error)) from error
         raise TorchctlError(
-            f"the store {store} cannot be reached: {error.strerror or 'no answer in time'}",
+            f"the store {store} cannot be reached: {error.strerror or error}",
             hint="it is at the job's MASTER_ADDR and MASTER_PORT",
         ) from error
-    if answer != nonce:
-        raise TorchctlError(f"what listens at {store} is no TCPStore")
-    return address
