@@ -132,7 +132,7 @@ def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, conne
         if endpoint.path and not _is_socket(endpoint.path):
             return make(NotAWorkerError, "is no socket")
         return make(RefusedError, "refused the connection")
-    if isinstance(cause, PermissionError):
+    if isinstance(cause, PermissionError) and endpoint.path:
         return make(AccessDeniedError, "may not be opened by this user")
     if isinstance(cause, socket.gaierror):
         return make(UnknownHostError, f"is not known: {cause.strerror}")
