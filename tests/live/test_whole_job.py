@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.processes import Process
+from tests.demo.job import torchrun_job
 from torchctl.cli import cli
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(400)]
@@ -34,39 +33,33 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def job() -> Iterator[Job]:
-    """Return a job that hangs; started rank by rank, not by torchrun, which would end it with the killed rank."""
-    from torch.distributed import TCPStore
-
+    """Return a torchrun job that hangs; its agent looks after its ranks too rarely to end it with the killed one."""
     from tests.demo import odd
 
     assert odd.STUCK_RANK == STUCK
-    ranks: list[Process] = []
+    options = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", "whole-job"]
+    options += ["--monitor-interval", "3600"]
     with tempfile.TemporaryDirectory(prefix="tc-") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHCTL_RUNTIME_DIR", f"{folder}/run")
+        runtime_dir = Path(folder) / "run"
+        patch.setenv("TORCHCTL_RUNTIME_DIR", str(runtime_dir))
         patch.setenv("RES_OPTIONS", "attempts:0")
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        shared = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(store.port),
-            "WORLD_SIZE": str(RANKS),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-            "TORCHELASTIC_RUN_ID": "whole-job",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.getcwd(),
-        }
-        try:
-            for rank in range(RANKS):
-                command = [sys.executable, "-m", "torchctl.server", odd.__file__]
-                ranks.append(Process(command, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
-            pids = {rank: process.pid for rank, process in enumerate(ranks)}
+        with torchrun_job(Path(odd.__file__), RANKS, runtime_dir, options=options):
             wait_for_hang()
+            matches = [re.fullmatch(r"rank(\d+)-(\d+)\.sock", name) for name in os.listdir(runtime_dir)]
+            pids = {int(match[1]): int(match[2]) for match in matches if match}
+            assert sorted(pids) == list(range(RANKS))
             os.kill(pids[STOPPED], signal.SIGSTOP)
             os.kill(pids[KILLED], signal.SIGKILL)
-            ranks[KILLED].popen.wait(30)
-            yield Job(Path(folder) / "run", pids)
-        finally:
-            for process in ranks:
-                process.end()
+            wait_for_end(pids[KILLED])
+            yield Job(runtime_dir, pids)
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a process of somebody else's has ended: its agent leaves it a zombie."""
+    deadline = time.monotonic() + 30
+    while (state := Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) != "Z":
+        assert time.monotonic() < deadline, state
+        time.sleep(0.02)
 
 
 def wait_for_hang() -> None:
