@@ -125,9 +125,9 @@ def named_question(name: str, arguments: Mapping[str, Any]) -> Question[Any]:
 
         return dumps_question(stacktraces=arguments["stacktraces"] is True)
     if name == "everything":
-        from torchctl.collecting import everything_unkept
+        from torchctl.everything import Everything, read_had
 
-        return everything_unkept
+        return Everything(read_had(arguments["had"]))
     from torchctl.workerinfo import ask_info
 
     known: dict[str, Question[Any]] = {"ping": ping, "handlers": ask_names, "info": ask_info}

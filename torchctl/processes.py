@@ -52,7 +52,7 @@ def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
         what = ask.handler or "its handlers"
         raise HandlerError(f"has no server, which {what} would need", endpoint=str(endpoint), status=501)
     elapsed = time.monotonic() - began
-    return Reply(200, body, identity.rank, identity.pid, "", elapsed, identity)
+    return Reply(200, body, identity.rank, identity.pid, "", elapsed, identity, time.time())
 
 
 def identity_of(endpoint: Endpoint) -> Identity:

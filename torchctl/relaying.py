@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -156,6 +157,7 @@ class Reader:
         self.trouble = ""
         self.outcomes: list[Outcome[Any]] = []
         self._texts: list[str] = []
+        self._clock_s = 0.0  # how far the relay's clock is before ours
 
     def feed(self, line: bytes) -> None:
         """Take one line of the relay's output; what is no line of ours (a login's greeting) is passed over."""
@@ -165,6 +167,8 @@ class Reader:
             document = json.loads(line)
             if document.get("relay") == VERSION:
                 self.began = True
+                now = time.time()
+                self._clock_s = float(document.get("time", now)) - now
             elif "text" in document:
                 self._texts.append(str(document["text"]))
             elif "worker" in document:
@@ -173,7 +177,7 @@ class Reader:
                 self.trouble = str(document["trouble"])[:500]
             elif "end" in document:
                 self.ended = True
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError):
             error = NotAWorkerError("sent a line that no relay writes", endpoint=self.node)
             self.outcomes.append(Outcome(Endpoint(node=self.node), None, error))
             self.ended = True
@@ -215,6 +219,7 @@ class Reader:
             str(step["recorder"]),
             float(step["elapsed_s"]),
             identity,
+            float(step["answered_at"]) - self._clock_s,
         )
 
 
@@ -229,6 +234,7 @@ def _reply_json(reply: Reply) -> dict[str, Any]:
         "body": reply.body,
         "recorder": reply.recorder,
         "elapsed_s": reply.elapsed_s,
+        "answered_at": reply.answered_at,
         "identity": reply.identity._asdict(),
     }
 

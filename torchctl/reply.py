@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ class Reply(NamedTuple):
         recorder: which recorder a trace came from, "nccl", "generic" or "none"; "" when not said.
         elapsed_s: from the connection attempt to the last byte.
         identity: all that the headers tell of the worker.
+        answered_at: when the last byte had come, by this host's clock, in seconds since the epoch.
     """
 
     status: int
@@ -61,6 +63,7 @@ class Reply(NamedTuple):
     recorder: str
     elapsed_s: float
     identity: Identity = NOBODY
+    answered_at: float = 0.0
 
 
 def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: float) -> Reply:
@@ -78,7 +81,7 @@ def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: 
         number(headers.get(protocol.STEP_HEADER.lower())),
     )
     recorder = headers.get(protocol.RECORDER_HEADER.lower(), "")
-    return Reply(status, body, identity.rank, identity.pid, recorder, elapsed_s, identity)
+    return Reply(status, body, identity.rank, identity.pid, recorder, elapsed_s, identity, time.time())
 
 
 def number(text: str | None) -> int | None:
