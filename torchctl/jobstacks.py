@@ -15,11 +15,12 @@ from torchctl.fanout import Outcome
 from torchctl.question import Question
 from torchctl.ranks import MAX_RANKS, Member
 from torchctl.reply import Identity
+from torchctl.rollcall import absent_ranks
 from torchctl.stacks.folder import read_stack_files
 from torchctl.stacks.merge import Merged, Worker, merge, name_workers
 from torchctl.stacks.motion import Motion
 from torchctl.stacks.reader import StackReader
-from torchctl.survey import Survey, absent_ranks, survey
+from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 
 

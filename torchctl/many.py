@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import resource
 import signal
 import socket
 import threading
@@ -23,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+from torchctl.connecting import connect_tcp, connect_unix, raise_file_limit
 from torchctl.endpoint import Endpoint
 from torchctl.errors import NotAskedError, StoppedError, TooLargeError, WorkerError
 from torchctl.fanout import Outcome, Progress, defect
@@ -34,7 +33,6 @@ from torchctl.resolving import Resolver
 T = TypeVar("T")
 _CHUNK_BYTES = 1 << 18
 _RESERVED_FILES = 64  # descriptors for everything else in this process
-_RETRY_S = 0.005  # while a Unix socket's backlog is full
 _PROGRESS_S = 0.1
 
 
@@ -50,7 +48,7 @@ def ask_many(
 
     Ctrl-C ends the asking: what has come is returned, the rest are `StoppedError`.
     """
-    files = _raise_file_limit(len(endpoints) + _RESERVED_FILES) - _RESERVED_FILES
+    files = raise_file_limit(len(endpoints) + _RESERVED_FILES) - _RESERVED_FILES
     run = _Run(endpoints, question, deadline, jobs or len(endpoints), max(1, files), progress)
     loop = asyncio.new_event_loop()
     try:
@@ -74,6 +72,9 @@ class _Asking(Generic[T]):
         self.connected = False
         self.busy = False  # the last connect found the backlog full
         self.holds_turn = True
+
+    def tell_busy(self, busy: bool) -> None:
+        self.busy = busy
 
     def late(self) -> WorkerError:
         """Return the error for no answer until now."""
@@ -209,7 +210,10 @@ class _Run(Generic[T]):
         asking.connected = False
         sock: socket.socket | None = None
         try:
-            sock = await self._connect(loop, asking)
+            if asking.endpoint.path:
+                sock = await connect_unix(asking.endpoint.path, asking.tell_busy)
+            else:
+                sock = await connect_tcp(asking.endpoint.host, asking.endpoint.port, self._resolver)
             asking.connected = True
             await loop.sock_sendall(sock, request_bytes(asking.endpoint, ask))
             parser = ResponseParser(ask.max_bytes)
@@ -224,26 +228,6 @@ class _Run(Generic[T]):
             if sock is not None:
                 sock.close()
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop, asking: _Asking[T]) -> socket.socket:
-        endpoint = asking.endpoint
-        if endpoint.path:
-            return await _connect_unix(asking)
-        failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
-        for family, address in await self._resolver.addresses(endpoint.host, endpoint.port):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await loop.sock_connect(sock, address)
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
-        raise failure
-
     async def _tick(self) -> None:
         assert self._progress is not None
         while True:
@@ -251,23 +235,6 @@ class _Run(Generic[T]):
             first = next(iter(self._running.values()), None)  # tasks are kept in the order of their beginning
             slowest = "" if first is None else _name(first.endpoint)
             self._progress.update(self._done, len(self._endpoints), slowest)
-
-
-async def _connect_unix(asking: _Asking[Any]) -> socket.socket:
-    """Connect, waiting while the backlog is full: the kernel says EAGAIN then, which asyncio takes for success."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        while (code := sock.connect_ex(asking.endpoint.path)) == errno.EAGAIN:
-            asking.busy = True
-            await asyncio.sleep(_RETRY_S)
-        asking.busy = False
-        if code:
-            raise OSError(code, "")
-        return sock
-    except BaseException:
-        sock.close()
-        raise
 
 
 def _name(endpoint: Endpoint) -> str:
@@ -285,15 +252,3 @@ def _interrupting(loop: asyncio.AbstractEventLoop, run: _Run[Any]) -> Iterator[N
         yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-
-
-def _raise_file_limit(needed: int) -> int:
-    """Return how many descriptors this process may have, raising its soft limit towards the hard one if need be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return needed if soft == resource.RLIM_INFINITY else soft
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return soft

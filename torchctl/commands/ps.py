@@ -7,7 +7,8 @@ import click
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.survey import Survey, rank_of, survey
+from torchctl.rollcall import rank_of
+from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 from torchctl.text import printable
 from torchctl.workerinfo import WorkerInfo, ask_info
