@@ -20,6 +20,7 @@ from torchctl.endpoint import Endpoint
 from torchctl.errors import HandlerError
 from torchctl.fanout import ask_all
 from torchctl.relaying import Errand, Reader, Writer, decode_errand, recording
+from torchctl.reply import NOBODY
 from torchctl.server import WorkerServer
 from torchctl.stacks.reader import StackReader
 
@@ -199,6 +200,28 @@ def test_failures_travel_as_what_they_are(folder: Path) -> None:
         assert type(there.error) is type(here.error)
         assert there.error.detail == here.error.detail
     assert isinstance(reader.outcomes[0].error, HandlerError)
+
+
+def test_what_a_relay_says_of_ranks_is_checked() -> None:
+    reader = Reader("n", ping)
+    for rank in (-5, True, 10**12, "7", None):
+        error = {"kind": "refused", "detail": "no", "rank": rank, "status": None}
+        reader.feed(json.dumps({"worker": {"endpoint": "/s", "rank": rank, "steps": [{"error": error}]}}).encode())
+    assert {(one.endpoint.rank, one.error and one.error.rank) for one in reader.outcomes} == {(None, None)}
+    said = {"rank": "x", "pid": [], "world_size": "9", "step": -1, "job_id": 3}
+    step = {"status": 200, "base64": "cG9uZw==", "recorder": "", "elapsed_s": 0, "answered_at": 0, "identity": said}
+    reader.feed(json.dumps({"worker": {"endpoint": "/s", "rank": 1, "steps": [step]}}).encode())
+    assert reader.outcomes[-1].value is not None
+    assert reader.outcomes[-1].identity == NOBODY
+
+
+def test_a_relay_that_floods_us_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchctl.relaying._MAX_BYTES", 10_000)
+    reader = Reader("n", ping)
+    for _ in range(1000):
+        reader.feed(b'{"text":"' + b"x" * 1000 + b'"}')
+    assert reader.ended
+    assert [one.error.kind for one in reader.outcomes if one.error] == ["too_large"]
 
 
 @pytest.mark.parametrize(

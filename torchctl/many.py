@@ -23,8 +23,8 @@ from typing import Any, Generic, TypeVar
 
 from torchctl.connecting import connect_tcp, connect_unix, raise_file_limit
 from torchctl.endpoint import Endpoint
-from torchctl.errors import NotAskedError, StoppedError, TooLargeError, WorkerError
-from torchctl.fanout import Outcome, Progress, defect
+from torchctl.errors import NotAskedError, TooLargeError, WorkerError
+from torchctl.fanout import Outcome, Progress, defect, stopped
 from torchctl.httpwire import ResponseParser, request_bytes
 from torchctl.question import Ask, Conversation, Question
 from torchctl.reply import Reply, translated
@@ -114,14 +114,14 @@ class _Run(Generic[T]):
         self._stop, self._room = asyncio.Event(), asyncio.Event()
         ticker = asyncio.ensure_future(self._tick()) if self._progress is not None else None
         feeder = asyncio.ensure_future(self._feed())
-        stopped = asyncio.ensure_future(self._stop.wait())
+        stop = asyncio.ensure_future(self._stop.wait())
         left = max(0.0, self._deadline - time.monotonic())
-        await asyncio.wait({feeder, stopped}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({feeder, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if feeder.done():
             feeder.result()
-        extra = [task for task in (feeder, stopped, ticker) if task is not None]
+        extra = [task for task in (feeder, stop, ticker) if task is not None]
         for asking in self._running.values():
-            error = self._stopped(asking.endpoint) if self._interrupted else asking.late()
+            error = stopped(asking.endpoint) if self._interrupted else asking.late()
             self._outcomes[asking.index] = Outcome(asking.endpoint, None, error, asking.conversation.identity)
         for task in [*self._running, *extra]:
             task.cancel()
@@ -142,17 +142,12 @@ class _Run(Generic[T]):
             or Outcome(
                 endpoint,
                 None,
-                self._stopped(endpoint)
+                stopped(endpoint)
                 if self._interrupted
                 else NotAskedError(never, endpoint=str(endpoint), rank=endpoint.rank),
             )
             for outcome, endpoint in zip(self._outcomes, self._endpoints, strict=True)
         ]
-
-    @staticmethod
-    def _stopped(endpoint: Endpoint) -> WorkerError:
-        words = "had not answered when the command was interrupted"
-        return StoppedError(words, endpoint=str(endpoint), rank=endpoint.rank)
 
     async def _feed(self) -> None:
         """Start one task after the other as turns come free, then wait for the last."""

@@ -27,7 +27,7 @@ from torchctl.errors import (
 )
 
 _MESSAGE_CHARS = 500  # of a failing handler's text
-_MAX_JOB_CHARS = 200
+MAX_JOB_CHARS = 200
 
 
 class Identity(NamedTuple):
@@ -77,7 +77,7 @@ def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: 
         number(headers.get(protocol.RANK_HEADER.lower())),
         number(headers.get(protocol.PID_HEADER.lower())),
         number(headers.get(protocol.WORLD_SIZE_HEADER.lower())),
-        job[:_MAX_JOB_CHARS] if job else None,
+        job[:MAX_JOB_CHARS] if job else None,
         number(headers.get(protocol.STEP_HEADER.lower())),
     )
     recorder = headers.get(protocol.RECORDER_HEADER.lower(), "")

@@ -119,9 +119,13 @@ def oddities(outcomes: Sequence[Outcome[T]]) -> list[str]:
 
 
 def _stale(one: Outcome[T]) -> str:
-    """Return a note when a store's address leads to another worker than the one that registered it."""
-    if one.endpoint.process is None or one.value is None:
+    """Return a note when an address leads to another rank, or to another process, than it was named for."""
+    if one.value is None:
         return ""
+    if one.endpoint.process is None:
+        if None in (one.endpoint.rank, one.value.rank) or one.endpoint.rank == one.value.rank:
+            return ""
+        return f"{one.endpoint} was named as rank {one.endpoint.rank}, and rank {one.value.rank} answers there"
     pid, started = one.endpoint.process
     began = getattr(one.value, "start_time", None)
     same = one.identity.pid in (None, pid) and (began is None or abs(began - started) < _SAME_START_S)

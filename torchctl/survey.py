@@ -10,14 +10,8 @@ from typing import Generic, TypeVar
 
 from torchctl import runtimedir
 from torchctl.endpoint import Endpoint
-from torchctl.errors import (
-    EXIT_OK,
-    EXIT_UNREACHABLE,
-    NoWorkersError,
-    StoppedError,
-    TorchctlError,
-)
-from torchctl.fanout import Outcome, ask_all, exit_code
+from torchctl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, NoWorkersError, TorchctlError
+from torchctl.fanout import Outcome, ask_all, exit_code, is_stopped, stopped
 from torchctl.question import Question, Steps, ask_handler
 from torchctl.ranks import fold_ranks
 from torchctl.rollcall import (
@@ -44,6 +38,7 @@ class Survey(Generic[T]):
         missing_ranks: ranks given with --ranks that no worker claims.
         notes: for stderr; what was left aside, and why.
         from_store: the workers were looked up in a store, where not found means not registered.
+        interrupted: by Ctrl-C, when everybody had answered and more was to be asked.
         not_found: per job the ranks below its world size of which nothing was found; see `absent_ranks`.
     """
 
@@ -52,6 +47,7 @@ class Survey(Generic[T]):
     notes: list[str]
     not_found: dict[str | None, list[int]] = field(default_factory=dict)
     from_store: bool = False
+    interrupted: bool = False
 
     @property
     def answers(self) -> list[tuple[Endpoint, T]]:
@@ -71,6 +67,8 @@ class Survey(Generic[T]):
 
         Ranks that were merely not found leave it alone: they may run on hosts that nobody asked for.
         """
+        if self.interrupted:
+            return EXIT_INTERRUPTED
         code = exit_code(self.outcomes)
         return EXIT_UNREACHABLE if self.missing_ranks and code == EXIT_OK else code
 
@@ -83,9 +81,13 @@ def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
         RuntimeDirError: the runtime folder cannot be trusted.
     """
     endpoints = targets.endpoints()
+    interrupted = False
     if targets.ranks is not None:
-        endpoints = _of_ranks(endpoints, targets)
-    asked = _ask_everywhere(endpoints, ask, targets)
+        endpoints, interrupted = _of_ranks(endpoints, targets)
+    if interrupted:
+        asked: list[Outcome[T]] = [Outcome(endpoint, None, stopped(endpoint)) for endpoint in endpoints]
+    else:
+        asked = _ask_everywhere(endpoints, ask, targets)
     asked += [
         Outcome(Endpoint(rank=error.rank), None, error)
         for error in targets.errors
@@ -141,7 +143,7 @@ def _ask_everywhere(
     threading.Thread(target=ask_there, daemon=True).start()
     here = ask_all(endpoints, ask, targets.deadline, jobs=targets.jobs)
     try:
-        if any(isinstance(one.error, StoppedError) for one in here):
+        if is_stopped(here):
             nodes.stop()
         ended.wait()
     except KeyboardInterrupt:
@@ -160,8 +162,10 @@ def _claim(endpoint: Endpoint) -> Steps[_Claim]:
     return _Claim((yield ask_handler("ping", max_bytes=1024)).rank)
 
 
-def _of_ranks(endpoints: list[Endpoint], targets: Targets) -> list[Endpoint]:
-    """Return the workers of the ranks asked for; the silent ones too, unless everybody is accounted for.
+def _of_ranks(endpoints: list[Endpoint], targets: Targets) -> tuple[list[Endpoint], bool]:
+    """Return the workers of the ranks asked for, and whether Ctrl-C came meanwhile.
+
+    The silent ones are among them, unless everybody is accounted for.
 
     A worker's rank is its own answer to a ping, for which half of the time is allowed; a socket's name
     speaks for one that does not answer.
@@ -169,7 +173,8 @@ def _of_ranks(endpoints: list[Endpoint], targets: Targets) -> list[Endpoint]:
     wanted = set(targets.ranks or [])
     half = time.monotonic() + (targets.deadline - time.monotonic()) / 2
     known, silent = [], []
-    for outcome in ask_all(endpoints, _claim, half, jobs=targets.jobs, progress=targets.progress):
+    outcomes = ask_all(endpoints, _claim, half, jobs=targets.jobs, progress=targets.progress)
+    for outcome in outcomes:
         if outcome.value is None:
             silent.append(outcome.endpoint)
         elif outcome.value.rank in wanted:
@@ -178,4 +183,4 @@ def _of_ranks(endpoints: list[Endpoint], targets: Targets) -> list[Endpoint]:
     maybe = [endpoint for endpoint in silent if endpoint.rank in wanted]
     if not wanted <= accounted:
         maybe += [endpoint for endpoint in silent if endpoint.rank is None]
-    return known + maybe
+    return known + maybe, is_stopped(outcomes)

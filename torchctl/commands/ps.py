@@ -45,6 +45,10 @@ def _save(result: Survey[WorkerInfo], path: str) -> None:
     from torchctl.discovery.hostfile import hostfile_text
     from torchctl.files import write_file
 
-    known = [(one.endpoint, rank_of(one)) for one in result.outcomes if one.endpoint.path or one.endpoint.host]
-    write_file(path, hostfile_text(known).encode("utf-8", "surrogateescape"))
-    click.echo(f"torchctl: {len(known)} worker(s) in {printable(path)}", err=True)
+    found = [(one.endpoint, rank_of(one)) for one in result.outcomes]
+    text, left_out = hostfile_text(found)
+    write_file(path, text.encode("utf-8", "surrogateescape"))
+    click.echo(f"torchctl: {len(found) - len(left_out)} worker(s) in {printable(path)}", err=True)
+    if left_out:
+        shown = ", ".join(printable(str(one)) for one in left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+        click.echo(f"torchctl: no host file can name {len(left_out)} of them: {shown}", err=True)

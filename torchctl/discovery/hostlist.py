@@ -13,6 +13,7 @@ from torchctl.endpoint import HOST, Endpoint, parse_host_port
 from torchctl.errors import TorchctlError
 
 MAX_HOSTS = 1_000_000
+_IPV6 = re.compile(r"\[[^\[\]]*:[^\[\]]*\]:\d{1,5}")
 
 
 class NoClusterShellError(TorchctlError):
@@ -30,7 +31,8 @@ def parse_endpoints(text: str) -> list[Endpoint]:
     """
     if not is_list(text):
         return [parse_host_port(text)]
-    return [parse_host_port(name) for name in _unfolded(text)]
+    plain, numeric = _parted(text)
+    return [parse_host_port(name) for name in [*(_unfolded(plain) if plain else []), *numeric]]
 
 
 def parse_hosts(text: str) -> list[str]:
@@ -64,6 +66,13 @@ def fold_hosts(names: list[str]) -> str:
 def is_list(text: str) -> bool:
     """Whether the text needs ClusterShell's grammar: a comma, or brackets that hold no IPv6 address."""
     return "," in text or ("[" in text and not (text.startswith("[") and ":" in text.partition("]")[0]))
+
+
+def _parted(text: str) -> tuple[str, list[str]]:
+    """Part ``[IPV6]:PORT`` from the rest of a list, whose brackets are ranges."""
+    pieces = re.split(r",(?![^\[\]]*\])", text)  # at the commas that stand in no brackets
+    numeric = [piece for piece in pieces if _IPV6.fullmatch(piece)]
+    return ",".join(piece for piece in pieces if piece not in numeric), numeric
 
 
 def _unfolded(text: str) -> list[str]:
