@@ -101,6 +101,7 @@ class Targets:
             from torchctl.discovery.store import read_store
 
             registered = read_store(self.store, self.prefix, self.deadline, trusted=self.trust_store)
+            self.deadline += registered.loading_s
             named += registered.endpoints
             self.errors = registered.errors
         if self.user is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from torchctl.endpoint import Endpoint
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
@@ -12,6 +13,8 @@ from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 from torchctl.text import printable
 from torchctl.workerinfo import WorkerInfo, ask_info
+
+_NOWHERE = str(Endpoint())  # of an entry in a store that names no address
 
 
 @click.command()
@@ -45,7 +48,7 @@ def _save(result: Survey[WorkerInfo], path: str) -> None:
     from torchctl.discovery.hostfile import hostfile_text
     from torchctl.files import write_file
 
-    found = [(one.endpoint, rank_of(one)) for one in result.outcomes]
+    found = [(one.endpoint, rank_of(one)) for one in result.outcomes if str(one.endpoint) != _NOWHERE]
     text, left_out = hostfile_text(found)
     write_file(path, text.encode("utf-8", "surrogateescape"))
     click.echo(f"torchctl: {len(found) - len(left_out)} worker(s) in {printable(path)}", err=True)

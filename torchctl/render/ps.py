@@ -9,6 +9,7 @@ from rich.table import Table
 
 from torchctl.endpoint import Endpoint
 from torchctl.render.console import text
+from torchctl.rollcall import rank_of
 from torchctl.survey import Survey
 from torchctl.workerinfo import WorkerInfo
 
@@ -33,10 +34,11 @@ def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
         right = name in ("rank", "pid", "uptime")
         fixed = name in ("rank", "pid", "state")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=fixed)
-    for outcome in survey.outcomes:
+    for outcome in sorted(survey.outcomes, key=lambda one: (rank_of(one) is None, rank_of(one) or 0)):
         if outcome.error is not None:
             rank = "?" if outcome.error.rank is None else str(outcome.error.rank)
-            cells = [rank, "", "", "", "", "", outcome.error.kind.replace("_", " "), _name(outcome.endpoint, folder)]
+            cells = [rank, "", "", "", "", "", outcome.error.kind.replace("_", " ")]
+            cells.append(_name(outcome.endpoint, folder) if folder else outcome.error.endpoint)
             table.add_row(*(text(cells[index], "red") for index in shown))
     for endpoint, info in survey.answers:
         row = [*map(text, _cells(info, width)), text("ok", "green"), text(_name(endpoint, folder))]
