@@ -24,7 +24,6 @@ from torchctl.endpoint import Endpoint
 from torchctl.errors import NoWorkersError, StoreTimeoutError, StoreUnreachableError
 from torchctl.server import WorkerServer
 from torchctl.server.registration import claim, url_of
-from torchctl.storeutil.session import left_behind
 
 pytestmark = pytest.mark.torch
 
@@ -172,7 +171,7 @@ def test_a_store_that_falls_silent_after_its_sign_of_life_is_a_timeout() -> None
         thread.join(20)
         for connection in opened:
             connection.close()
-    wait_until(lambda: not left_behind())
+    wait_until(lambda: all(one.name != "torchctl-store" for one in threading.enumerate()))
 
 
 def test_nobody_registered_is_not_waited_for(store: Any) -> None:

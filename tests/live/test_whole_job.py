@@ -93,10 +93,9 @@ def test_one_screen_names_all_three_and_folds_the_rest(job: Job, monkeypatch: py
     assert time.monotonic() - began < 20
     lines = result.stdout.splitlines()
     assert lines[0] == "14 ranks answered of 16, job whole-job"
-    stopped = f"  rank {STOPPED}: {job.runtime_dir}/rank{STOPPED}-{job.pids[STOPPED]}.sock accepted the connection and"
-    killed = f"  rank {KILLED}: {job.runtime_dir}/rank{KILLED}-{job.pids[KILLED]}.sock refused the connection"
-    assert lines[1].startswith(stopped[:70])
-    assert lines[2].startswith(killed[:70])
+    header = " ".join(" ".join(lines[: lines.index("")]).split())
+    assert f"rank {STOPPED}: {job.runtime_dir}/rank{STOPPED}-{job.pids[STOPPED]}.sock accepted the conn" in header
+    assert f"rank {KILLED}: {job.runtime_dir}/rank{KILLED}-{job.pids[KILLED]}.sock refused the connection" in header
     assert f"rank {STOPPED}: " in result.stderr and "did not answer within" in result.stderr
     assert f"rank {KILLED}: " in result.stderr and "refused the connection" in result.stderr
     branches = [line for line in lines if re.match(r"[├└]─ ", line)]

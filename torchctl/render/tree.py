@@ -7,6 +7,7 @@ paths at their front, so that file, line and function stay readable at 80 column
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -46,8 +47,9 @@ def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeS
         line += "" if job.job_id is None else f", job {job.job_id}"
         line += f", {style.samples} samples" if style.samples > 1 else ""
         yield [(shorten(line, style.width), "bold")]
-    for reason in reasons:
-        yield [("  " + shorten(reason, max(style.width - 2, 60)), "red")]
+    for reason in reasons:  # never cut: its last words are what happened
+        for line in textwrap.wrap(reason, max(style.width - 2, 40), subsequent_indent="  ", break_on_hyphens=False):
+            yield [("  " + line, "red")]
 
 
 def tree_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
