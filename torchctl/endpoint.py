@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # What may stand in a host name, an IPv4 or an IPv6 address with its zone; nothing a shell or a URL could misread.
 HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 _IN_BRACKETS = re.compile(r"\[([^\]]*)\]:(\d{1,5})")
 _PLAIN = re.compile(r"([^:\[\]]*):(\d{1,5})")
+
+RUNTIME_FOLDER = "runtime folder"  # the source of workers that nobody had to name
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Endpoint:
         pid: a process of this host that has no server; it is looked at from outside.
         process: pid and start time of the worker that a store names for this address.
         found: we found it in the runtime folder, nobody named it: when it is dead, it is a leftover.
+        source: what led to it: an option, a variable, or ``runtime folder``.
     """
 
     path: str = ""
@@ -35,6 +38,7 @@ class Endpoint:
     pid: int | None = None
     node: str = ""
     process: tuple[int, float] | None = None
+    source: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         if self.node:

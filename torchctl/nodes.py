@@ -180,7 +180,7 @@ class _Heard(Generic[T]):
             found += reader.outcomes
             error = self._error_of(host, asked_for_ranks)
             if error is not None:
-                found.append(Outcome(Endpoint(node=host), None, error))
+                found.append(Outcome(Endpoint(node=host, source="--nodes"), None, error))
         return found
 
     def _error_of(self, host: str, asked_for_ranks: bool) -> WorkerError | None:

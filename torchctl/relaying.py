@@ -193,7 +193,7 @@ class Reader:
 
     def _outcome(self, worker: dict[str, Any]) -> Outcome[Any]:
         rank = _number(worker["rank"])
-        endpoint = Endpoint(path=str(worker["endpoint"]), node=self.node, rank=rank)
+        endpoint = Endpoint(path=str(worker["endpoint"]), node=self.node, rank=rank, source="--nodes")
         conversation = Conversation(self.question, endpoint)
         try:
             ask = conversation.begin()

@@ -89,7 +89,7 @@ def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
     else:
         asked = _ask_everywhere(endpoints, ask, targets)
     asked += [
-        Outcome(Endpoint(rank=error.rank), None, error)
+        Outcome(Endpoint(rank=error.rank, source="--store"), None, error)
         for error in targets.errors
         if targets.ranks is None or error.rank in targets.ranks
     ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torchctl import discovery, protocol, runtimedir
-from torchctl.endpoint import Endpoint
+from torchctl.endpoint import RUNTIME_FOLDER, Endpoint
 from torchctl.errors import NoWorkersError, WorkerError
 
 if TYPE_CHECKING:
@@ -91,28 +91,29 @@ class Targets:
         return self._found
 
     def _look(self) -> list[Endpoint]:
-        named = [endpoint for path in self.sockets for endpoint in discovery.named_socket(path)]
-        named += self.hosts
+        named = _from("--socket", (endpoint for path in self.sockets for endpoint in discovery.named_socket(path)))
+        named += _from("--host", self.hosts)
         if self.hostfiles:
             from torchctl.discovery.hostfile import read_hostfile
 
-            named += [endpoint for path in self.hostfiles for endpoint in read_hostfile(path)]
+            named += _from("--hostfile", (endpoint for path in self.hostfiles for endpoint in read_hostfile(path)))
         if self.store is not None:
             from torchctl.discovery.store import read_store
 
             registered = read_store(self.store, self.prefix, self.deadline, trusted=self.trust_store)
             self.deadline += registered.loading_s
-            named += registered.endpoints
+            named += _from("--store", registered.endpoints)
             self.errors = registered.errors
         if self.user is not None:
             from torchctl.discovery.users import in_runtime_dirs_of
 
-            named += in_runtime_dirs_of(self.user)
-        named += [Endpoint(pid=pid) for pid in self.pids]
+            named += _from("--user", in_runtime_dirs_of(self.user))
+        named += _from("--pid", (Endpoint(pid=pid) for pid in self.pids))
         if self.names_any():
             found = list(dict.fromkeys(named))
         else:
-            found = discovery.named_by_environment() or discovery.in_runtime_dir()
+            found = _from(protocol.SOCKET_VARIABLE, discovery.named_by_environment())
+            found = found or _from(RUNTIME_FOLDER, discovery.in_runtime_dir())
         if not found and not self.nodes:
             raise NoWorkersError(f"no worker found: {runtimedir.runtime_dir()} holds no socket")
         return found
@@ -120,3 +121,7 @@ class Targets:
     def names_one(self, endpoints: Sequence[Endpoint]) -> bool:
         """Whether the operator named this one worker: then nobody else is missed."""
         return len(endpoints) == 1 and bool(self.sockets or self.hosts or self.pids)
+
+
+def _from(source: str, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    return [replace(endpoint, source=source) for endpoint in endpoints]

@@ -287,11 +287,14 @@ def test_ps_lists_what_info_says(worker: str, monkeypatch: pytest.MonkeyPatch) -
 def test_ps_json_and_a_dead_one_on_top(worker: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
     result = run("ps", "--socket", worker, "--socket", str(folder / "none"))
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["rank", "?", "3"]
+    *rows, how = result.stdout.splitlines()
+    assert [line.split()[0] for line in rows] == ["rank", "?", "3"]
+    assert how.split() == ["found", "by", "--socket", "(2)"]
     assert "no such socket" in result.stdout
     document = json.loads(run("ps", "--json").stdout)
     assert document["schema"] == "torchctl.ps/1"
     assert (document["workers"][0]["rank"], document["workers"][0]["world_size"]) == (3, 8)
+    assert document["workers"][0]["found_by"] == "runtime folder"
 
 
 def test_handlers_lists_names_and_who_lacks_one(worker: str, folder: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from torchctl.endpoint import Endpoint
+from torchctl.endpoint import RUNTIME_FOLDER, Endpoint
 from torchctl.render.console import text
 from torchctl.rollcall import rank_of
 from torchctl.survey import Survey
@@ -28,8 +30,10 @@ def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
     folder = "" if width >= _WIDE else _shared_folder([str(outcome.endpoint) for outcome in survey.outcomes])
     shown = [index for index, name in enumerate(_COLUMNS) if width >= _NARROW or name not in _LEFT_OUT]
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left", caption_style="dim")
-    if folder:
-        table.caption = text(f"sockets in {folder}")
+    notes = [f"sockets in {folder}"] if folder else []
+    notes += _sources(survey)
+    if notes:
+        table.caption = Text("\n").join(text(note) for note in notes)
     for name in (_COLUMNS[index] for index in shown):
         right = name in ("rank", "pid", "uptime")
         fixed = name in ("rank", "pid", "state")
@@ -44,6 +48,14 @@ def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
         row = [*map(text, _cells(info, width)), text("ok", "green"), text(_name(endpoint, folder))]
         table.add_row(*(row[index] for index in shown))
     return table
+
+
+def _sources(survey: Survey[WorkerInfo]) -> list[str]:
+    """Return how the workers were found, where that is not the usual way."""
+    counts = Counter(outcome.endpoint.source for outcome in survey.outcomes)
+    if set(counts) <= {RUNTIME_FOLDER}:
+        return []
+    return ["found by " + ", ".join(f"{source} ({count})" for source, count in sorted(counts.items()))]
 
 
 def _shared_folder(paths: list[str]) -> str:
@@ -99,6 +111,7 @@ def ps_json(survey: Survey[WorkerInfo]) -> list[dict[str, Any]]:
             "server": info.server,
             "state": "ok",
             "endpoint": str(endpoint),
+            "found_by": endpoint.source,
         }
         for endpoint, info in survey.answers
     ]
