@@ -60,15 +60,18 @@ def use(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_host_answers_or_says_why_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ssh_hosts(folder, HOSTS, locked=["bad"], silent=["deaf"]) as environment, workers(folder):
         use(environment, monkeypatch)
-        result = run("traceback", "--nodes", "n[1-4],bad,deaf,nowhere", *REMOTE, "--timeout", "8", "--json")
+        result = run("traceback", "--nodes", "n[1-4],bad,nowhere", *REMOTE, "--timeout", "60", "--json")
+        silent = run("traceback", "--nodes", "deaf", *REMOTE, "--timeout", "2", "--json")
         lost = run("ping", "--nodes", "n[1-2]", "--remote", "/does/not/exist", "--timeout", "30")
         other = run("ping", "--nodes", "n1", "--remote", f"{sys.executable} -m torchctl_of_old", "--timeout", "30")
     document = json.loads(result.stdout)
     assert [(one["rank"], one["endpoint"].partition(":")[0]) for one in document["workers"]] == list(enumerate(HOSTS))
     kinds = {one["endpoint"]: one["kind"] for one in document["failures"]}
-    assert kinds == {"bad": "no_login", "deaf": "host_timeout", "nowhere": "name_not_found"}
+    assert kinds == {"bad": "no_login", "nowhere": "name_not_found"}
     assert "Permission denied" in result.stderr
     assert result.exit_code == 3
+    assert [one["kind"] for one in json.loads(silent.stdout)["failures"]] == ["host_timeout"]
+    assert silent.exit_code == 5
     assert lost.stderr.count("has no torchctl: ") == 2
     assert "n1 has no torchctl: " in other.stderr
     assert "here n1" in calls(folder)
@@ -87,10 +90,10 @@ def test_a_topology_sends_the_relays_through_its_gateways(folder: Path, monkeypa
     with ssh_hosts(folder, ["gw1", "gw2", *HOSTS]) as environment:
         use(environment, monkeypatch)
         with workers(folder):
-            result = run("traceback", "--nodes", "n[1-4]", *REMOTE, "--timeout", "40")
+            result = run("traceback", "--nodes", "n[1-4]", *REMOTE, "--timeout", "60")
         assert calls(folder) == ["gw1 n1", "gw1 n3", "gw2 n2", "gw2 n4", "here gw1", "here gw2"]
         with workers(folder, big=3_000_000):
-            large = run("call", "big", "--nodes", "n[1-2]", *REMOTE, "--timeout", "40", "--output", f"{folder}/reply")
+            large = run("call", "big", "--nodes", "n[1-2]", *REMOTE, "--timeout", "60", "--output", f"{folder}/reply")
     assert "4 ranks answered of 4, job j" in result.stdout
     assert "├─ 1 rank: 2" in result.stdout
     assert (result.exit_code, result.stderr) == (0, "")
@@ -110,8 +113,8 @@ def test_hosts_behind_a_lost_gateway_are_reached_another_way(
     with ssh_hosts(folder, [*names, *HOSTS], silent=silent) as environment, workers(folder):
         use(environment, monkeypatch)
         began = time.monotonic()
-        result = run("traceback", "--nodes", "n[1-4]", *REMOTE, "--timeout", "12")
-        assert time.monotonic() - began < 30
+        result = run("traceback", "--nodes", "n[1-4]", *REMOTE, "--timeout", "20")
+        assert time.monotonic() - began < 40
     assert "4 ranks answered of 4, job j" in result.stdout, result.stderr
     assert result.exit_code == 0
 
@@ -121,7 +124,7 @@ def test_a_gateway_whose_python_lacks_clustershell_is_gone_round(folder: Path, m
     monkeypatch.setenv("CLUSTERSHELL_GW_PYTHON_EXECUTABLE", f"{sys.executable} -S")
     with ssh_hosts(folder, ["gw1", *HOSTS]) as environment, workers(folder):
         use(environment, monkeypatch)
-        result = run("traceback", "--nodes", "n[1-4]", *REMOTE, "--timeout", "40")
+        result = run("traceback", "--nodes", "n[1-4]", *REMOTE, "--timeout", "60")
     assert "4 ranks answered of 4, job j" in result.stdout, result.stderr
     assert calls(folder) == ["here gw1", *(f"here {host}" for host in HOSTS)]
 
@@ -138,6 +141,6 @@ def test_a_gateway_that_answers_and_falls_silent_ends_with_the_deadline(
         use(environment, monkeypatch)
         began = time.monotonic()
         result = run("traceback", "--nodes", "n[1-2]", *REMOTE, "--timeout", "2")
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began < 20
     assert result.exit_code == 5
-    assert result.stderr.count("did not answer within 2.") == 2
+    assert result.stderr.count("did not answer within ") == 2
