@@ -1,9 +1,11 @@
 """A real job of 16 ranks (gloo): one stuck in user code, one stopped, one killed, all on one screen."""
 
+import errno
 import json
 import os
 import re
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -50,15 +52,18 @@ def job() -> Iterator[Job]:
             assert sorted(pids) == list(range(RANKS))
             os.kill(pids[STOPPED], signal.SIGSTOP)
             os.kill(pids[KILLED], signal.SIGKILL)
-            wait_for_end(pids[KILLED])
+            wait_for_refusal(f"{runtime_dir}/rank{KILLED}-{pids[KILLED]}.sock")
             yield Job(runtime_dir, pids)
 
 
-def wait_for_end(pid: int) -> None:
-    """Wait until a process of somebody else's has ended: its agent leaves it a zombie."""
-    deadline = time.monotonic() + 30
-    while (state := Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) != "Z":
-        assert time.monotonic() < deadline, state
+def wait_for_refusal(path: str) -> None:
+    """Wait until nobody listens any more: the last thread of a killed process may outlive its first by a while."""
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                return
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
