@@ -33,10 +33,11 @@ class Registration:
 
     Args:
         host, port: where the server listens; a wildcard host is registered as this host's name.
+        tls: the server speaks TLS: the address is an https one.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._url = url_of(host, port)
+    def __init__(self, host: str, port: int, *, tls: bool = False) -> None:
+        self._url = url_of(host, port, tls=tls)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._looks = 0
@@ -109,19 +110,19 @@ def claim(store: Any, key: str, url: str) -> bool:
     return bool(store.compare_set(key, known, url).decode("utf-8", "replace") == url)
 
 
-def url_of(host: str, port: int) -> str:
-    """Return ``http://HOST:PORT`` as others can reach it."""
+def url_of(host: str, port: int, *, tls: bool = False) -> str:
+    """Return ``http://HOST:PORT``, or https, as others can reach it."""
     if host in ("", "localhost"):
         host = "127.0.0.1"
     elif host in ("0.0.0.0", "::", "*"):
         host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _answers(url: str) -> bool:
-    """Whether a worker server answers at a registered address."""
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    request = b"POST /handler/ping HTTP/1.1\r\nHost: worker\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    """Whether a worker server answers at a registered address; one that speaks TLS says so, in plain HTTP."""
+    host, _, port = url.partition("://")[2].rpartition(":")
+    request = b"POST /handler/ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S) as connection:
             connection.sendall(request)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "torchctl"
 
 # Package -> what it may import of torchctl; "" is any module right under torchctl.
 ALLOWED = {
-    "server": {"server", "protocol", "errors", "runtimedir", "launchers", "storeutil"},
+    "server": {"server", "protocol", "errors", "runtimedir", "launchers", "secretfile", "storeutil"},
     "storeutil": {"storeutil", "errors", "endpoint", "ranks", "text"},
     "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir", "storeutil"},
     "flightrec": {"flightrec", "errors", "codepaths", "text", "ranks"},

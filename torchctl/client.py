@@ -130,6 +130,10 @@ class _Connection(HTTPConnection):
     def connect(self) -> None:
         self.sock = self._connect_unix() if self.endpoint.path else self._connect_tcp()
         self.connected = True
+        if self.endpoint.ca:
+            from torchctl.tls import secured
+
+            self.sock = secured(self.sock, self.endpoint.ca, self.endpoint.host, self.deadline)
 
     def _connect_unix(self) -> socket.socket:
         sock = _DeadlineSocket(socket.AF_UNIX, socket.SOCK_STREAM)

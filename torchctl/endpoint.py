@@ -22,7 +22,9 @@ class Endpoint:
         host, port: for TCP.
         rank: the rank that the socket's name promises; the worker's own answer counts more.
         node: another host, whose relay asks the worker at `path`; alone, that host as a whole.
-        untrusted: only a store has named it: it gets no token.
+        untrusted: only a store has named it, and it is not to have the token.
+        token: for this worker, instead of TORCHCTL_TOKEN; never shown.
+        ca: path of the authorities that vouch for it: it is spoken to in TLS; "" for plain HTTP.
         pid: a process of this host that has no server; it is looked at from outside.
         process: pid and start time of the worker that a store names for this address.
         found: we found it in the runtime folder, nobody named it: when it is dead, it is a leftover.
@@ -39,6 +41,8 @@ class Endpoint:
     node: str = ""
     process: tuple[int, float] | None = None
     source: str = field(default="", compare=False)
+    token: str = field(default="", repr=False, compare=False)
+    ca: str = ""
 
     def __str__(self) -> str:
         if self.node:
@@ -48,6 +52,16 @@ class Endpoint:
         if self.pid is not None:
             return f"pid {self.pid}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this one's loopback by its very address; a name, which may lead anywhere, never is."""
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def parse_host_port(text: str) -> Endpoint:

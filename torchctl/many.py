@@ -210,10 +210,13 @@ class _Run(Generic[T]):
             else:
                 sock = await connect_tcp(asking.endpoint.host, asking.endpoint.port, self._resolver)
             asking.connected = True
-            await loop.sock_sendall(sock, request_bytes(asking.endpoint, ask))
             parser = ResponseParser(ask.max_bytes)
-            while not parser.complete:
-                parser.feed(await loop.sock_recv(sock, _CHUNK_BYTES))
+            if asking.endpoint.ca:
+                await _over_tls(loop, sock, asking.endpoint, ask, parser)
+            else:
+                await loop.sock_sendall(sock, request_bytes(asking.endpoint, ask))
+                while not parser.complete:
+                    parser.feed(await loop.sock_recv(sock, _CHUNK_BYTES))
             return parser.reply(time.monotonic() - began)
         except TooLargeError as error:
             raise TooLargeError(error.detail, endpoint=str(asking.endpoint), rank=asking.endpoint.rank) from None
@@ -230,6 +233,18 @@ class _Run(Generic[T]):
             first = next(iter(self._running.values()), None)  # tasks are kept in the order of their beginning
             slowest = "" if first is None else _name(first.endpoint)
             self._progress.update(self._done, len(self._endpoints), slowest)
+
+
+async def _over_tls(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, endpoint: Endpoint, ask: Ask, parser: ResponseParser
+) -> None:
+    from torchctl.tls import AsyncTls
+
+    tls = AsyncTls(loop, sock, endpoint.ca, endpoint.host)
+    await tls.handshake()
+    await tls.send(request_bytes(endpoint, ask))
+    while not parser.complete:
+        parser.feed(await tls.receive())
 
 
 def _name(endpoint: Endpoint) -> str:

@@ -15,6 +15,7 @@ from torchctl.endpoint import Endpoint
 from torchctl.errors import (
     AccessDeniedError,
     BusyError,
+    CertificateError,
     DeadlineError,
     HandlerError,
     NoSuchHandlerError,
@@ -28,6 +29,8 @@ from torchctl.errors import (
 
 _MESSAGE_CHARS = 500  # of a failing handler's text
 MAX_JOB_CHARS = 200
+_OTHER_DOOR = "ask as the user who owns the job, by the host's own name, or by 127.0.0.1"
+_LATER = "set TORCHCTL_TOKEN or --token-file to the server's token, and try again in a few seconds"
 
 
 class Identity(NamedTuple):
@@ -92,7 +95,7 @@ def number(text: str | None) -> int | None:
 def request_headers(endpoint: Endpoint) -> dict[str, str]:
     """Return the request's headers; the token goes to TCP addresses that the operator named, and nowhere else."""
     headers = {"User-Agent": "torchctl", "Accept-Encoding": "identity", "Connection": "close"}
-    token = os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
+    token = endpoint.token or os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
     if token and not endpoint.path and not endpoint.untrusted:
         problem = protocol.token_problem(token)
         if problem:
@@ -108,7 +111,14 @@ def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
     if reply.status == 404 and text.startswith("Handler "):
         return NoSuchHandlerError(f"has no handler {handler!r}", endpoint=where, rank=rank, status=404)
     if reply.status == 401:
-        return AccessDeniedError("wants a token, and did not accept ours", endpoint=where, rank=rank)
+        return wants_token(endpoint, rank)
+    if reply.status == 403 and not text.startswith("Handler "):
+        return AccessDeniedError(f"lets us not in: {text}", endpoint=where, rank=rank, hint=_OTHER_DOOR)
+    if reply.status == 426:
+        hint = "name the authority of its certificate: --ca FILE"
+        return AccessDeniedError("speaks TLS only", endpoint=where, rank=rank, hint=hint)
+    if reply.status == 429:
+        return BusyError("has seen too many wrong tokens from this host", endpoint=where, rank=rank, hint=_LATER)
     if reply.status == 503 and "connections of this server are in use" in text:
         return BusyError("is busy: all its connections are in use", endpoint=where, rank=rank)
     if reply.status < 400 or (reply.status == 404 and reply.pid is None):
@@ -118,6 +128,18 @@ def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
     )
 
 
+def wants_token(endpoint: Endpoint, rank: int | None) -> AccessDeniedError:
+    """Return the error for a worker that did not accept our token, or got none."""
+    if endpoint.untrusted:
+        return AccessDeniedError(
+            "wants a token, and gets none: only the store has named this address",
+            endpoint=str(endpoint),
+            rank=rank,
+            hint="--trust-store sends it, to loopback or over TLS that --ca verifies; or name the worker with --host",
+        )
+    return AccessDeniedError("wants a token, and did not accept ours", endpoint=str(endpoint), rank=rank)
+
+
 def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, connected: bool) -> WorkerError:
     """Return our error for one of the system's or of an HTTP library: the only place that knows them."""
     where, rank = str(endpoint), endpoint.rank
@@ -125,6 +147,11 @@ def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, conne
     def make(kind: type[WorkerError], detail: str) -> WorkerError:
         return kind(detail, endpoint=where, rank=rank)
 
+    if type(cause).__module__ == "ssl":  # not imported here: most runs have no TLS
+        reason = getattr(cause, "verify_message", "")
+        if reason:
+            return make(CertificateError, f"is not proved to be the worker: {reason}")
+        return make(NotAWorkerError, "did not come to terms over TLS; does it speak TLS at all?")
     if isinstance(cause, TimeoutError):
         if connected:
             return make(DeadlineError, f"accepted the connection and did not answer within {elapsed_s:.1f} s")

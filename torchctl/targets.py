@@ -31,6 +31,8 @@ class Targets:
         pids: processes without a server, given with --pid.
         user: a user's name, or "all": the workers of their runtime folders.
         store: the job's TCPStore given with --store; `prefix` of its keys; `trust_store`: its workers get the token.
+        token_file: path of the file with the token, "" for none.
+        ca: path of the authorities that vouch for workers on TCP, which are then spoken to in TLS; "" for plain HTTP.
         job: only workers of this job.
         jobs: how many workers are asked at a time; None for all.
         progress: told how far the asking has come; None for nobody.
@@ -52,6 +54,8 @@ class Targets:
     store: Endpoint | None = None
     prefix: str = protocol.STORE_PREFIX
     trust_store: bool = False
+    token_file: str = ""
+    ca: str = ""
     job: str | None = None
     jobs: int | None = None
     progress: Progress | None = None
@@ -97,10 +101,12 @@ class Targets:
             from torchctl.discovery.hostfile import read_hostfile
 
             named += _from("--hostfile", (endpoint for path in self.hostfiles for endpoint in read_hostfile(path)))
+        if self.ca:
+            named = [replace(endpoint, ca=self.ca) if endpoint.host else endpoint for endpoint in named]
         if self.store is not None:
             from torchctl.discovery.store import read_store
 
-            registered = read_store(self.store, self.prefix, self.deadline, trusted=self.trust_store)
+            registered = read_store(self.store, self.prefix, self.deadline, trusted=self.trust_store, ca=self.ca)
             self.deadline += registered.loading_s
             named += _from("--store", registered.endpoints)
             self.errors = registered.errors
@@ -109,6 +115,7 @@ class Targets:
 
             named += _from("--user", in_runtime_dirs_of(self.user))
         named += _from("--pid", (Endpoint(pid=pid) for pid in self.pids))
+        named = self._with_token(named)
         if self.names_any():
             found = list(dict.fromkeys(named))
         else:
@@ -117,6 +124,25 @@ class Targets:
         if not found and not self.nodes:
             raise NoWorkersError(f"no worker found: {runtimedir.runtime_dir()} holds no socket")
         return found
+
+    def _with_token(self, endpoints: list[Endpoint]) -> list[Endpoint]:
+        """Give the workers on TCP the token of --token-file, and look whether --ca can be used.
+
+        Raises:
+            TorchctlError: one of the two files cannot be used.
+        """
+        if not any(endpoint.host for endpoint in endpoints):
+            return endpoints
+        if self.ca:
+            from torchctl.tls import context
+
+            context(self.ca)
+        if not self.token_file:
+            return endpoints
+        from torchctl.secretfile import read_token_file
+
+        token = read_token_file(self.token_file)
+        return [replace(endpoint, token=token) if endpoint.host else endpoint for endpoint in endpoints]
 
     def names_one(self, endpoints: Sequence[Endpoint]) -> bool:
         """Whether the operator named this one worker: then nobody else is missed."""

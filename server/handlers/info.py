@@ -13,7 +13,7 @@ from typing import Any
 
 from torchctl import __version__
 from torchctl.protocol import compact_json
-from torchctl.server import identity, registry, step, torchlink
+from torchctl.server import guesses, identity, registry, step, torchlink
 from torchctl.server.request import Request, Response
 
 _SECRET_WORD = r"(?:key|token|secret|passw|credential)"
@@ -52,6 +52,7 @@ def info(request: Request, response: Response) -> None:
                 "argv": masked(sys.argv),
                 "cwd": _cwd(),
                 "handlers": registry.get_handler_names(),
+                "wrong_tokens": guesses.seen.total,
             }
         ),
         "application/json",

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.certificates import certificates
 from tests.processes import python
 from torchctl.cli import cli
 from torchctl.discovery.store import read_store
@@ -97,6 +98,28 @@ def test_the_token_goes_nowhere_that_only_a_store_has_named(store: Any, monkeypa
         sent = run("ping", "--store", f"127.0.0.1:{store.port}", "--trust-store")
     assert (kept.exit_code, "wants a token" in kept.stderr) == (3, True)
     assert (sent.exit_code, sent.stdout.count("pong")) == (0, 1)
+
+
+def test_with_trust_store_the_token_goes_over_verified_tls_and_nowhere_in_the_clear(
+    store: Any, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Two addresses of this host stand for another's: `localhost`, since a name may lead anywhere, and 0.0.0.0."""
+    monkeypatch.setenv("TORCHCTL_TOKEN", "0123456789abcdef")
+    where = ["ping", "--store", f"127.0.0.1:{store.port}", "--trust-store"]
+    pem = certificates(folder / "pem", "localhost")
+    with WorkerServer("0.0.0.0", 0) as plain, pem.server("0.0.0.0") as secured:
+        store.set("debug_server/rank0", f"http://localhost:{plain.port}")
+        store.set("debug_server/rank1", f"http://0.0.0.0:{plain.port}")
+        store.set("debug_server/rank2", f"https://localhost:{secured.port}")
+        clear, verified = run(*where), run(*where, "--ca", pem.ca)
+        other = run(*where, "--ca", certificates(folder / "other", "localhost").ca)
+        kept = run(*where[:3], "--ca", pem.ca)
+    assert clear.stdout == kept.stdout == other.stdout == ""
+    assert "speaks TLS; name the authority of its certificate with --ca" in clear.stderr
+    assert verified.stdout.count("pong") == 1
+    for result in (verified, kept):
+        assert result.stderr.count("wants a token, and gets none: only the store has named this address") >= 2
+    assert "is not proved to be the worker" in other.stderr
 
 
 def test_an_address_from_before_a_restart_is_told(job: tuple[Any, str, WorkerServer]) -> None:

@@ -3,7 +3,8 @@
 How this works: a `storeutil.session` asks the port for a sign of life, loads torch, and bounds what its client does.
 The keys are listed (torch 2.11), or asked for one by one; a key that is absent is never waited for.
 
-A store is written by anybody in the job's network: its addresses are checked, and get no token.
+A store is written by anybody in the job's network: its addresses are checked, and get no token; where the operator
+trusts the store they do, but only over TLS that is verified, or on loopback.
 
 Source: torch/distributed/debug/__init__.py and _store.py (torch 2.13) for keys and values.
 """
@@ -16,13 +17,13 @@ import time
 from dataclasses import dataclass, replace
 
 from torchctl import protocol
-from torchctl.endpoint import Endpoint, parse_host_port
+from torchctl.endpoint import Endpoint, is_loopback, parse_host_port
 from torchctl.errors import NoWorkersError, StoreError, WorkerError
 from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.reading import list_keys, read_values
 from torchctl.storeutil.session import StoreSession, import_torch
 
-_URL = re.compile(r"http://(\S+:\d{1,5})")
+_URL = re.compile(r"http(s?)://(\S+:\d{1,5})")
 _MAX_RANKS = 200_000
 _PROBED_RANKS = 4096  # asked for one by one where keys cannot be listed
 _LEAST_S = 0.1  # for a store, however little time is left
@@ -30,7 +31,7 @@ _GAP = 512  # absent ranks in a row that end that
 
 
 class BadAddressError(WorkerError):
-    """The store names something that is no ``http://HOST:PORT``."""
+    """The store names something that is no ``http://HOST:PORT``, nor https."""
 
     kind = "bad_address"
     hint = "somebody else wrote this key; name the worker with --host"
@@ -51,14 +52,15 @@ class Registered:
     loading_s: float = 0.0
 
 
-def read_store(store: Endpoint, prefix: str, deadline: float, *, trusted: bool = False) -> Registered:
+def read_store(store: Endpoint, prefix: str, deadline: float, *, trusted: bool = False, ca: str = "") -> Registered:
     """Return the workers registered in a TCPStore, by rank.
 
     Args:
         store: its address.
         prefix: of the keys; torch's own is ``debug_server``.
         deadline: `time.monotonic` seconds; loading torch is not counted.
-        trusted: the operator lets these workers have the token.
+        trusted: the operator lets these workers have the token, over TLS or on loopback.
+        ca: path of the authorities that vouch for the workers whose addresses are https.
 
     Raises:
         NoWorkersError: nobody is registered.
@@ -77,11 +79,11 @@ def read_store(store: Endpoint, prefix: str, deadline: float, *, trusted: bool =
             f"no worker is registered in the store {store} under {prefix}/",
             hint="a worker registers when its server listens on TCP: set TORCHCTL_WORKER_PORT in the job's environment",
         )
-    return Registered(*_checked(found, store, prefix, trusted), loading_s)
+    return Registered(*_checked(found, store, prefix, trusted, ca), loading_s)
 
 
 def _checked(
-    found: dict[int, tuple[str, str]], store: Endpoint, prefix: str, trusted: bool
+    found: dict[int, tuple[str, str]], store: Endpoint, prefix: str, trusted: bool, ca: str
 ) -> tuple[list[Endpoint], list[WorkerError]]:
     endpoints, errors = [], list[WorkerError]()
     for rank, (value, about) in sorted(found.items()):
@@ -89,12 +91,15 @@ def _checked(
         try:
             if match is None:
                 raise ValueError("it is not http://HOST:PORT")
-            endpoint = parse_host_port(match[1])
+            endpoint = parse_host_port(match[2])
+            if match[1] and not ca:
+                raise ValueError("it speaks TLS; name the authority of its certificate with --ca")
         except ValueError as error:
             detail = f"names {value[:200]!r} for it: {error}"
             errors.append(BadAddressError(detail, endpoint=f"{store} {prefix}/rank{rank}", rank=rank))
             continue
-        endpoints.append(replace(endpoint, rank=rank, untrusted=not trusted, process=_process(about, value)))
+        endpoint = replace(endpoint, rank=rank, ca=ca if match[1] else "", process=_process(about, value))
+        endpoints.append(replace(endpoint, untrusted=not (trusted and (endpoint.ca or is_loopback(endpoint.host)))))
     return endpoints, errors
 
 
