@@ -80,12 +80,18 @@ def _unfolded(text: str) -> list[str]:
 
 
 def _size(text: str) -> int:
-    """Return how many names a list stands for at most, judged by its ranges alone."""
+    """Return how many names a list stands for at most, judged by its ranges alone.
+
+    Raises:
+        ValueError: a range is written in a way that only ClusterShell would read: ``1 -9``, ``+1-9``, ``1_0-99``.
+    """
     size = 1
     for inner in re.findall(r"\[([^\[\]]*)\]", text):
         count = 0
         for part in inner.split(","):
-            match = re.fullmatch(r"(\d{1,18})-(\d{1,18})(?:/\d+)?", part.strip())
+            match = re.fullmatch(r"(\d{1,18})-(\d{1,18})(?:/\d+)?", part.strip(), re.ASCII)
+            if match is None and "-" in part:
+                raise ValueError(f"{part!r} is no range; write 01-04")
             count += int(match[2]) - int(match[1]) + 1 if match else 1
         size *= max(count, 1)
     return size
