@@ -24,8 +24,8 @@ from tests.load import KINDS, load
 from tests.processes import Process, running
 
 SERVERS = ("torch", "ours")
-TRAIN_S = 2.0
-ROUNDS = 5
+TRAIN_S = 0.7
+ROUNDS = 11
 MOST_S = 60.0  # that a load may last
 BACK_S = 20.0  # for threads and descriptors to be back
 TITLES = {
