@@ -149,6 +149,8 @@ def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, conne
 
     if type(cause).__module__ == "ssl":  # not imported here: most runs have no TLS
         reason = getattr(cause, "verify_message", "")
+        if type(cause).__name__ == "SSLEOFError":
+            return make(UnreachableError, "closed the connection without a full answer")
         if reason:
             return make(CertificateError, f"is not proved to be the worker: {reason}")
         return make(NotAWorkerError, "did not come to terms over TLS; does it speak TLS at all?")

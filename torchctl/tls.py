@@ -73,7 +73,10 @@ def secured(sock: socket.socket, ca: str, host: str, deadline: float) -> socket.
     Raises:
         OSError: the handshake failed; `ssl.SSLCertVerificationError` when the other end is not proved.
     """
-    wrapped = context(ca).wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    # Not suppress_ragged_eofs: a connection that somebody cuts is no end of an answer.
+    wrapped = context(ca).wrap_socket(
+        sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+    )
     assert isinstance(wrapped, _DeadlineTlsSocket)
     try:
         wrapped.deadline = deadline
@@ -103,10 +106,10 @@ class AsyncTls:
         await self._carried(lambda: self._tls.write(data))
 
     async def receive(self) -> bytes:
-        """Return the next bytes, ``b""`` at the connection's end."""
+        """Return the next bytes, ``b""`` where the other end says that it is done; a cut connection is an error."""
         try:
             return await self._carried(lambda: self._tls.read(_CHUNK_BYTES))
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        except ssl.SSLZeroReturnError:
             return b""
 
     async def _carried(self, step: Callable[[], T]) -> T:

@@ -247,8 +247,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_our_server_registers_once_torch_distributed_is_there(store: Any, own_environment: Path) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_our_server_registers_once_torch_distributed_is_there(store: Any, folder: Path, tls: bool) -> None:
+    pem = certificates(folder / "pem", "127.0.0.1")
+    secured = {"TORCHCTL_TLS_CERT": pem.cert, "TORCHCTL_TLS_KEY": pem.key} if tls else {}
     environment = {
+        **secured,
         "RANK": "0",
         "WORLD_SIZE": "1",
         "LOCAL_RANK": "0",
@@ -263,8 +267,10 @@ def test_our_server_registers_once_torch_distributed_is_there(store: Any, own_en
         worker.tell("")
         worker.wait_for("initialised")
         wait_until(lambda: bool(store.check(["debug_server/torchctl_rank0"])))
-        result = run("ps", "--store", f"127.0.0.1:{store.port}", "--timeout", "20", "--json")
+        where = ["--store", f"127.0.0.1:{store.port}", "--timeout", "20", *(["--ca", pem.ca] if tls else [])]
+        result = run("ps", *where, "--json")
         assert result.stderr == ""
+        assert store.get("debug_server/rank0").startswith(b"https://" if tls else b"http://")
         (found,) = json.loads(result.stdout)["workers"]
         assert (found["rank"], found["pid"]) == (0, worker.pid)
         worker.tell("")

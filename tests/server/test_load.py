@@ -72,7 +72,7 @@ def test_a_good_client_is_answered_the_training_goes_on_and_nothing_is_left(
     before, alone, resident = counts(process.pid), train(process, 0.5), resident_bytes(process.pid)
     times: list[float] = []
     with load(kind, address) as bad:
-        process.tell("2.0")
+        process.tell("1.0")
         for _ in range(PINGS):
             began = time.monotonic()
             assert post(address, "ping").body == b"pong"

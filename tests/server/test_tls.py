@@ -21,7 +21,14 @@ from torchctl.asking import ping
 from torchctl.cli import cli
 from torchctl.client import call
 from torchctl.endpoint import Endpoint
-from torchctl.errors import AccessDeniedError, CertificateError, DeadlineError, NotAWorkerError, ServerError
+from torchctl.errors import (
+    AccessDeniedError,
+    CertificateError,
+    DeadlineError,
+    NotAWorkerError,
+    ServerError,
+    UnreachableError,
+)
 from torchctl.fanout import ask_all
 from torchctl.protocol import MAX_CONNECTIONS, REQUEST_TIMEOUT_S
 from torchctl.server import Request, Response, WorkerServer, handler
@@ -150,6 +157,30 @@ def test_token_and_tls_together(pem: Certificates, ask: Asker, monkeypatch: pyte
         monkeypatch.setenv("TORCHCTL_TOKEN", TOKEN + "x")
         with pytest.raises(AccessDeniedError, match="did not accept ours"):
             ask(endpoint(server, pem.ca))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 200 OK\r\n\r\npo", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npo", b""]
+)
+def test_an_answer_that_is_cut_on_the_way_is_none(pem: Certificates, ask: Asker, answer: bytes) -> None:
+    """Also without a length, where in the clear the connection's end is the body's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem.cert, pem.key)
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(10)
+        with context.wrap_socket(connection, server_side=True) as secured:
+            secured.recv(65536)
+            secured.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(UnreachableError, match="closed the connection without a full answer"):
+            ask(Endpoint(host="127.0.0.1", port=listener.getsockname()[1], ca=pem.ca))
+        thread.join(20)
 
 
 def test_a_large_answer_comes_whole(server: WorkerServer, pem: Certificates) -> None:
