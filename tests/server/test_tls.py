@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -20,6 +22,7 @@ from tests.processes import python
 from torchctl.asking import ping
 from torchctl.cli import cli
 from torchctl.client import call
+from torchctl.completing import handler_names
 from torchctl.endpoint import Endpoint
 from torchctl.errors import (
     AccessDeniedError,
@@ -273,6 +276,24 @@ def test_the_command_line_takes_ca_and_token_file(server: WorkerServer, pem: Cer
     for ca, words in (("none", "cannot be read: No such file"), ("token", "holds no certificate")):
         result = run("ping", *where, "--ca", str(folder / ca))
         assert (result.exit_code, words in result.stderr) == (1, True), result.stderr
+
+
+def test_a_tab_says_nothing_in_the_clear_where_tls_is_asked_for(
+    pem: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHCTL_TOKEN", TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        context = click.Context(click.Command("call"))
+        context.params = {"host": ((Endpoint(host="127.0.0.1", port=listener.getsockname()[1]),),), "ca": pem.ca}
+        assert handler_names(context, click.Option(["--x"]), "") == []
+        listener.setblocking(False)
+        heard = b""
+        with contextlib.suppress(BlockingIOError):  # on a very slow machine a Tab's time is over before it connects
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(10)
+                heard = connection.recv(1)
+    assert heard in (b"\x16", b"")
 
 
 def test_ssl_is_not_set_up_without_tls() -> None:
