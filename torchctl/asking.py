@@ -124,6 +124,10 @@ def named_question(name: str, arguments: Mapping[str, Any]) -> Question[Any]:
         from torchctl.flightrec_live import dumps_question
 
         return dumps_question(stacktraces=arguments["stacktraces"] is True)
+    if name == "sight":
+        from torchctl.diagnose_questions import named_sight
+
+        return named_sight(arguments)
     if name == "everything":
         from torchctl.everything import Everything, read_had
 
