@@ -58,21 +58,21 @@ def _unpickled(own: bytes) -> Any:
         gc.enable()
 
 
-def digest_of(dump: dict[str, Any]) -> dict[str, Any]:
-    """Return a dump with the entries that matter for what happens now."""
+def digest_of(dump: dict[str, Any], last: int = NEWEST, of_each: int = OF_EACH_GROUP) -> dict[str, Any]:
+    """Return a dump with the entries that matter for what happens now; `last` and `of_each` are the least kept."""
     entries = dump.get("entries") or []
     made = {key: value for key, value in dump.items() if key not in _LEFT_OUT}
-    return made | {"entries": newest(entries), MARK: len(entries)}
+    return made | {"entries": newest(entries, last, of_each), MARK: len(entries)}
 
 
-def newest(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def newest(entries: list[dict[str, Any]], last: int, of_each: int) -> list[dict[str, Any]]:
     """Return, of each group, its entries from the oldest open one on, and at least the last ones; oldest first."""
     begins: dict[Any, int] = {}  # the place from which a group's entries are kept
     counts: dict[Any, int] = {}
     for at in range(len(entries) - 1, -1, -1):
         group = _group_of(entries[at])
         counts[group] = count = counts.get(group, 0) + 1
-        if count <= OF_EACH_GROUP or at >= len(entries) - NEWEST:
+        if count <= of_each or at >= len(entries) - last:
             begins[group] = at
     settled = {_batch_of(entry) for entry in entries if _closes_batch(entry) and not _is_open(entry)}
     for at, entry in enumerate(entries):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -21,11 +22,13 @@ from tests.diagnosis.rows import (
     started,
     told,
 )
+from tests.diagnosis.simulated import STEP_NS, Job, Step
 from tests.flightrec.synthetic import BASE_NS, active, entry, pickled
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
-from torchctl.flightrec.gather import RawDump
+from torchctl.flightrec.gather import Failure, RawDump
 from torchctl.flightrec.loading import load_raw
+from torchctl.server.handlers.digest import digest_of
 
 EIGHT = groups(w=range(8))
 SECOND_NS = 1_000_000_000
@@ -167,6 +170,24 @@ def test_the_watchdogs_lag_is_no_finding() -> None:
     rows: dict[int, Rows] = {rank: [of("0", 1), of("0", 2), of("0", 3)] for rank in range(3)}
     rows[3] = [of("0", 1), started("0", 2), of("0", 3)]
     assert look(rows, WORLD).findings == []
+
+
+def test_a_digest_does_not_make_a_straggler_of_a_rank_that_was_held_up_elsewhere() -> None:
+    """Rank 3 is slow in group b, of which a step has 30 operations. What held rank 2 up before group a is cut off."""
+    programs: list[list[Step]] = [[] for _ in range(4)]
+    for at in range(20):
+        for number in range(30):
+            late = 40 * STEP_NS if number == 29 else 0
+            programs[2].append(Step("b", "all_reduce", at=at))
+            programs[3].append(Step("b", "all_reduce", at=at, late_ns=late))
+        for rank in (0, 1, 2):
+            programs[rank].append(Step("a", "all_reduce", at=at))
+    job = Job({"a": (0, 1, 2), "b": (2, 3)}, programs).run()
+    dumps: list[RawDump | Failure] = list(job.dumps())
+    assert [one.culprit_ranks for one in diagnose(Evidence(load_raw(iter(dumps)))).findings] in ([], [(3,)])
+    cut = [RawDump(raw.source, raw.rank, pickled(digest_of(pickle.loads(raw.data)))) for raw in job.dumps()]
+    assert all(len(one.data) * 2 < len(raw.data) for one, raw in zip(cut[2:], job.dumps()[2:], strict=True))
+    assert [one.culprit_ranks for one in diagnose(Evidence(load_raw(iter(cut)))).findings] in ([], [(3,)])
 
 
 # Restarts.
