@@ -28,9 +28,10 @@ from torchctl.flightrec.gather import RawDump
 from torchctl.flightrec.loading import load_raw
 from torchctl.flightrec.trace import Trace
 from torchctl.reply import Reply
+from torchctl.rollcall import rank_of
 from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
-from torchctl.survey import rank_of, survey
+from torchctl.survey import survey
 from torchctl.targets import Targets
 
 MAX_FRAMES_FROM = 4  # ranks whose frames are worth a second of theirs
