@@ -42,6 +42,15 @@ def fold_ranks(ranks: Iterable[int]) -> str:
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
+def few_ranks(ranks: Iterable[int], most: int = 12) -> str:
+    """Return ranks as `fold_ranks` does; of more than `most` ranges only the first, and how many ranks there are."""
+    listed = list(ranks)
+    parts = fold_ranks(listed).split(",")
+    if len(parts) <= most:
+        return ",".join(parts)
+    return f"{','.join(parts[: most - 2])},... ({len(set(listed))} in all)"
+
+
 def member_order(member: Member) -> tuple[bool, int, str]:
     """Sort ranks first, by number, then names."""
     return (False, member, "") if isinstance(member, int) else (True, 0, member)

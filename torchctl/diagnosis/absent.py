@@ -70,8 +70,9 @@ def _lost(
         accuser.unknown.append(f"there is nothing from {ranks_of(not_found)}, and others wait in {what}: ask them too")
         return []
     evidence = [f"rank {rank}: {_reason(accuser, rank)}" for rank in ranks[:8]]
+    reason = _reason(accuser, ranks[0]) if len(ranks) == 1 else evidence[0]
     summary = (
-        f"{ranks_of(ranks)} {verb(ranks, 'is', 'are')} lost: {_reason(accuser, ranks[0])};"
+        f"{ranks_of(ranks)} {verb(ranks, 'is', 'are')} lost: {reason};"
         f" {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in {what}"
     )
     confidence: Confidence = "likely" if len(ranks) == 1 or not not_found else "possible"
@@ -123,10 +124,9 @@ def _of_absent(accuser: Accuser, rank: int, operation: Node) -> list[str]:
 
 def _last_seen(accuser: Accuser, rank: int) -> list[str]:
     """Return where the last entry of a rank was launched: it has gone on from there."""
-    rows = [dump.first_row + dump.rows - 1 for dump in accuser.trace.dumps if dump.rank == rank and dump.rows]
-    if not rows:
+    row = accuser.last_row(rank)
+    if row is None:
         return []
-    row = max(rows, key=lambda at: int(accuser.trace.created_ns[at]))
     frame = user_frame(accuser.trace.stack_of(row))
     if frame is None:
         return []
@@ -141,13 +141,13 @@ def _confidence(accuser: Accuser, operation: Node, ranks: Sequence[int]) -> Conf
         op = accuser.waits.ops[operation.number]
         known = accuser.trace.groups[op.group].known or accuser.trace.groups[op.group].desc == "default_pg"
         shown = all(accuser.waits.windows.of(op.group, rank) is not None for rank in ranks)
-        if not shown and any(dump.wrapped for dump in accuser.trace.dumps if dump.rank in ranks):
+        if not shown and accuser.waits.wrapped.intersection(ranks):
             return "possible"
         hard = accuser.waits.hard(list(op.rows.values()))
         return "certain" if known and shown and (hard or (stacks and still)) else "likely"
     if operation.kind == "pair" and not still:
         # Where rings have lost the beginning, the ends are paired by what is open: a watchdog's lag looks the same.
         pair = accuser.waits.pairs[operation.number]
-        wrapped = any(dump.wrapped for dump in accuser.trace.dumps if dump.rank in (pair.rank, pair.partner))
+        wrapped = accuser.waits.wrapped & {pair.rank, pair.partner}
         return "possible" if wrapped and not accuser.waits.hard([pair.row]) else "likely"
     return "likely"

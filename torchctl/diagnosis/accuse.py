@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from torchctl.diagnosis.absent import absent
 from torchctl.diagnosis.circles import circle
 from torchctl.diagnosis.disagreement import disagreement
+from torchctl.diagnosis.folding import MAX_ALIKE, fold
+from torchctl.diagnosis.mismatch import Mismatch
 from torchctl.diagnosis.model import Collective, Finding, GroupName, Location
 from torchctl.diagnosis.stuck import nobody_left, stuck
 from torchctl.diagnosis.waiting import Node, Waits
@@ -19,6 +23,14 @@ def accuse(waits: Waits) -> tuple[list[Finding], list[str]]:
     """Return the findings of all roots, and what could not be told."""
     made = Accuser(waits)
     return made.findings(), made.unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Roots that one finding is about, and how it is made."""
+
+    roots: Sequence[Node]
+    tell: Callable[[], list[Finding]]
 
 
 class Accuser:
@@ -34,36 +46,89 @@ class Accuser:
         self.trace = waits.trace
         self.waited_in = {node for nodes in waits.blocked.values() for node in nodes}
         self.unknown: list[str] = []
+        self._searching = True
+        self._last_rows: dict[int, int] | None = None
+        self._entered: dict[Node, tuple[int, int, int]] = {}
 
     def findings(self) -> list[Finding]:
         found: list[Finding] = []
+        for alike in self._cases().values():
+            found += self._many(alike) if len(alike) > MAX_ALIKE else [one for case in alike for one in case.tell()]
+        self.unknown = list(dict.fromkeys(self.unknown))
+        return found
+
+    def _cases(self) -> dict[tuple[str, ...], list[Case]]:
+        """Return what to tell of each root, by kind and operation: what is alike is told together if it is much."""
+        cases: dict[tuple[str, ...], list[Case]] = defaultdict(list)
         by_operation: dict[tuple[str, Node], list[Node]] = defaultdict(list)
         for component in self.waits.graph.roots():
-            if len(component) > 1:
-                found.append(circle(self, component))
-                continue
             node = component[0]
-            if node.kind in ("rank", "lost"):
+            if len(component) > 1:
+                cases["circle", ""].append(Case(component, partial(self._circle, component)))
+            elif node.kind in ("rank", "lost"):
                 operation = self._first_waiting(node)
                 if operation is not None:
                     by_operation[node.kind, operation].append(node)
             elif node.kind == "op":
-                found += stuck(self, node)
+                cases["stuck", self._call(node)].append(Case([node], partial(stuck, self, node)))
             elif node.kind == "pair":
                 self.unknown.append("a send and its recv are both there and not done; they may be in flight")
             elif node.kind == "hidden":
-                found += nobody_left(self, node)
+                cases["hidden", node.name].append(Case([node], partial(nobody_left, self, node)))
         for (kind, operation), nodes in by_operation.items():
-            found += absent(self, kind, operation, [node.number for node in nodes])
+            tell = partial(absent, self, kind, operation, [node.number for node in nodes])
+            cases[kind, operation.kind, self._call(operation)].append(Case(nodes, tell))
         for number, mismatch in enumerate(self.waits.mismatches):
-            found.append(disagreement(self, Node("mismatch", number), mismatch))
+            node = Node("mismatch", number)
+            cases["mismatch", mismatch.what].append(Case([node], partial(self._disagreement, node, mismatch)))
+        return cases
+
+    def _many(self, cases: Sequence[Case]) -> list[Finding]:
+        """Return the findings of many cases, those alike as one; who waits is searched for once, not for each."""
+        self._searching = False
+        alike: dict[tuple[str, str, bool], list[tuple[Case, Finding]]] = defaultdict(list)
+        for case in cases:
+            for finding in case.tell():
+                alike[finding.kind, finding.confidence, bool(finding.culprit_ranks)].append((case, finding))
+        self._searching = True
+        found: list[Finding] = []
+        for same in alike.values():
+            if len(same) <= MAX_ALIKE:
+                found += [finding for case, _ in same for finding in case.tell()]
+            else:
+                roots = [root for case, _ in same for root in case.roots]
+                found.append(fold([finding for _, finding in same], self.waiting(roots, ())))
         return found
 
+    def _circle(self, component: list[Node]) -> list[Finding]:
+        return [circle(self, component)]
+
+    def _disagreement(self, node: Node, mismatch: Mismatch) -> list[Finding]:
+        return [disagreement(self, node, mismatch)]
+
+    def _call(self, node: Node) -> str:
+        """Return the name of an operation without the ranks of a send: what its finding is folded by."""
+        row = next(iter(self.waits.rows_of(node).values()), None)
+        return node.name if row is None else self.trace.call_of(row).name.partition(" ")[0]
+
     def waiting(self, roots: Iterable[Node], culprits: Iterable[int]) -> tuple[int, ...]:
-        """Return the ranks that wait for `roots`, at once or through others."""
+        """Return the ranks that wait for `roots`, at once or through others; none while many cases are compared."""
+        if not self._searching:
+            return ()
         reached = self.waits.graph.waiting_for(roots)
         ranks = {node.number for node in reached if node.kind == "rank" and node.number in self.waits.blocked}
         return tuple(sorted(ranks - set(culprits)))
+
+    def last_row(self, rank: int) -> int | None:
+        """Return the row that a rank has launched last; None where its dumps hold none."""
+        if self._last_rows is None:
+            self._last_rows = {}
+            created = self.trace.created_ns
+            for dump in self.trace.dumps:
+                row, other = dump.first_row + dump.rows - 1, self._last_rows.get(dump.rank)
+                if dump.rows and (other is None or created[row] > created[other]):
+                    self._last_rows[dump.rank] = row
+        return self._last_rows.get(rank)
 
     def group(self, number: int) -> GroupName:
         group = self.trace.groups[number]
@@ -110,6 +175,12 @@ class Accuser:
         return min(direct, key=self.entered_first, default=None)
 
     def entered_first(self, node: Node) -> tuple[int, int, int]:
-        rows = self.waits.rows_of(node)
-        times = [int(self.trace.created_ns[row]) for row in rows.values() if self.trace.created_ns[row] != NO_TIME]
-        return min(times, default=1 << 62), -len(rows), node.number
+        """Return a key that sorts operations by the moment of their first rank; a thousand roots may ask for one."""
+        found = self._entered.get(node)
+        if found is None:
+            rows = self.waits.rows_of(node)
+            times = self.trace.created_ns[list(rows.values())]
+            times = times[times != NO_TIME]
+            first = int(times.min()) if len(times) else 1 << 62
+            found = self._entered[node] = (first, -len(rows), node.number)
+        return found

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 from torchctl.diagnosis.accuse import accuse
 from torchctl.diagnosis.evidence import Evidence
+from torchctl.diagnosis.folding import MAX_ALIKE
 from torchctl.diagnosis.model import Collective, Confidence, Diagnosis, Finding, GroupName
 from torchctl.diagnosis.straggler import find_straggler
 from torchctl.diagnosis.waiting import Waits
 from torchctl.diagnosis.words import group_words, ranks_of, verb
+from torchctl.flightrec.gather import Failure
 from torchctl.flightrec.trace import State, Trace
 from torchctl.flightrec.userframe import user_frame
 
@@ -145,11 +150,28 @@ def _add_timed_out(trace: Trace, findings: list[Finding]) -> None:
 
 def _add_bad_files(trace: Trace, findings: list[Finding]) -> None:
     roots = {rank: at for at, finding in enumerate(findings) for rank in finding.culprit_ranks}
+    alike: dict[int | None, list[Failure]] = defaultdict(list)
     for failure in trace.bad:
-        culprits = () if failure.rank is None else (failure.rank,)
-        cause = None if failure.rank is None else roots.get(failure.rank)
-        text = str(failure.error)
-        findings.append(Finding("bad_file", "certain", text, culprits, (), evidence=[failure.source], caused_by=cause))
+        alike[None if failure.rank is None else roots.get(failure.rank)].append(failure)
+    for cause, failures in alike.items():
+        if len(failures) > MAX_ALIKE:
+            findings.append(_many_bad_files(failures, cause))
+            continue
+        for failure in failures:
+            culprits = () if failure.rank is None else (failure.rank,)
+            text = str(failure.error)
+            findings.append(
+                Finding("bad_file", "certain", text, culprits, (), evidence=[failure.source], caused_by=cause)
+            )
+
+
+def _many_bad_files(failures: Sequence[Failure], cause: int | None) -> Finding:
+    """Return one finding for many files that cannot be used; why each cannot is told of ranks by `failed`."""
+    ranks = tuple(sorted({failure.rank for failure in failures if failure.rank is not None}))
+    summary = f"{len(failures)} files cannot be used" + (f", of {ranks_of(ranks)}" if ranks else "")
+    told = [str(failure.error) for failure in failures[: MAX_ALIKE - 1]]
+    evidence = [*told, f"and {len(failures) - len(told)} more"]
+    return Finding("bad_file", "certain", f"{summary}: {told[0]}", ranks, (), evidence=evidence, caused_by=cause)
 
 
 def _in_flight(waits: Waits) -> list[str]:

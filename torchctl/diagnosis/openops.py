@@ -30,6 +30,7 @@ class OpenOperations:
 
     Attributes:
         stale: ranks whose dump is older than others'.
+        wrapped: ranks of which a ring may have lost its oldest entries.
         empty: ranks whose dump holds nothing although they have taken part.
         usable: ranks whose dump can show that they have not entered something.
         ops: open collectives that count.
@@ -47,6 +48,7 @@ class OpenOperations:
         self.windows = Windows(self.trace)
         self.stale = stale_ranks(self.trace, self.windows) if evidence.moved is None else set()
         self.empty = self._empty_ranks()
+        self.wrapped = {dump.rank for dump in self.trace.dumps if dump.wrapped}
         self.newest_ns = (
             max((int(self.trace.created_ns.max()), int(self.trace.completed_ns.max()))) if len(self.trace) else 0
         )

@@ -49,6 +49,7 @@ class Waits(OpenOperations):
         self.ambiguous: list[tuple[OpenOp, list[int]]] = []
         self.blocked: dict[int, list[Node]] = {}
         self.graph: Graph[Node] = Graph()
+        self._open_mismatches: dict[int, int] = {}
         self._connect()
 
     def rows_of(self, node: Node) -> dict[int, int]:
@@ -63,6 +64,9 @@ class Waits(OpenOperations):
 
     def _connect(self) -> None:
         mismatch_of = {(one.group, one.seq): number for number, one in enumerate(self.mismatches)}
+        for number, one in enumerate(self.mismatches):  # at most one of each group
+            if (self.trace.state[list(one.rows.values())] <= State.LATE).any():
+                self._open_mismatches[one.group] = number
         inside = self._nodes_by_rank()
         for number, op in enumerate(self.ops):
             node = Node("op", number)
@@ -125,12 +129,8 @@ class Waits(OpenOperations):
 
         A rank that takes part in another operation than the others goes on alone, and they never meet again.
         """
-        for number, one in enumerate(self.mismatches):
-            if one.group == op.group and op.seq > one.seq:
-                still_open = any(self.trace.state[row] <= State.LATE for row in one.rows.values())
-                if still_open:
-                    return number
-        return None
+        number = self._open_mismatches.get(op.group)
+        return number if number is not None and op.seq > self.mismatches[number].seq else None
 
     def _connect_entered(self, node: Node, op: OpenOp, inside: dict[int, list[Node]]) -> None:
         group = self.trace.groups[op.group]

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from torchctl.diagnosis.model import Collective, GroupName
 from torchctl.flightrec.trace import Group
-from torchctl.ranks import fold_ranks
+from torchctl.ranks import few_ranks
 
 _NO_DESCRIPTION = ("", "undefined")
 
 
 def ranks_of(ranks: Sequence[int]) -> str:
-    """Return "rank 3" or "ranks 0-2,4"."""
-    return f"rank{'s' * (len(ranks) != 1)} {fold_ranks(ranks)}"
+    """Return "rank 3" or "ranks 0-2,4"; of many scattered ranks the first alone, and how many they are."""
+    return f"rank{'s' * (len(ranks) != 1)} {few_ranks(ranks)}"
 
 
 def verb(ranks: Sequence[int], one: str, many: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from rich.text import Text
 
 from torchctl.diagnosis.model import Diagnosis, Finding
-from torchctl.ranks import fold_ranks
+from torchctl.ranks import few_ranks, fold_ranks
 from torchctl.render.console import console, text
 from torchctl.render.nccl_trace_words import clock
 from torchctl.stacks.source import source_line
@@ -85,8 +85,7 @@ def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iter
             what += f", since {clock(made.since_ns)}"
         yield text(what)
     if finding.waiting_ranks:
-        count = len(finding.waiting_ranks)
-        yield text(f"   who waits {fold_ranks(finding.waiting_ranks)} ({count} rank{'s' * (count > 1)})")
+        yield text(f"   who waits {_counted(finding.waiting_ranks)}")
     for fact in finding.evidence[:MAX_EVIDENCE]:
         yield text(f"   evidence  {fact}")
     if len(finding.evidence) > MAX_EVIDENCE:
@@ -95,8 +94,16 @@ def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iter
 
 def _ranks_line(diagnosis: Diagnosis) -> str:
     size = "" if diagnosis.world_size is None else f" of {diagnosis.world_size}"
-    line = f"ranks seen: {fold_ranks(diagnosis.seen) or 'none'} ({len(diagnosis.seen)}{size})"
-    return f"{line}; missing: {fold_ranks(diagnosis.missing)}" if diagnosis.missing else line
+    folded = few_ranks(diagnosis.seen)
+    line = f"ranks seen: {folded or 'none'}"
+    line += size if folded.endswith(")") else f" ({len(diagnosis.seen)}{size})"
+    return f"{line}; missing: {few_ranks(diagnosis.missing)}" if diagnosis.missing else line
+
+
+def _counted(ranks: Sequence[int]) -> str:
+    """Return ranks with how many they are, which is said once."""
+    folded = few_ranks(ranks)
+    return folded if folded.endswith(")") else f"{folded} ({len(ranks)} rank{'s' * (len(ranks) > 1)})"
 
 
 def _next_step(diagnosis: Diagnosis, live: bool) -> str:
