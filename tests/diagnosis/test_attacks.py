@@ -296,14 +296,45 @@ def test_in_an_open_batch_the_peer_that_never_posted_its_end_is_named() -> None:
     assert [one.culprit_ranks for one in found.findings] == [(2,)]
 
 
-def test_a_lagging_recv_in_wrapped_rings_is_no_more_than_possible() -> None:
+def wrapped_rings(**changes: Any) -> dict[int, dict[str, Any]]:
     """Both rings have lost their beginnings, and rank 1's last recv is open: its send may be the last one shown."""
-    pair = groups(w=[0, 1])
-    dumps = {
-        0: ring([p2p("send", seq, 0, 1) for seq in range(50, 60)], pair, lost=49),
-        1: ring([*(p2p("recv", seq, 1, 0) for seq in range(50, 59)), p2p("recv", 59, 1, 0, active)], pair, lost=49),
+    last = p2p("recv", 59, 1, 0, active) | changes
+    return {
+        0: ring([p2p("send", seq, 0, 1) for seq in range(50, 60)], groups(w=[0, 1]), lost=49),
+        1: ring([*(p2p("recv", seq, 1, 0) for seq in range(50, 59)), last], groups(w=[0, 1]), lost=49),
     }
-    assert [one.confidence for one in look_at(dumps).findings] == ["possible"]
+
+
+def test_one_look_at_wrapped_rings_does_not_tell_a_lagging_recv_from_a_missing_send() -> None:
+    found = look_at(wrapped_rings())
+    assert (found.healthy, found.findings) == (None, [])
+    assert found.verdict.startswith("Cannot tell: rank 1 has a recv open for which rank 0 has no send open")
+    assert "would tell" in found.verdict
+
+
+def test_a_collective_behind_such_a_recv_names_neither_of_its_ends() -> None:
+    dumps = wrapped_rings()
+    rows = [*dumps[0]["entries"], started("0", 8)]
+    found = look_at(dumps | {0: ring(rows, groups(w=[0, 1]), lost=49)})
+    assert (found.healthy, found.findings) == (None, [])
+
+
+def test_ends_that_lag_on_both_sides_of_wrapped_rings_are_no_circle() -> None:
+    config = groups(w=[0, 1])
+    dumps = {
+        me: ring([*(p2p("recv", seq, me, 1 - me) for seq in range(5)), p2p("send", 6, me, 1 - me, active)], config, 9)
+        for me in (0, 1)
+    }
+    found = look_at(dumps)
+    assert (found.healthy, found.findings) == (None, [])
+
+
+@pytest.mark.parametrize("decider", ["second look", "watchdog", "stacks"])
+def test_what_tells_a_missing_send_from_a_lag_names_the_sender(decider: str) -> None:
+    gave_up: dict[str, Any] = {"retired": True} if decider == "watchdog" else {}
+    known: dict[str, Any] = {"moved": frozenset()} if decider == "second look" else {}
+    stacks = {0: elsewhere(), 1: inside("recv")} if decider == "stacks" else None
+    assert told(look_at(wrapped_rings(**gave_up), stacks, **known)) == [("p2p_mismatch", (0,), (1,))]
 
 
 # Lists.

@@ -145,9 +145,4 @@ def _confidence(accuser: Accuser, operation: Node, ranks: Sequence[int]) -> Conf
             return "possible"
         hard = accuser.waits.hard(list(op.rows.values()))
         return "certain" if known and shown and (hard or (stacks and still)) else "likely"
-    if operation.kind == "pair" and not still:
-        # Where rings have lost the beginning, the ends are paired by what is open: a watchdog's lag looks the same.
-        pair = accuser.waits.pairs[operation.number]
-        wrapped = accuser.waits.wrapped & {pair.rank, pair.partner}
-        return "possible" if wrapped and not accuser.waits.hard([pair.row]) else "likely"
     return "likely"

@@ -63,12 +63,17 @@ class Accuser:
         by_operation: dict[tuple[str, Node], list[Node]] = defaultdict(list)
         for component in self.waits.graph.roots():
             node = component[0]
-            if len(component) > 1:
+            if any(map(self.waits.undecided, component)):
+                self._cannot_tell([node for node in component if self.waits.undecided(node)])
+            elif len(component) > 1:
                 cases["circle", ""].append(Case(component, partial(self._circle, component)))
             elif node.kind in ("rank", "lost"):
                 operation = self._first_waiting(node)
                 if operation is not None:
-                    by_operation[node.kind, operation].append(node)
+                    if self.waits.undecided(operation):
+                        self._cannot_tell([operation])
+                    else:
+                        by_operation[node.kind, operation].append(node)
             elif node.kind == "op":
                 cases["stuck", self._call(node)].append(Case([node], partial(stuck, self, node)))
             elif node.kind == "pair":
@@ -99,6 +104,17 @@ class Accuser:
                 roots = [root for case, _ in same for root in case.roots]
                 found.append(fold([finding for _, finding in same], self.waiting(roots, ())))
         return found
+
+    def _cannot_tell(self, nodes: Sequence[Node]) -> None:
+        """Say that sends or receives may be done, or may lack their other end, and what would tell."""
+        pair = self.waits.pairs[nodes[0].number]
+        mine, other = ("send", "recv") if pair.is_send else ("recv", "send")
+        more = f" (and {len(nodes) - 1} more like it)" if len(nodes) > 1 else ""
+        self.unknown.append(
+            f"rank {pair.rank} has a {mine} open{more} for which rank {pair.partner} has no {other} open; their rings"
+            " have lost their beginnings, so it may be done and not marked yet, or wait for its other end:"
+            " dumps taken again some seconds later, or both ranks' stacks, would tell"
+        )
 
     def _circle(self, component: list[Node]) -> list[Finding]:
         return [circle(self, component)]
@@ -172,7 +188,7 @@ class Accuser:
     def _first_waiting(self, root: Node) -> Node | None:
         """Return the operation that waits for a rank itself; of several the one that was entered first."""
         direct = [node for node in self.waits.graph.back[root] if node in self.waited_in]
-        return min(direct, key=self.entered_first, default=None)
+        return min(direct, key=lambda node: (self.waits.undecided(node), *self.entered_first(node)), default=None)
 
     def entered_first(self, node: Node) -> tuple[int, int, int]:
         """Return a key that sorts operations by the moment of their first rank; a thousand roots may ask for one."""

@@ -62,6 +62,22 @@ class Waits(OpenOperations):
             return self.mismatches[node.number].rows
         return {}
 
+    def undecided(self, node: Node) -> bool:
+        """Whether a send or recv that seems alone may have been done with: its partner's end may be past.
+
+        Where a ring has lost its beginning, the ends are paired by what is open, and an end that the watchdog has not
+        marked done yet looks like one whose partner never came. What decides is a second look, proof that it hangs, or
+        stacks that show the one inside and the other in code of its own.
+        """
+        if node.kind != "pair" or self.evidence.moved is not None:
+            return False
+        pair = self.pairs[node.number]
+        if not pair.alone or not self.wrapped & {pair.rank, pair.partner} or self.hard([pair.row]):
+            return False
+        inside = self.activity.get(pair.rank)
+        shown = inside is not None and inside.is_p2p and self.doing(pair.partner) is Doing.OWN_CODE
+        return not shown
+
     def _connect(self) -> None:
         mismatch_of = {(one.group, one.seq): number for number, one in enumerate(self.mismatches)}
         for number, one in enumerate(self.mismatches):  # at most one of each group
