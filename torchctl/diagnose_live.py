@@ -22,8 +22,8 @@ from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.endpoint import Endpoint
-from torchctl.errors import NoWorkersError, TorchctlError
-from torchctl.fanout import Outcome
+from torchctl.errors import NoWorkersError, StoppedError, TorchctlError
+from torchctl.fanout import Outcome, is_stopped
 from torchctl.flightrec.gather import RawDump
 from torchctl.flightrec.loading import load_raw
 from torchctl.flightrec.trace import Trace
@@ -53,6 +53,8 @@ class _Seen:
     left: set[int] = field(default_factory=set)
     stacks: dict[int, bytes] = field(default_factory=dict)
     world_size: int | None = None
+    unasked: set[int] = field(default_factory=set)
+    interrupted: bool = False
 
 
 def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Evidence:
@@ -72,18 +74,33 @@ def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Ev
     first = survey(targets.until(begun + counters), sight_question("counters"))
     good = [one for one in first.outcomes if one.value is not None]
     if not good:
+        if is_stopped(first.outcomes):
+            raise KeyboardInterrupt
         raise NoWorkersError("no worker answers", hint="`torchctl ps` lists what was found")
     _refuse_doubles(good)
-    threading.Event().wait(interval_s)
-    again = targets.only([one.endpoint for one in good])
-    question = sight_question("traces" if everything else "digest")
-    second = survey(again.until(time.monotonic() + digests), question).outcomes
+    second: list[Outcome[Sight]] = []
+    interrupted = is_stopped(first.outcomes) or not _waited(interval_s)
+    if not interrupted:
+        again = targets.only([one.endpoint for one in good])
+        question = sight_question("traces" if everything else "digest")
+        second = survey(again.until(time.monotonic() + digests), question).outcomes
+        interrupted = is_stopped(second)
     seen = _seen(first.outcomes, second)
+    seen.interrupted = interrupted
     there = targets.only([one.endpoint for one in second if one.value is not None])
-    if seen.endpoints:
+    if seen.endpoints and not seen.interrupted:
         _take_stacks(seen, there.until(time.monotonic() + stacks))
     evidence = _evidence(seen)
-    return _closer(evidence, seen, targets, everything) if seen.endpoints else evidence
+    return _closer(evidence, seen, targets, everything) if seen.endpoints and not seen.interrupted else evidence
+
+
+def _waited(seconds: float) -> bool:
+    """Wait; return False when the operator interrupts."""
+    try:
+        threading.Event().wait(seconds)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def watching(targets: Targets, interval_s: float, *, everything: bool = False) -> Evidence:
@@ -91,9 +108,11 @@ def watching(targets: Targets, interval_s: float, *, everything: bool = False) -
     pause = threading.Event()
     while True:
         evidence = look(replace(targets), interval_s)
+        if evidence.interrupted:
+            return evidence
         if diagnose(evidence).healthy is False and everything:
             evidence = look(replace(targets), interval_s, everything=True)
-        if diagnose(evidence).healthy is False:
+        if evidence.interrupted or diagnose(evidence).healthy is False:
             return evidence
         pause.wait(interval_s)
 
@@ -133,6 +152,9 @@ def _seen(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> _Seen:
             continue
         if size is not None and rank >= size:
             continue  # a leftover of a larger job
+        if isinstance(one.error, StoppedError):
+            seen.unasked.add(rank)
+            continue
         seen.failed[rank] = reason_of(one.endpoint, one.error)
         if has_ended(one.endpoint, one.error):
             seen.left.add(rank)
@@ -144,6 +166,9 @@ def _take_stacks(seen: _Seen, targets: Targets) -> None:
     ranks = {str(endpoint): rank for rank, endpoint in seen.endpoints.items()}
     question = call_question("dump_traceback", {"format": "text"}, b"")
     outcomes: list[Outcome[Reply]] = survey(targets, question).outcomes
+    if is_stopped(outcomes):
+        seen.interrupted = True
+        return  # the stacks of some prove nothing: who is in none of them would look idle
     for one in outcomes:
         rank = ranks.get(str(one.endpoint))
         if one.value is not None and rank is not None:
@@ -165,7 +190,8 @@ def _evidence(seen: _Seen) -> Evidence:
             stacks[rank] = reader.read(body)
         except ValueError:
             continue
-    made: dict[str, Any] = {"moved": frozenset(seen.moved), "live": True, "left": frozenset(seen.left)}
+    stop: dict[str, Any] = {"interrupted": seen.interrupted, "unasked": frozenset(seen.unasked)}
+    made: dict[str, Any] = stop | {"moved": frozenset(seen.moved), "live": True, "left": frozenset(seen.left)}
     return Evidence(_table(seen), stacks, seen.failed, places, seen.world_size, files=files, **made)
 
 
@@ -194,7 +220,11 @@ def _closer(evidence: Evidence, seen: _Seen, targets: Targets, everything: bool)
         if not ends:
             continue
         asked = targets.only([seen.endpoints[rank] for rank in ends.values()])
-        for one in survey(asked.until(time.monotonic() + _LEAST_S), sight_question(kind)).outcomes:
+        outcomes = survey(asked.until(time.monotonic() + _LEAST_S), sight_question(kind)).outcomes
+        if is_stopped(outcomes):
+            evidence.interrupted = True
+            return evidence  # the first diagnosis stands
+        for one in outcomes:
             rank = ends.get(str(one.endpoint))
             if one.value is None or rank is None:
                 continue

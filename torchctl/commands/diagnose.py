@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchctl.errors import EXIT_FAILED, EXIT_FINDING, EXIT_OK, TorchctlError
+from torchctl.errors import EXIT_FAILED, EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, TorchctlError
 from torchctl.options import Seconds, worker_options
 from torchctl.targets import Targets
 from torchctl.text import printable
@@ -88,6 +88,9 @@ def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
         from torchctl.render.diagnosis import print_diagnosis
 
         print_diagnosis(diagnosis, evidence.places, live=not paths)
+    if evidence.interrupted:
+        click.echo("torchctl: interrupted", err=True)
+        return EXIT_INTERRUPTED
     return exit_code(diagnosis)
 
 

@@ -34,6 +34,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     straggler = _straggler(evidence)
     if straggler is not None:
         findings.append(straggler)
+    if evidence.interrupted:  # who was not waited for is not lost
+        findings = [finding for finding in findings if not evidence.unasked.intersection(finding.culprit_ranks)]
+        unknown.insert(0, _interruption(evidence))
     findings.sort(key=_order)
     findings = _causes(findings)
     _add_timed_out(trace, findings)
@@ -51,6 +54,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     return Diagnosis(
         healthy, _verdict(healthy, findings, unknown, waits), size, seen, missing, failed, findings, unknown
     )
+
+
+def _interruption(evidence: Evidence) -> str:
+    ranks = sorted(evidence.unasked)
+    return f"interrupted before {ranks_of(ranks)} had answered" if ranks else "interrupted before everybody was asked"
 
 
 def _order(finding: Finding) -> tuple[bool, int, str, tuple[int, ...]]:

@@ -30,6 +30,7 @@ class Evidence:
         moved: ranks whose recorder went on between two samples; None when there was one sample alone.
         live: asked from running workers, at one time.
         left: ranks whose process has ended and left its socket behind.
+        interrupted: by the operator, before everything had been asked; `unasked` are the ranks that this leaves out.
         files: what live workers gave, as bytes under the names that it is saved under.
     """
 
@@ -42,6 +43,8 @@ class Evidence:
     live: bool = False
     left: frozenset[int] = frozenset()
     files: dict[str, bytes] = field(default_factory=dict)
+    interrupted: bool = False
+    unasked: frozenset[int] = frozenset()
 
     def activities(self) -> dict[int, Activity]:
         """Return what each rank with stacks is doing, where that can be told."""
