@@ -22,7 +22,7 @@ from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.endpoint import Endpoint
-from torchctl.errors import NoWorkersError, StoppedError, TorchctlError
+from torchctl.errors import NotAskedError, NoWorkersError, StoppedError, TorchctlError
 from torchctl.fanout import Outcome, is_stopped
 from torchctl.flightrec.gather import RawDump
 from torchctl.flightrec.loading import load_raw
@@ -152,7 +152,7 @@ def _seen(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> _Seen:
             continue
         if size is not None and rank >= size:
             continue  # a leftover of a larger job
-        if isinstance(one.error, StoppedError):
+        if isinstance(one.error, StoppedError | NotAskedError):
             seen.unasked.add(rank)
             continue
         seen.failed[rank] = reason_of(one.endpoint, one.error)

@@ -233,6 +233,14 @@ def test_a_rank_that_has_waited_for_minutes_before_the_others_began_is_of_this_r
     assert told(look(rows | {2: []}, WORLD)) == [("not_entered", (2,), (0, 1, 3))]
 
 
+def test_a_rank_that_nobody_had_time_to_ask_is_not_lost() -> None:
+    """Rank 3 has no dump because the deadline came before its turn: it may be the culprit, and may be well."""
+    rows: dict[int, Rows] = {rank: [of("0", 1), started("0", 2)] for rank in range(3)}
+    found = look(rows, WORLD, world_size=4, live=True, unasked=frozenset({3}))
+    assert (found.healthy, found.findings) == (None, [])
+    assert "the deadline came before rank 3 had a turn to be asked" in found.verdict
+
+
 # Several causes.
 
 

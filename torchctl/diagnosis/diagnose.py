@@ -34,9 +34,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     straggler = _straggler(evidence)
     if straggler is not None:
         findings.append(straggler)
-    if evidence.interrupted:  # who was not waited for is not lost
+    if evidence.interrupted or evidence.unasked:  # who was not asked, or not waited for, is not lost
         findings = [finding for finding in findings if not evidence.unasked.intersection(finding.culprit_ranks)]
-        unknown.insert(0, _interruption(evidence))
+        unknown.insert(0, _left_out(evidence))
     findings.sort(key=_order)
     findings = _causes(findings)
     _add_timed_out(trace, findings)
@@ -56,8 +56,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     )
 
 
-def _interruption(evidence: Evidence) -> str:
+def _left_out(evidence: Evidence) -> str:
     ranks = sorted(evidence.unasked)
+    if not evidence.interrupted:
+        return f"the deadline came before {ranks_of(ranks)} had a turn to be asked: give more time with --timeout"
     return f"interrupted before {ranks_of(ranks)} had answered" if ranks else "interrupted before everybody was asked"
 
 

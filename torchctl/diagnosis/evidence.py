@@ -30,7 +30,8 @@ class Evidence:
         moved: ranks whose recorder went on between two samples; None when there was one sample alone.
         live: asked from running workers, at one time.
         left: ranks whose process has ended and left its socket behind.
-        interrupted: by the operator, before everything had been asked; `unasked` are the ranks that this leaves out.
+        interrupted: by the operator, before everything had been asked.
+        unasked: ranks that the operator, or the deadline, has left out; nothing is known of them.
         files: what live workers gave, as bytes under the names that it is saved under.
     """
 
