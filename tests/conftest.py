@@ -1,11 +1,19 @@
 """What every test shares: short folders for sockets, and an environment without other people's jobs."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same random cases at each run: whoever changes a line is not to be held up by a case that nobody has met before.
+# `HYPOTHESIS_PROFILE=new .venv/bin/pytest` looks for such cases.
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
+hypothesis.settings.register_profile("new", hypothesis.settings.get_profile("default"))
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 JOB_VARIABLES = (
     "TORCH_WORKER_SERVER_SOCKET",

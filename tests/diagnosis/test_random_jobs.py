@@ -86,6 +86,11 @@ def test_a_rank_that_stops_is_named_and_only_it(job: Job, data: Any) -> None:
     job.run()
     assume(any(job.waiting) and any(job.entries))
     found = look(job)
+    if found.healthy is None:  # in wrapped rings one look cannot tell a send that is not marked yet from a missing one
+        assert any(len(entries) > job.ring for entries in job.entries), found
+        assert any(step.op in ("send", "recv") for program in job.programs for step in program), found
+        assert found.findings == []
+        return
     assert found.healthy is False, found
     assert [one.culprit_ranks for one in found.findings] == [(rank,)], found
     assert found.findings[0].kind in ("not_entered", "p2p_mismatch"), found
