@@ -1,7 +1,7 @@
 """One worker: HTTP over a Unix socket or TCP, one request, one deadline, every failure one of our errors.
 
 How this works: urllib3 speaks HTTP over a connection class of ours. Its own timeouts are per read, so that
-a server that drips bytes would never run into one; `_DeadlineSocket` instead gives every read and write
+a server that drips bytes would never run into one; `DeadlineSocket` instead gives every read and write
 what is left until one deadline. There are no retries and no redirects, since the connection is used
 directly, without a pool; and the body is read in pieces up to a size limit.
 """
@@ -21,6 +21,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from torchctl import protocol
+from torchctl.deadlinesocket import DeadlineSocket
 from torchctl.endpoint import Endpoint
 from torchctl.errors import TooLargeError, WorkerError
 from torchctl.question import ask_handler
@@ -96,29 +97,6 @@ def request(
     return make_reply(status, content, fields, time.monotonic() - began)
 
 
-class _DeadlineSocket(socket.socket):
-    """A socket whose every wait ends at one deadline (`time.monotonic` seconds)."""
-
-    deadline = float("inf")
-
-    def limit(self) -> None:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        super().settimeout(left)
-
-    def settimeout(self, value: float | None) -> None:
-        """Ignore what http.client and urllib3 would set: the deadline rules."""
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.limit()
-        return super().recv_into(*args, **kwargs)
-
-    def sendall(self, *args: Any, **kwargs: Any) -> None:
-        self.limit()
-        super().sendall(*args, **kwargs)
-
-
 class _Connection(HTTPConnection):
     """urllib3's connection to an `Endpoint`."""
 
@@ -137,7 +115,7 @@ class _Connection(HTTPConnection):
             self.sock = secured(self.sock, self.endpoint.ca, self.endpoint.host, self.deadline)
 
     def _connect_unix(self) -> socket.socket:
-        sock = _DeadlineSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = DeadlineSocket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.deadline = self.deadline
             left = max(0.001, self.deadline - time.monotonic())
@@ -154,7 +132,7 @@ class _Connection(HTTPConnection):
         failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
         found = socket.getaddrinfo(self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM)
         for family, kind, number, _, address in found:
-            sock = _DeadlineSocket(family, kind, number)
+            sock = DeadlineSocket(family, kind, number)
             try:
                 sock.deadline = self.deadline
                 sock.limit()

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from torchctl.deadlinesocket import DeadlineSocket
 from torchctl.errors import TorchctlError
 
 T = TypeVar("T")
@@ -40,27 +40,8 @@ def context(ca: str) -> ssl.SSLContext:
     return made
 
 
-class _DeadlineTlsSocket(ssl.SSLSocket):
-    """As `client.DeadlineSocket`: every wait ends at one deadline."""
-
-    deadline = float("inf")
-
-    def limit(self) -> None:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        super().settimeout(left)
-
-    def settimeout(self, value: float | None) -> None:
-        """Ignore what http.client and urllib3 would set: the deadline rules."""
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.limit()
-        return super().recv_into(*args, **kwargs)
-
-    def send(self, *args: Any, **kwargs: Any) -> int:
-        self.limit()
-        return super().send(*args, **kwargs)
+class _DeadlineTlsSocket(DeadlineSocket, ssl.SSLSocket):
+    """One worker's, with one deadline over all its waits."""
 
 
 def secured(sock: socket.socket, ca: str, host: str, deadline: float) -> socket.socket:
