@@ -10,15 +10,11 @@ import pytest
 from tests.diagnosis.rows import (
     WORLD,
     Rows,
-    elsewhere,
-    gloo,
     groups,
-    inside,
     look,
     of,
     only,
     p2p,
-    stack,
     started,
     told,
 )
@@ -294,76 +290,6 @@ def test_a_bad_file_leads_only_when_nothing_else_is_found() -> None:
     assert [one.kind for one in healthy.findings] == ["bad_file"]
     hung = with_bad({0: [of("0", 1)]} | {rank: [of("0", 1), started("0", 2)] for rank in (1, 2, 3)})
     assert [one.kind for one in hung.findings] == ["not_entered", "bad_file"]
-
-
-def test_a_member_that_gloo_never_shows_is_found_by_its_stack() -> None:
-    config = {"": {"name": "", "desc": "", "ranks": "[]"}}
-    rows: dict[int, Rows] = {rank: [gloo("0", 1)] for rank in range(3)}
-    rows[0] = [*rows[0], gloo("1", 1, done=False)]
-    rows[1] = [*rows[1], gloo("1", 1, done=False)]
-    stacks = {0: inside("all_reduce"), 1: inside("all_reduce"), 2: elsewhere()}
-    assert told(look(rows, config, stacks)) == [("not_entered", (2,), (0, 1))]
-
-
-def test_a_rank_that_may_be_no_member_is_not_accused() -> None:
-    rows: dict[int, Rows] = {0: [of("0", 1), started("x", 1)], 1: [of("0", 1), started("x", 1)], 2: [of("0", 1)]}
-    found = look(rows, {})
-    assert (found.healthy, found.findings) == (None, [])
-    assert "the members of group x are not known" in found.verdict
-
-
-def test_a_gap_in_the_ranks_tells_of_a_member_of_the_default_group() -> None:
-    config = {"": {"name": "", "desc": "", "ranks": "[]"}}
-    default = {"process_group": ("0", "default_pg")}
-    rows = {rank: [gloo("0", 1) | default, gloo("0", 2, done=False) | default] for rank in (0, 1, 3)}
-    assert told(look(rows, config)) == [("rank_lost", (2,), (0, 1, 3))]
-
-
-def test_stacks_alone_name_the_rank_outside_and_its_line() -> None:
-    stacks = {0: inside("monitored_barrier"), 1: elsewhere(), 2: inside("monitored_barrier")}
-    found = only(look({}, {}, stacks))
-    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("not_entered", (1,), (0, 2))
-    assert found.location is not None
-    assert (found.location.file, found.location.line, found.location.function) == ("/home/ada/load.py", 9, "batch")
-
-
-def test_gloo_send_and_recv_show_in_stacks_only() -> None:
-    stacks = {0: inside("send"), 1: elsewhere(), 2: inside("recv"), 3: inside("recv")}
-    found = only(look({rank: [gloo("0", 1)] for rank in range(4)}, {}, stacks))
-    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("p2p_mismatch", (1,), (0, 2, 3))
-
-
-def test_where_gloo_hides_sends_several_missing_ranks_are_not_accused_without_their_stacks() -> None:
-    """Of ranks 2 and 3 one may wait for the other in a recv: operation ids say that this job sends."""
-    rows: dict[int, Rows] = {rank: [gloo("0", 1, op_id=4)] for rank in range(4)}
-    for rank in (0, 1):
-        rows[rank] = [*rows[rank], gloo("0", 2, done=False, op_id=5)]
-    found = look(rows, WORLD)
-    assert (found.healthy, found.findings) == (None, [])
-    assert "ranks 2-3 have not entered" in found.verdict
-    stacks = {0: inside("all_reduce"), 1: inside("all_reduce"), 2: inside("recv"), 3: elsewhere()}
-    assert [(one.kind, one.culprit_ranks, one.waiting_ranks) for one in look(rows, WORLD, stacks).findings] == [
-        ("not_entered", (3,), (0, 1, 2))
-    ]
-
-
-def test_a_rank_in_code_of_its_own_waits_for_no_launch_it_has_made() -> None:
-    """Rank 0 has launched b and sits in a queue; rank 1 waits in a for it: no circle, rank 0 is the cause."""
-    config = groups(a=[0, 1], b=[0, 1])
-    rows: dict[int, Rows] = {0: [started("b", 1)], 1: [started("a", 1)]}
-    stacks = {0: elsewhere(), 1: inside("all_reduce")}
-    assert told(look(rows, config, stacks)) == [("not_entered", (0,), (1,))]
-
-
-def test_names_of_the_users_change_nothing() -> None:
-    rows: dict[int, Rows] = {rank: [of("0", 1), started("0", 2)] for rank in (0, 1, 2)} | {3: [of("0", 1)]}
-    verdicts = []
-    for word in ("sleep", "all_reduce", "recv", "wait", "x"):
-        stacks = {rank: inside("all_reduce") for rank in range(3)}
-        stacks[3] = stack((f"/home/{word}/{word}.py", 3, word), (f"/home/{word}.py", 4, "<module>"))
-        found = look(rows, WORLD, stacks)
-        verdicts.append((told(found), [one.confidence for one in found.findings]))
-    assert verdicts == [([("not_entered", (3,), (0, 1, 2))], ["likely"])] * 5
 
 
 def test_nothing_at_all_cannot_tell() -> None:

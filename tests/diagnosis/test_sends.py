@@ -1,0 +1,96 @@
+"""Sends and receives made to mislead: each case says first what is true and what the dumps can prove of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.diagnosis.rows import (
+    Rows,
+    elsewhere,
+    groups,
+    inside,
+    look,
+    look_at,
+    of,
+    only,
+    p2p,
+    ring,
+    started,
+    told,
+)
+from tests.flightrec.synthetic import active, entry
+
+
+def test_ranks_of_a_subgroups_sends_are_its_own_numbers() -> None:
+    """In a group of ranks 4 to 7, "recv 3<-1" is rank 7 waiting for rank 5, and not for rank 1."""
+    config = groups(w=range(8), s=[4, 5, 6, 7])
+    rows: dict[int, Rows] = {rank: [of("0", 1)] for rank in range(8)}
+    waits = of("s", 0, active, profiling_name="nccl:recv 3<-1", is_p2p=True, p2p_seq_id=1)
+    rows[7] = [of("0", 1), waits]
+    found = only(look(rows, config))
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("p2p_mismatch", (5,), (7,))
+
+
+def batched(me: int, peers: list[tuple[str, int]], make: Any = entry) -> Rows:
+    """A batch_isend_irecv: members that stay scheduled for ever, and the entry that closes it."""
+    rows = [p2p(kind, 1, me, peer, active) for kind, peer in peers]
+    return [*rows, make(0, process_group=("0", ""), profiling_name="nccl:coalesced", p2p_seq_id=1, input_sizes=[[]])]
+
+
+def test_a_finished_batch_of_sends_is_no_finding_although_its_members_stay_scheduled() -> None:
+    rows: dict[int, Rows] = {0: batched(0, [("send", 1), ("recv", 1)]), 1: batched(1, [("send", 0), ("recv", 0)])}
+    assert look(rows, groups(w=[0, 1])).findings == []
+
+
+def test_in_an_open_batch_the_peer_that_never_posted_its_end_is_named() -> None:
+    """Rank 1 exchanges with 0 and 2; rank 0 has posted its side, rank 2 has posted nothing."""
+    rows: dict[int, Rows] = {
+        0: batched(0, [("send", 1), ("recv", 1)], active),
+        1: batched(1, [("send", 0), ("recv", 0), ("send", 2), ("recv", 2)], active),
+        2: [],
+    }
+    found = look(rows, groups(w=[0, 1, 2]))
+    assert [one.culprit_ranks for one in found.findings] == [(2,)]
+
+
+def wrapped_rings(**changes: Any) -> dict[int, dict[str, Any]]:
+    """Both rings have lost their beginnings, and rank 1's last recv is open: its send may be the last one shown."""
+    last = p2p("recv", 59, 1, 0, active) | changes
+    return {
+        0: ring([p2p("send", seq, 0, 1) for seq in range(50, 60)], groups(w=[0, 1]), lost=49),
+        1: ring([*(p2p("recv", seq, 1, 0) for seq in range(50, 59)), last], groups(w=[0, 1]), lost=49),
+    }
+
+
+def test_one_look_at_wrapped_rings_does_not_tell_a_lagging_recv_from_a_missing_send() -> None:
+    found = look_at(wrapped_rings())
+    assert (found.healthy, found.findings) == (None, [])
+    assert found.verdict.startswith("Cannot tell: rank 1 has a recv open for which rank 0 has no send open")
+    assert "would tell" in found.verdict
+
+
+def test_a_collective_behind_such_a_recv_names_neither_of_its_ends() -> None:
+    dumps = wrapped_rings()
+    rows = [*dumps[0]["entries"], started("0", 8)]
+    found = look_at(dumps | {0: ring(rows, groups(w=[0, 1]), lost=49)})
+    assert (found.healthy, found.findings) == (None, [])
+
+
+def test_ends_that_lag_on_both_sides_of_wrapped_rings_are_no_circle() -> None:
+    config = groups(w=[0, 1])
+    dumps = {
+        me: ring([*(p2p("recv", seq, me, 1 - me) for seq in range(5)), p2p("send", 6, me, 1 - me, active)], config, 9)
+        for me in (0, 1)
+    }
+    found = look_at(dumps)
+    assert (found.healthy, found.findings) == (None, [])
+
+
+@pytest.mark.parametrize("decider", ["second look", "watchdog", "stacks"])
+def test_what_tells_a_missing_send_from_a_lag_names_the_sender(decider: str) -> None:
+    gave_up: dict[str, Any] = {"retired": True} if decider == "watchdog" else {}
+    known: dict[str, Any] = {"moved": frozenset()} if decider == "second look" else {}
+    stacks = {0: elsewhere(), 1: inside("recv")} if decider == "stacks" else None
+    assert told(look_at(wrapped_rings(**gave_up), stacks, **known)) == [("p2p_mismatch", (0,), (1,))]

@@ -1,0 +1,16 @@
+"""Programs with a server in them, in processes of their own: what the trainer is for the tests of a good guest."""
+
+import sys
+from pathlib import Path
+
+from tests.processes import Process
+
+SERVE = "import torchctl.server as s, os, sys, threading, time, signal\nserver = s.WorkerServer(sys.argv[-1])\n"
+
+# Python 3.13 looks for threads after our hook has started ours again, and warns when `__main__` forks.
+QUIET_FORKS = "import warnings\nwarnings.simplefilter('ignore')\n" if sys.version_info >= (3, 13) else ""
+
+
+def start(code: str, path: Path) -> Process:
+    """Start `code` behind a server at `path`."""
+    return Process([sys.executable, "-c", QUIET_FORKS + SERVE + code, str(path)])
