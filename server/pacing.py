@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 import time
 
-BURST = 100
-PER_SECOND = 300.0  # at some 0.1 ms of the interpreter each
+BURST = 50
+PER_SECOND = 200.0  # at some 0.2 ms of the interpreter each
 MAX_WAIT_S = 1.0
 
 

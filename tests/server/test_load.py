@@ -19,7 +19,7 @@ from tests.http_client import post
 from tests.load import KINDS, load
 from tests.processes import Process, running
 
-COUNTS = {**KINDS, "garbage": 2000}  # garbage is refused at a pace: more of it only takes longer
+COUNTS = {**KINDS, "garbage": 1000}  # garbage is refused at a pace: more of it only takes longer
 P99_S = 1.0
 PINGS = 150
 STEP_FACTOR = 8.0  # two cores for trainer, server, bad clients and the good one
