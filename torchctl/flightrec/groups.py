@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchctl.flightrec.pieces import Piece
-from torchctl.flightrec.trace import Group
+from torchctl.flightrec.trace import NO_RANK, Group
 
 if TYPE_CHECKING:
     from torchctl.flightrec.trace import Ints, SmallInts
@@ -57,7 +57,8 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
             groups.append(Group(name, desc, families[family], ordered, members is not None, None, epochs[at]))
             seen.append(set())
         number[at] = numbers[key]
-        seen[numbers[key]].add(piece.rank)
+        if piece.rank != NO_RANK:
+            seen[numbers[key]].add(piece.rank)
     # The default group has all ranks, those too that a gap in the dumps' ranks tells of.
     everybody = set(range(max([world or 0, *(piece.rank + 1 for piece in pieces)])))
     for group, in_it in zip(groups, seen, strict=True):

@@ -11,6 +11,8 @@ import numpy as np
 from torchctl.flightrec import wire
 from torchctl.flightrec.dump import Dump, EntryColumns, ProcessGroup, ReportedStatus
 from torchctl.flightrec.gather import RawDump
+from torchctl.flightrec.recorded import recorded_columns
+from torchctl.flightrec.trace import NO_RANK
 
 if TYPE_CHECKING:
     from torchctl.flightrec.trace import Ints, SmallInts
@@ -26,6 +28,8 @@ class Piece:
     raw: RawDump
     rank: int
     version: str
+    comm_lib_version: str
+    unknown_keys: tuple[str, ...]
     groups: tuple[ProcessGroup, ...]
     reported: tuple[ReportedStatus, ...]
     wrapped: bool
@@ -44,16 +48,16 @@ class Piece:
 Shared = dict[tuple[Any, ...], tuple[Any, ...]]
 
 
-def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
-    """Return the part of a dump that is kept; `raw.rank` must be known.
+def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None, *, every: bool = False) -> Piece:
+    """Return the part of a dump that is kept.
 
     Args:
+        every: all that the recorder wrote, for `Trace.recorded`.
         shared: member lists and tables of other dumps. Ranks that run the same code have equal ones, which are kept
             once and then read once.
     """
     if shared is None:
         shared = {}
-    assert raw.rank is not None
     entries = dump.entries
     assert isinstance(entries, EntryColumns)
     source = entries.columns
@@ -73,6 +77,8 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     }
     for name in ("group", "group_desc", "profiling_name", *wire.ENTRY_SHAPES, *wire.ENTRY_DTYPES, "frames"):
         columns[name] = _column(source, name).astype(np.int32)
+    if every:
+        columns |= recorded_columns(source)
     records = _column(source, "record_id")
     columns = {name: np.array(values) for name, values in columns.items()}  # copies: the payload can go
     columns["follows"] = np.append(False, records[1:] - records[:-1] == 1)[: len(records)]
@@ -83,8 +89,10 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     shapes, dtypes, stacks, frames = (shared.setdefault(table, table) for table in tables)
     return Piece(
         raw,
-        raw.rank,
+        NO_RANK if raw.rank is None else raw.rank,
         dump.version,
+        dump.comm_lib_version,
+        dump.unknown_keys,
         tuple(_with_shared(group, shared) for group in dump.groups),
         dump.reported,
         # A digest leaves entries out in the middle: what its ring lacks proves as little as what a ring has lost.
