@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.flightrec.synthetic import ALL_VERSIONS, active, as_json, dump, entry, of_version, pickled
+from torchctl import flightrec
 from torchctl.errors import DumpError
 from torchctl.flightrec import State, load
 
@@ -161,3 +162,8 @@ def test_an_abort_makes_no_operation_complete(tmp_path: Path) -> None:
     beside = entry(3, time_discovered_completed_ns=late["time_discovered_completed_ns"] + 1000)
     (tmp_path / "trace_0").write_bytes(pickled(dump([entry(1), late, beside])))
     assert [State(state).name for state in load([tmp_path]).state] == ["DONE", "LATE", "LATE"]
+
+
+def test_no_module_of_the_package_takes_the_place_of_a_public_name() -> None:
+    folder = Path(flightrec.__file__).parent
+    assert not {path.stem for path in folder.glob("*.py")} & set(flightrec.__all__)

@@ -13,7 +13,7 @@ import sys
 
 from torchctl.flightrec import wire
 from torchctl.flightrec.columns import columns_of
-from torchctl.flightrec.load import Refused, load
+from torchctl.flightrec.unpickler import Refused, load
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def serve(kind: bytes, data: bytes) -> bytes:
     """Return the payload that answers one request.
 
     Raises:
-        Refused, MemoryError: as `load.load` and `columns.columns_of`.
+        Refused, MemoryError: as `unpickler.load` and `columns.columns_of`.
     """
     if kind == wire.DESCRIBE_PICKLE:
         from torchctl.flightrec.describe import describe

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 from torchctl.flightrec import wire
-from torchctl.flightrec.load import Refused
 from torchctl.flightrec.tables import DtypeTable, ShapeTable, StackTable, Strings, text_of
+from torchctl.flightrec.unpickler import Refused
 
 # `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
 TYPE_CHECKING = False

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from torchctl.flightrec.load import Refused
+from torchctl.flightrec.unpickler import Refused
 
 # `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
 TYPE_CHECKING = False
