@@ -21,6 +21,7 @@ from torchctl.flightrec.guard import Guard
 from torchctl.flightrec.runs import of_newest_run
 
 if TYPE_CHECKING:
+    from torchctl.flightrec.dump import Members
     from torchctl.flightrec.pieces import Piece, Shared
     from torchctl.flightrec.trace import Trace
 
@@ -128,6 +129,7 @@ def _decode(dumps: Iterator[RawDump | Failure], jobs: int, every: bool) -> tuple
     failures: list[Failure] = []
     broken: list[BaseException] = []
     shared: Shared = {}
+    members: Members = {}
     lock = threading.Lock()
     numbered = enumerate(dumps)
 
@@ -145,7 +147,7 @@ def _decode(dumps: Iterator[RawDump | Failure], jobs: int, every: bool) -> tuple
                     failures.append(raw)
                     continue
                 try:
-                    dump = decode_dump(raw.data, raw.source, guard=guard, whole=every)
+                    dump = decode_dump(raw.data, raw.source, guard=guard, whole=every, members=members)
                     if raw.rank is None and not every:
                         raise DumpError(
                             f"{raw.source} does not say which rank it is of",

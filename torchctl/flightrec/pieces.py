@@ -53,7 +53,7 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None, *, every: b
 
     Args:
         every: all that the recorder wrote, for `Trace.recorded`.
-        shared: member lists and tables of other dumps. Ranks that run the same code have equal ones, which are kept
+        shared: tables of other dumps. Ranks that run the same code have equal ones, which are kept
             once and then read once.
     """
     if shared is None:
@@ -93,7 +93,7 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None, *, every: b
         dump.version,
         dump.comm_lib_version,
         dump.unknown_keys,
-        tuple(_with_shared(group, shared) for group in dump.groups),
+        dump.groups,
         dump.reported,
         # A digest leaves entries out in the middle: what its ring lacks proves as little as what a ring has lost.
         bool(len(records)) and (int(records.min()) > 0 or int(records.max()) >= len(records)),
@@ -106,12 +106,6 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None, *, every: b
         frames,
         columns,
     )
-
-
-def _with_shared(group: ProcessGroup, shared: Shared) -> ProcessGroup:
-    if group.ranks is None:
-        return group
-    return ProcessGroup(group.name, group.desc, shared.setdefault(group.ranks, group.ranks))
 
 
 def _column(source: Mapping[str, memoryview[Any]], name: str) -> Ints:
