@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from torchctl.collected import former_files
 from torchctl.errors import DumpError
 from torchctl.flightrec.decode import decode_dump
 from torchctl.flightrec.folder import Found, find_files, rank_by_pattern
@@ -49,9 +50,14 @@ def load(
 
     Raises:
         DumpError: a path does not exist, or the pattern is none.
+        TorchctlError: a folder of `torchctl collect` holds one rank of several jobs.
     """
     found, _ = find_files(paths)
-    return load_files(found, rank_from=rank_from, jobs=jobs, every=every)
+    former, notes = (set(), []) if every else former_files(file.path for file in found)
+    kept = [file for file in found if file.path not in former]
+    trace = load_files(kept, rank_from=rank_from, jobs=jobs, every=every)
+    trace.notes[:0] = notes
+    return trace
 
 
 def load_files(
