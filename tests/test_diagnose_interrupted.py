@@ -64,7 +64,7 @@ def wait_until_asked(workers: list[Worker], handler: str, times: int = 1) -> Non
     """Wait until each of these workers has been asked for a handler so many times."""
     deadline = time.monotonic() + DEADLINE_S
     while not all(sum(path.startswith(handler) for path in worker.asked) >= times for worker in workers):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, {worker.rank: worker.asked for worker in workers}
         time.sleep(0.02)
 
 
