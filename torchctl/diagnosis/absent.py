@@ -87,6 +87,8 @@ def _reason(accuser: Accuser, rank: int) -> str:
         return "its dump holds no entry, although it has worked with the others"
     if rank in accuser.waits.stale:
         return "its dump is older than the others'"
+    if rank in accuser.trace.ranks:
+        return "its only dump is of another recorder than the others'"
     return "no worker answers for it" if accuser.waits.evidence.live else "there is no dump of it"
 
 

@@ -34,7 +34,7 @@ class OpenOp:
         done: ranks that have finished it.
         missing: members whose dump shows that they had not entered it.
         skipped: members who went past it without entering it.
-        unknown: members without a usable dump.
+        unknown: members without a usable dump, or with one of another recorder only.
     """
 
     group: int
@@ -60,12 +60,18 @@ class Windows:
         self._places = dict(zip(found.tolist(), range(len(found)), strict=True))
         self._bounds = list(zip(self._first.tolist(), self._last.tolist(), strict=True))
         self._rows, self._trace = rows, trace
+        self._recorders = _recorders(trace)
         self._whole = {dump.rank for dump in trace.dumps} - {dump.rank for dump in trace.dumps if dump.wrapped}
 
     def of(self, group: int, rank: int) -> tuple[int, int] | None:
         """Return the first and last sequence id that a rank's ring shows of a group; None for nothing."""
         at = self._places.get(group * self.ranks + rank) if rank < self.ranks else None
         return None if at is None else self._bounds[at]
+
+    def shows(self, group: int, rank: int) -> bool:
+        """Whether a rank's dumps are of the recorder that a group's operations are in; an empty dump may be of any."""
+        recorders = self._recorders.get(rank)
+        return recorders is None or self._trace.groups[group].backend in recorders
 
     def lost(self, group: int, rank: int, seq: int) -> bool:
         """Whether a rank may have been in an operation that its dump does not show: it has none, or began later."""
@@ -89,11 +95,35 @@ class Windows:
         gloo = np.array([group.backend == "gloo" for group in trace.groups])[self._groups]
         known = finished > _LEAST_SEQ
         finished[known & gloo & (self._last <= finished)] -= 1
+        known &= finished >= self._first
         proven: dict[int, int] = {}
         for group, seq in zip(self._groups[known].tolist(), finished[known].tolist(), strict=True):
             if seq > proven.get(group, _LEAST_SEQ):
                 proven[group] = seq
         return proven
+
+
+def _recorders(trace: Trace) -> dict[int, set[str]]:
+    """Return the backends that each rank's dumps can tell of: those that stand together in some dump share a recorder.
+
+    A rank with an empty dump is left out.
+    """
+    of_rank: dict[int, set[str]] = {}
+    of_dump: dict[int, set[str]] = {}
+    if len({group.backend for group in trace.groups}) > 1:  # else every dump is of the one recorder
+        pairs = np.unique(trace.dump.astype(np.int64) * len(trace.groups) + trace.group)
+        for dump, group in zip(
+            (pairs // len(trace.groups)).tolist(), (pairs % len(trace.groups)).tolist(), strict=True
+        ):
+            of_dump.setdefault(dump, set()).add(trace.groups[group].backend)
+    together = {frozenset(backends) for backends in of_dump.values()}
+    for dump, backends in of_dump.items():
+        shown = of_rank.setdefault(trace.dumps[dump].rank, set())
+        shown.update(*(others for others in together if others & backends))
+    for info in trace.dumps:
+        if not info.rows:
+            of_rank.pop(info.rank, None)
+    return of_rank
 
 
 def _extremes(values: Ints, place: Ints, count: int) -> tuple[Ints, Ints]:
@@ -162,7 +192,7 @@ def _add_missing(op: OpenOp, members: Sequence[int], windows: Windows, usable: s
     for rank in members:
         if rank in op.rows or rank in op.done:
             continue
-        if rank not in usable:
+        if rank not in usable or not windows.shows(op.group, rank):
             op.unknown.append(rank)
             continue
         window = windows.of(op.group, rank)

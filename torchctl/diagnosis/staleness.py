@@ -21,7 +21,8 @@ def stale_ranks(trace: Trace, windows: Windows) -> set[int]:
         group = trace.groups[number]
         for rank in group.members:
             window = windows.of(number, rank)
-            never = window is None and group.known and rank in seen and rank not in wrapped
+            silent = window is None and rank in seen and rank not in wrapped and windows.shows(number, rank)
+            never = silent and group.known
             behind = never or (window is not None and window[1] < seq)
             if behind:
                 stale.add(rank)

@@ -77,7 +77,7 @@ class _Assembly:
         group_text = self._mapped("group", text_map, text_base)
         desc_text = self._mapped("group_desc", text_map, text_base)
         families = list(dict.fromkeys(made.backend for made in operations))
-        family = np.array([families.index(made.backend) for made in operations], np.int32)[name]
+        family = self._of_one_recorder(families, np.array([families.index(one.backend) for one in operations])[name])
         local, keys = self._local_groups(group_text, desc_text, family)
         joined = join_groups(self.pieces, keys, texts, families)
         recorded = self._recorded(texts, text_map, text_base, group_text, desc_text) if every else None
@@ -122,6 +122,20 @@ class _Assembly:
             doubts=list(dict.fromkeys(joined.several.values())),
             recorded=recorded,
         )
+
+    def _of_one_recorder(self, families: Sequence[str], family: Ints) -> SmallInts:
+        """Give rows one family where ranks differ only in how their recorder calls itself.
+
+        A vendor's fork has its own prefix, or none. Two recorders that count apart are gloo's and another's, or those
+        that one rank uses both of.
+        """
+        others = [at for at, name in enumerate(families) if name != "gloo"]
+        ranks = np.array([piece.rank for piece in self.pieces])[self.dump]
+        used = np.unique(ranks * len(families) + family) if len(others) > 1 else np.zeros(0, np.int64)
+        of_rank = used[np.isin(used % len(families), others)] // len(families)
+        if len(others) > 1 and len(np.unique(of_rank)) == len(of_rank):
+            family = np.where(np.isin(family, others), others[0], family)
+        return family.astype(np.int32)
 
     def _recorded(
         self, texts: list[str], mapping: SmallInts, base: SmallInts, group: SmallInts, desc: SmallInts
