@@ -1,4 +1,4 @@
-"""Run the part of the tests that needs no torch on every other supported Python that is installed here.
+"""Run the tests that need no torch, but for some long ones, on every other supported Python that is installed here.
 
 Each gets a virtual environment of its own under .venvs/, made once. A version that is not installed is said
 so at the end: it is no failure.
@@ -54,7 +54,7 @@ def main() -> int:
     for version, (process, output) in runs.items():
         code = process.wait()
         output.seek(0)
-        print(f"== Python {version}: the tests that need no torch\n{output.read()}", flush=True)
+        print(f"== Python {version}: the tests that need no torch, without those of once\n{output.read()}", flush=True)
         output.close()
         outcomes[version] = "passed" if code == 0 else "failed"
     for version, outcome in outcomes.items():
@@ -66,7 +66,7 @@ def start(version: str, interpreter: str) -> tuple[subprocess.Popen[bytes], IO[s
     """Start the tests of one version; return the run and the file of its output."""
     output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by main)
     python = environment(version, interpreter) / "bin" / "python"
-    command = [str(python), "-m", "pytest", "-q", "-m", "not torch", "-p", "no:cacheprovider"]
+    command = [str(python), "-m", "pytest", "-q", "-m", "not torch and not once", "-p", "no:cacheprovider"]
     run = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     return run, output
 

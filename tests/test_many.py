@@ -28,6 +28,8 @@ from torchctl.question import Ask, Question, Steps, ask_handler
 from torchctl.reply import Reply
 from torchctl.server import WorkerServer
 
+pytestmark = pytest.mark.once
+
 
 def endpoints(served: Served) -> list[Endpoint]:
     ports = [*served.good, *served.holes, *served.dead]

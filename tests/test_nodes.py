@@ -24,6 +24,8 @@ from torchctl.reply import NOBODY
 from torchctl.server import WorkerServer
 from torchctl.stacks.reader import StackReader
 
+pytestmark = pytest.mark.once
+
 REMOTE = f"{sys.executable} -m torchctl"
 
 

@@ -17,6 +17,8 @@ from tests.sshd import ssh_hosts
 from tests.stacks.texts import STUCK, WAITING, dump
 from torchctl.cli import cli
 
+pytestmark = pytest.mark.once
+
 REMOTE = ["--remote", f"{sys.executable} -m torchctl"]
 HOSTS = ["n1", "n2", "n3", "n4"]
 

@@ -17,6 +17,8 @@ from torchctl.protocol import token_problem
 from torchctl.ranks import MAX_RANKS, fold_ranks, parse_ranks
 from torchctl.reply import Reply
 
+pytestmark = pytest.mark.once
+
 MANY = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LIMIT = 1000
 

@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.flightrec.loading import load_raw
 from torchctl.server.handlers.digest import digest_of
+
+pytestmark = pytest.mark.once
 
 RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 OPERATIONS = ["all_reduce", "_allgather_base", "_reduce_scatter_base", "broadcast", "all_to_all", "gather", "barrier"]

@@ -22,6 +22,8 @@ from torchctl.flightrec.gather import Failure, RawDump
 from torchctl.flightrec.loading import load_raw
 from torchctl.render.diagnosis import lines_of
 
+pytestmark = pytest.mark.once
+
 WORLD, TP = 2048, 8
 LIMIT_S = 15.0  # CPU time; each takes under 0.5
 

@@ -19,6 +19,8 @@ from torchctl.flightrec.choice import Choice
 from torchctl.flightrec.view import view_of
 from torchctl.render.nccl_trace import plain_lines
 
+pytestmark = pytest.mark.once
+
 GOOD = pickled(dump([entry(1), active(2), entry(3, is_p2p=True, profiling_name="nccl:send 0->1")]))
 RELAXED = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -19,6 +19,8 @@ import pytest
 from tests.processes import DEADLINE_S, Process, running
 from tests.sshd import make_keys, program, running_sshd, write_client_config, write_server_config
 
+pytestmark = pytest.mark.once
+
 TOKEN = {"TORCHCTL_TOKEN": "0123456789abcdef"}
 PORT = 25000
 SWALLOWED, NO_ROUTE, UNREACHABLE, PROHIBITED = "10.77.1.66", "10.88.0.1", "10.89.0.1", "10.90.0.1"

@@ -15,6 +15,8 @@ from tests.processes import python
 from tests.servers import STUCK_RANK, serving
 from torchctl.cli import cli
 
+pytestmark = pytest.mark.once
+
 PROCESSES, EACH = 4, 256
 
 SERVERS = """

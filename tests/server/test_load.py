@@ -19,6 +19,8 @@ from tests.http_client import post
 from tests.load import KINDS, load
 from tests.processes import Process, running
 
+pytestmark = pytest.mark.once
+
 COUNTS = {**KINDS, "garbage": 1000}  # garbage is refused at a pace: more of it only takes longer
 P99_S = 1.0
 PINGS = 150
