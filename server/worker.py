@@ -13,7 +13,7 @@ from types import TracebackType
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
-from torchctl.server import forking
+from torchctl.server import companion, forking, native
 from torchctl.server.connections import Connections
 from torchctl.server.listener import Listener, TcpListener, UnixListener
 
@@ -29,6 +29,10 @@ class WorkerServer:
             IPv4 and IPv6. Any other interface than loopback needs a token.
         port: -1 for a Unix socket, else the TCP port; 0 takes a free one, see `port`.
         allow_pause: let `pyspy_dump` stop the process for the moment of reading.
+        sentinel: start a small process beside this one, which answers while this one cannot; see `companion`.
+            TORCHCTL_SENTINEL=0 in the environment turns it off.
+        native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
+            then has traces too while the interpreter lock is held. It starts nine threads.
 
     Attributes:
         port: the TCP port in use, -1 for a Unix socket.
@@ -43,7 +47,15 @@ class WorkerServer:
     Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.hpp (torch 2.13).
     """
 
-    def __init__(self, host_or_file: str, port: int = -1, *, allow_pause: bool = False) -> None:
+    def __init__(
+        self,
+        host_or_file: str,
+        port: int = -1,
+        *,
+        allow_pause: bool = False,
+        sentinel: bool = True,
+        native_companion: bool = False,
+    ) -> None:
         self._owner_pid = os.getpid()
         self._connections = Connections(protocol.MAX_CONNECTIONS)
         self._changing = threading.Lock()  # held while listeners start, pause or stop
@@ -56,6 +68,9 @@ class WorkerServer:
             self.port, self.address = -1, os.fspath(host_or_file)
         else:
             self._listen_tcp(host_or_file, port)
+        self._native = native.start() if native_companion else None
+        if sentinel and companion.wanted():
+            self._listeners[0].companion = self._companion()
         forking.watch(self)
         atexit.register(self.shutdown)
         try:
@@ -66,6 +81,11 @@ class WorkerServer:
         except RuntimeError as error:
             self.shutdown()
             raise ServerError(f"no thread can be started for the server: {error}") from error
+
+    def _companion(self) -> companion.Companion:
+        shared = [companion.Shared(one.socket, isinstance(one, TcpListener)) for one in self._listeners]
+        path = "" if self._native is None else self._native.path
+        return companion.Companion(shared, self.address, self._listeners[0].token, path)
 
     def _listen_tcp(self, host: str, port: int) -> None:
         token = _token()
@@ -105,8 +125,11 @@ class WorkerServer:
             deadline = time.monotonic() + protocol.SHUTDOWN_TIMEOUT_S
             for listener in self._listeners:
                 listener.stop(deadline - time.monotonic())
+                listener.stop_companion()
                 if isinstance(listener, UnixListener):
                     listener.unlink()
+            if self._native is not None:
+                self._native.stop()
         slots, threads = self._connections.slots(), self._connections.threads()
         for slot in slots:
             if slot.waiting_since is not None:
@@ -133,6 +156,8 @@ class WorkerServer:
         """In a forked child: close the inherited descriptors, so that they do not outlive the parent."""
         for listener in self._listeners:
             listener.release()
+            if listener.companion is not None:
+                listener.companion.release()
         for slot in self._connections.slots():
             slot.connection.close()
 

@@ -24,6 +24,7 @@ from torchctl.diagnosis.model import Diagnosis
 from torchctl.endpoint import Endpoint
 from torchctl.errors import (
     DeadlineError,
+    DegradedError,
     NoSuchHandlerError,
     NoWorkersError,
     RefusedError,
@@ -34,6 +35,7 @@ from torchctl.fanout import Outcome, ask_all
 from torchctl.flightrec.gather import Failure, RawDump
 from torchctl.flightrec.loading import load_raw
 from torchctl.stacks.stack import Stacks, parse_stacks
+from torchctl.survey import rank_of
 from torchctl.targets import Targets
 
 MAX_FRAMES_FROM = 4  # ranks whose frames are worth a second of theirs
@@ -98,6 +100,8 @@ def watching(targets: Targets, interval_s: float) -> Evidence:
 
 def _first_look(endpoint: Endpoint, deadline: float) -> Look:
     info = workerinfo.ask_info(endpoint, deadline)
+    if info.degraded is not None:
+        raise DegradedError(f"cannot answer for itself: {info.degraded}", endpoint=str(endpoint), rank=info.rank)
     return Look(info.rank if info.rank is not None else endpoint.rank, info, digest(endpoint, deadline, info))
 
 
@@ -158,7 +162,7 @@ def _named(recorder: str, reply: Reply) -> tuple[str, bytes, int]:
 
 
 def _ranks_of(outcomes: list[Outcome[Look]]) -> dict[Endpoint, int | None]:
-    return {one.endpoint: one.value.rank if one.value is not None else one.endpoint.rank for one in outcomes}
+    return {one.endpoint: rank_of(one) for one in outcomes}
 
 
 def _refuse_doubles(outcomes: list[Outcome[Look]]) -> None:
@@ -224,6 +228,8 @@ def trace_name(recorder: str, rank: int, body: bytes) -> str:
 
 def _reason(endpoint: Endpoint, error: WorkerError) -> str:
     """Say why a worker gave nothing; of a process on this host, what the kernel says of it."""
+    if isinstance(error, DegradedError):
+        return error.detail
     match = _PID_IN_NAME.search(endpoint.path)
     if match is None:
         return error.detail

@@ -40,18 +40,29 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """Workers that cannot answer for one and the same reason, and where they stand."""
+
+    reason: str
+    members: list[Member]
+    merged: Merged
+
+
+@dataclass(frozen=True, slots=True)
 class JobStacks:
     """One job's merged stacks.
 
     Attributes:
         job_id: None where no worker told.
-        members: the workers that answered.
+        members: the workers that answered themselves.
+        outside: those whose stacks were read from outside, apart from the others.
     """
 
     job_id: str | None
     world_size: int | None
     members: list[Member]
     merged: Merged
+    outside: tuple[Outside, ...] = ()
 
 
 class StackFileError(WorkerError):
@@ -148,12 +159,21 @@ def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion
     jobs = []
     for job, group in sorted(by_job.items(), key=lambda item: (item[0] is None, item[0] or "")):
         answers = [(one, one.value) for one in group if one.value is not None]
-        members = name_workers([(value.rank, str(one.endpoint)) for one, value in answers])
-        workers = [
-            Worker(member, value.stacks, motion.moved(one.endpoint) if motion is not None else None)
-            for member, (one, value) in zip(members, answers, strict=True)
-        ]
+        names = name_workers([(value.rank, str(one.endpoint)) for one, value in answers])
         world = max((one.identity.world_size or 0 for one in group), default=0) or None
-        merged = merge(workers, thread=choice.thread, all_threads=choice.all_threads)
-        jobs.append(JobStacks(job, world, members, merged))
+        # By the reason of their silence; None are those that answered themselves.
+        by_reason: dict[str | None, list[Worker]] = {}
+        for member, (one, value) in zip(names, answers, strict=True):
+            moved = motion.moved(one.endpoint) if motion is not None else None
+            by_reason.setdefault(value.degraded, []).append(Worker(member, value.stacks, moved))
+        own = by_reason.pop(None, [])
+        outside = tuple(
+            Outside(reason or "", *_merged(workers, choice))
+            for reason, workers in sorted(by_reason.items(), key=lambda item: len(item[1]))
+        )
+        jobs.append(JobStacks(job, world, *_merged(own, choice), outside))
     return jobs
+
+
+def _merged(workers: list[Worker], choice: Choice) -> tuple[list[Member], Merged]:
+    return [one.member for one in workers], merge(workers, thread=choice.thread, all_threads=choice.all_threads)

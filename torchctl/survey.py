@@ -64,10 +64,12 @@ class Survey(Generic[T]):
     def exit_code(self) -> int:
         """0 when all answered; the failures' own code when all failed alike; 130 when interrupted; else 3.
 
+        A worker whose sentinel has answered in its place has not answered.
         Ranks that were merely not found leave it alone: they may run on hosts that nobody asked for.
         """
         code = exit_code(self.outcomes)
-        return EXIT_UNREACHABLE if self.missing_ranks and code == EXIT_OK else code
+        incomplete = self.missing_ranks or any(one.identity.degraded is not None for one in self.outcomes)
+        return EXIT_UNREACHABLE if incomplete and code == EXIT_OK else code
 
 
 def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
@@ -88,6 +90,7 @@ def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
     ]
     outcomes, notes = _of_job(asked, targets.job)
     outcomes, leftovers = _without_leftovers(outcomes)
+    _explain(outcomes)
     if leftovers:
         notes.append(f"left aside: {len(leftovers)} socket(s) of ended workers ({_names(leftovers)})")
     if not outcomes and not targets.ranks:
@@ -98,6 +101,14 @@ def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
     whole = targets.ranks is None and not targets.names_one(endpoints)
     absent = absent_ranks(outcomes) if whole else {}
     return Survey(outcomes, missing, notes + _oddities(outcomes), absent, targets.store is not None)
+
+
+def _explain(outcomes: Sequence[Outcome[T]]) -> None:
+    failures = [(one.endpoint, one.error) for one in outcomes if one.error is not None and not one.endpoint.node]
+    if failures:
+        from torchctl.causes import explain
+
+        explain(failures)
 
 
 def _ask_everywhere(

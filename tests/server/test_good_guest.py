@@ -12,6 +12,12 @@ from tests.http_client import connect, post
 from tests.processes import Process, python
 
 SERVE = "import torchctl.server as s, os, sys, threading, time, signal\nserver = s.WorkerServer(sys.argv[-1])\n"
+# For what is counted: the sentinel's start is over.
+SETTLED = (
+    "from torchctl.server.companion import sentinel_pid\n"
+    "end = time.monotonic() + 20\n"
+    "while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
+)
 
 
 # Python 3.13 looks for threads after our hook has started ours again, and warns when `__main__` forks.
@@ -45,7 +51,7 @@ def switches(pid: int) -> int:
 
 
 def test_threads_and_descriptors_are_back_after_shutdown(path: Path) -> None:
-    code = (
+    code = SETTLED + (
         "print(threading.active_count(), len(os.listdir('/proc/self/fd')), flush=True)\nsys.stdin.readline()\n"
         "server.shutdown()\nprint(threading.active_count(), len(os.listdir('/proc/self/fd')), flush=True)\n"
         "sys.stdin.readline()\n"
@@ -60,7 +66,8 @@ def test_threads_and_descriptors_are_back_after_shutdown(path: Path) -> None:
             process.tell("shut down")
             after_threads, after_descriptors = map(int, process.line().split())
         assert (running_threads, after_threads) == (2, 1)
-        assert running_descriptors - after_descriptors == 3  # the listening socket and a pair to wake it
+        # The listening socket and a pair to wake it; the link to the sentinel, the shared page, the file for stacks.
+        assert running_descriptors - after_descriptors == 6
         process.tell("end")
         assert process.finish()[::2] == (0, "")
     finally:
@@ -68,7 +75,7 @@ def test_threads_and_descriptors_are_back_after_shutdown(path: Path) -> None:
 
 
 def test_idle_it_does_not_wake_up(path: Path) -> None:
-    process = start("print('ready', flush=True)\nsys.stdin.readline()\n", path)
+    process = start(SETTLED + "print('ready', flush=True)\nsys.stdin.readline()\n", path)
     try:
         process.wait_for("ready")
         assert post(str(path), "ping").status == 200
