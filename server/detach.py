@@ -28,15 +28,19 @@ _CLONE_VFORK = 0x4000
 _WCLONE = -0x80000000  # 1 << 31 as the signed number that waitpid takes
 
 
-def start(arguments: Sequence[str]) -> None:
-    """Start a command in the background, its three standard streams at /dev/null; how it ends is not told.
+def start(arguments: Sequence[str], output: str = os.devnull) -> None:
+    """Start a command in the background; how it ends is not told.
 
     Takes some milliseconds, in which the interpreter lock is free. A command that does not exist is no error here.
+
+    Args:
+        output: path of what gets its stdout and stderr; stdin is /dev/null.
 
     Raises:
         OSError: no process can be started.
     """
-    command = f"{shlex.join(arguments)} </dev/null >/dev/null 2>&1 &"
+    # The braces: the output is opened before the shell lets go of the command.
+    command = f"{{ {shlex.join(arguments)} </dev/null & }} >{shlex.quote(output)} 2>&1"
     if not _clone(os.fsencode(command)):
         subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, check=False, close_fds=True)
 

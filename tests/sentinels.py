@@ -70,6 +70,13 @@ def stop(pid: int) -> None:
     eventually(lambda: {one.state for one in sample(pid).threads.values()} == {"T"})
 
 
+def held(process: Process) -> None:
+    """Wait until a process has said "holding" and its main thread sleeps in C: no connection is taken any more."""
+    process.wait_for("holding")
+    pid = process.pid
+    eventually(lambda: "nanosleep" in sample(pid, [pid]).threads[pid].wait)
+
+
 def degraded(path: Path) -> Reply:
     """Ping until the sentinel answers in the worker's place.
 

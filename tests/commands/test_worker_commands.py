@@ -176,7 +176,7 @@ def test_a_killed_ranks_socket_is_a_rank_without_an_answer(
         "torchctl: ranks 0-2,4,6-7: not found (6)",
     ]
     assert result.stderr.splitlines()[-1] == (
-        "torchctl: left aside: 2 socket(s) of ended workers (rank3-99.sock, rank9-99.sock)"
+        "torchctl: left aside: 2 socket(s) of ended workers (rank3-9999999.sock, rank9-9999999.sock)"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.http_client import connect, post, raw, request
-from tests.sentinels import HOLD_ASLEEP, HOLD_COMPUTING, IDLE, alive, degraded, eventually, stop, worker
+from tests.sentinels import HOLD_ASLEEP, HOLD_COMPUTING, IDLE, alive, degraded, eventually, held, stop, worker
 
 HOLD = "print('holding', flush=True)\n"
 
@@ -49,7 +49,7 @@ def test_a_held_lock_is_told(path: Path, hold: str, reason: str) -> None:
 def test_the_worker_takes_over_again(path: Path) -> None:
     code = HOLD + HOLD_ASLEEP.format(seconds=6) + "print('freed', flush=True)\n" + IDLE
     with worker(path, code) as (process, sentinel):
-        process.wait_for("holding")
+        held(process)
         degraded(path)
         process.wait_for("freed")
         eventually(lambda: all(post(str(path), "ping").body == b"pong" for _ in range(20)))
@@ -104,7 +104,7 @@ def test_a_main_thread_that_has_ended(path: Path) -> None:
 
 def test_traced(path: Path) -> None:
     with worker(path, HOLD + HOLD_ASLEEP.format(seconds=8) + IDLE) as (process, _):
-        process.wait_for("holding")
+        held(process)
         tracer = os.fork()
         if tracer == 0:
             libc = ctypes.CDLL(None, use_errno=True)
