@@ -113,6 +113,7 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
     """
     outcomes: list[Outcome[WorkerStacks]] = []
     highest = -1
+    degraded = _degraded(paths)
     for one in read_stack_files(paths, StackReader()):
         endpoint = Endpoint(path=one.path, rank=one.rank)
         highest = max(highest, -1 if one.rank is None else one.rank)
@@ -120,16 +121,33 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
             error = StackFileError(f"holds no stacks: {one.reason}", endpoint=one.path, rank=one.rank)
             outcomes.append(Outcome(endpoint, None, error))
         else:
-            outcomes.append(Outcome(endpoint, WorkerStacks(one.rank, None, one.stacks), None))
+            stacks = WorkerStacks(one.rank, None, one.stacks, None, degraded.get(one.path))
+            outcomes.append(Outcome(endpoint, stacks, None))
     failures, world = _of_manifests(paths)
     have = {one.endpoint.rank for one in outcomes}
     outcomes += [one for one in failures if one.endpoint.rank is None or one.endpoint.rank not in have]
     highest = max([highest, world - 1, *(one.endpoint.rank or 0 for one in failures)])
     known = [
-        Outcome(one.endpoint, one.value, one.error, Identity(one.endpoint.rank, world_size=highest + 1))
+        Outcome(
+            one.endpoint,
+            one.value,
+            one.error,
+            Identity(one.endpoint.rank, world_size=highest + 1, degraded=one.value.degraded if one.value else None),
+        )
         for one in outcomes
     ]
     return Survey(known, [], [], absent_ranks(known) if highest >= 0 else {})
+
+
+def _degraded(paths: Sequence[str]) -> dict[str, str]:
+    """Return, by file, why `torchctl collect` had its stacks from outside."""
+    return {
+        os.path.join(path, str(worker["files"]["traceback"])): str(worker["degraded"])
+        for path in paths
+        if os.path.isdir(path)
+        for worker in (read_manifest(path) or {"workers": []})["workers"]
+        if worker.get("degraded") and "traceback" in worker["files"]
+    }
 
 
 def _of_manifests(paths: Sequence[str]) -> tuple[list[Outcome[WorkerStacks]], int]:
