@@ -118,7 +118,7 @@ class Companion:
             if one is not None:
                 one.close()
         if self._dump is not None:
-            self._dump.release()
+            self._dump.close()
         step.page = None
 
     def _start(self) -> None:

@@ -25,21 +25,15 @@ class Dump:
     def __init__(self, number: int, descriptor: int) -> None:
         self.signal = number
         self.descriptor = descriptor
-        self._owner_pid = os.getpid()
 
     def unblock(self) -> None:
         """Let the calling thread take the signal."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {self.signal})
 
     def close(self) -> None:
-        """Take the handler back; the signal is ignored from then on."""
-        if os.getpid() == self._owner_pid:
-            faulthandler.unregister(self.signal)
-            _taken.discard(self.signal)
-        self.release()
-
-    def release(self) -> None:
-        """Close the memfd."""
+        """Take the handler back and close the memfd, here or in a forked child; the signal is ignored from then on."""
+        faulthandler.unregister(self.signal)
+        _taken.discard(self.signal)
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

@@ -3,7 +3,7 @@
 How this works: a client is read until its head is complete, answered once, and read on until it closes, so that the
 answer is not lost with what it still sends. Each has one deadline for all that. Stacks take a while: who asks for
 them meanwhile gets the same ones. Unix sockets answer the worker's own user and root; TCP wants the token, where
-the worker was given one.
+the worker was given one, and on loopback nothing that looks like a web page: a foreign Host, any Origin.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ _CREDENTIALS = struct.Struct("3i")
 class _Client:
     """One connection: `waits` for stacks or a relayed trace, or is being written to while `out` is not empty."""
 
-    __slots__ = ("answered", "data", "deadline", "out", "sock", "token", "waits")
+    __slots__ = ("answered", "data", "deadline", "loopback", "out", "sock", "token", "waits")
 
-    def __init__(self, sock: socket.socket, token: str | None) -> None:
+    def __init__(self, sock: socket.socket, token: str | None, loopback: bool) -> None:
         self.sock = sock
         self.token = token
+        self.loopback = loopback  # reached over TCP on the host's own address
         self.data = b""
         self.out = b""
         self.answered = False
@@ -67,7 +68,8 @@ class Desk:
         sock.setblocking(False)
         if len(self._clients) >= _MAX_CLIENTS:
             self._drop(next(iter(self._clients)))
-        client = _Client(sock, self._state.worker.token if is_tcp else None)
+        loopback = is_tcp and _is_loopback(str(sock.getsockname()[0]))
+        client = _Client(sock, self._state.worker.token if is_tcp else None, loopback)
         self._clients[sock.fileno()] = client
         self._poll.register(sock, select.POLLIN)
         if not is_tcp and _peer_uid(sock) not in (0, os.geteuid()):
@@ -129,6 +131,9 @@ class Desk:
         ):
             self._answer(client, 401, "this server wants `Authorization: Bearer` with the token it was started with\n")
             return
+        if client.loopback and self._is_a_web_page(fields):
+            self._answer(client, 403, "the request looks like a web page's: it names another host or site\n")
+            return
         method, (path, _, query) = words[0], words[1].partition("?")
         if path in ("/handler", protocol.HANDLER_PATH) and method in ("GET", "HEAD"):
             self._answer(client, 200, as_json(self._state.handlers()), "application/json")
@@ -138,6 +143,13 @@ class Desk:
             self._answer(client, 405, f"{method} is not served at {path}; use POST\n")
         else:
             self._handle(client, path[len(protocol.HANDLER_PATH) :], query)
+
+    def _is_a_web_page(self, fields: dict[str, str]) -> bool:
+        """Whether a request names a host that is not this one, or comes from a page (browsers say so in a POST)."""
+        host = fields.get("host", "localhost").lower()
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].rstrip(".")
+        own = {"localhost", self._state.worker.host.lower(), self._state.worker.address.rpartition(":")[0].lower()}
+        return "origin" in fields or not (name in own or _is_loopback(name))
 
     def _handle(self, client: _Client, name: str, query: str) -> None:
         if name == "ping":
@@ -217,6 +229,11 @@ class Desk:
         client = self._clients.pop(descriptor)
         self._poll.unregister(descriptor)
         client.sock.close()
+
+
+def _is_loopback(address: str) -> bool:
+    parts = address.removeprefix("::ffff:").split(".")
+    return address == "::1" or (len(parts) == 4 and parts[0] == "127" and all(part.isdigit() for part in parts))
 
 
 def _peer_uid(sock: socket.socket) -> int:

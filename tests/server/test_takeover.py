@@ -214,6 +214,8 @@ def test_tcp_wants_the_token_of_the_sentinel_too(folder: Path) -> None:
         eventually(lambda: request(address, "POST", "/handler/ping").status == 401)
         right = {"Authorization": f"Bearer {token}"}
         assert b"stopped" in request(address, "POST", "/handler/ping", headers=right).body
+        for web in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+            assert request(address, "POST", "/handler/ping", headers={**right, **web}).status == 403
         wrong = {"Authorization": f"Bearer {token[:-1]}x"}
         assert request(address, "POST", "/handler/info", headers=wrong).status == 401
         os.kill(process.pid, signal.SIGCONT)
