@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sentinels import degraded, held, worker
 from torchctl.silence.memory import group_of
 
 V1_MOUNT = "35 28 0:31 {root} /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory\n"
@@ -57,12 +58,14 @@ def test_v1_limit_and_freezer(folder: Path) -> None:
         memory__limit_in_bytes="2000\n",
         memory__usage_in_bytes="1999\n",
         memory__failcnt="44\n",
+        memory__stat="cache 700\ntotal_cache 800\ntotal_shmem 300\n",
         memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
     )
     write(folder, "sys/fs/cgroup/memory", memory__limit_in_bytes="9223372036854771712\n")
     write(folder, "sys/fs/cgroup/freezer/job", freezer__state="FROZEN\n")
     group = group_of(7, proc=str(folder / "proc"), root=str(folder))
     assert (group.used, group.limit, group.struggles, group.kills, group.frozen) == (1999, 2000, 44, 3, True)
+    assert (group.reclaimable, group.full) == (500, False)
 
 
 @pytest.mark.parametrize("cgroup", ["", "garbage\n", "4:memory:/../../etc\n", "0::\n"])
@@ -98,6 +101,21 @@ def child_group() -> Iterator[Path | None]:
             group.rmdir()
         return
     yield None
+
+
+def test_a_worker_at_its_limit_is_told(folder: Path) -> None:
+    code = (
+        "sys.stdin.readline()\nfilled = bytearray(b'x') * int((64 << 20) * 0.97)\n"
+        "print('holding', flush=True)\nctypes.PyDLL(None).sleep(60)\n"
+    )
+    with child_group() as group:
+        if group is None:
+            pytest.skip("no control group with a memory limit can be made here")
+        with worker(folder / "s", code) as (process, _):
+            (group / "cgroup.procs").write_text(str(process.pid))
+            process.tell("fill it")
+            held(process)
+            assert b"its control group is at its memory limit of 64 MiB" in degraded(folder / "s").body
 
 
 def test_a_group_that_we_make_is_found() -> None:

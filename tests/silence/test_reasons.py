@@ -112,8 +112,11 @@ def test_uninterruptible_at_both_looks() -> None:
 def test_a_memory_group_at_its_limit() -> None:
     full = Group("/g", 99 << 20, 100 << 20, 5)
     assert kinds(sample(0), sample(1), (full, full)) == ["memory_limit"]
-    before, after = Group("/g", 50 << 20, 100 << 20, 5), Group("/g", 50 << 20, 100 << 20, 9)
+    before, after = Group("/g", 85 << 20, 100 << 20, 5), Group("/g", 85 << 20, 100 << 20, 9)
     assert kinds(sample(0), sample(1), (before, after)) == ["memory_limit"]
+    # Full of cached files, as of a job that reads much, and met all the time: well.
+    then, now = (Group("/g", 100 << 20, 100 << 20, count, 0, 70 << 20) for count in (5, 900))
+    assert kinds(sample(0), sample(1), (then, now)) == []
     assert kinds(sample(0), sample(1), (before, before)) == []
     assert kinds(sample(0), sample(1), (Group(), Group(frozen=True))) == ["frozen"]
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from torchctl.silence.samples import PROC, read
 
-_FULL = 0.98  # of the limit: below it the kernel reclaims without effort
+_FULL = 0.95  # of the limit, without what the kernel can drop: little is left then for anything new
+_TIGHT = 0.8  # the same, where the limit was met just now
 _NO_LIMIT = 1 << 60  # v1 writes "no limit" as a number near 2**63, v2 as the word max
 
 
@@ -23,6 +24,8 @@ class Group(NamedTuple):
     Attributes:
         path: of the fullest group, as a folder here; "" where none was found.
         used, limit: in bytes; the limit is None where there is none.
+        reclaimable: of `used`, cached files, which the kernel drops when it needs the room: a group of a job that reads
+            much is always full of them, and well.
         struggles: how often the limit was met so far (v2 `max`, v1 `failcnt`), over all groups above.
         kills: processes of the group that the kernel's out-of-memory killer has ended so far.
         frozen: the group is frozen, so that nothing in it runs.
@@ -33,12 +36,18 @@ class Group(NamedTuple):
     limit: int | None = None
     struggles: int = 0
     kills: int = 0
+    reclaimable: int = 0
     frozen: bool = False
 
     @property
     def full(self) -> bool:
-        """Whether it stands at its limit."""
-        return self.limit is not None and self.used >= self.limit * _FULL
+        """Whether it stands at its limit with memory that cannot be dropped."""
+        return self.limit is not None and self.used - self.reclaimable >= self.limit * _FULL
+
+    @property
+    def tight(self) -> bool:
+        """Whether it stands near its limit with memory that cannot be dropped."""
+        return self.limit is not None and self.used - self.reclaimable >= self.limit * _TIGHT
 
 
 def group_of(pid: int, *, proc: str = PROC, root: str = "") -> Group:
@@ -84,14 +93,18 @@ def _v2(folder: str) -> Group:
     limit = _number(read(f"{folder}/memory.max"))
     used = _number(read(f"{folder}/memory.current")) or 0
     events = _words(f"{folder}/memory.events.local")
-    return Group(folder, used, limit, events.get("max", 0), events.get("oom_kill", 0))
+    stat = _words(f"{folder}/memory.stat")
+    cached = max(0, stat.get("file", 0) - stat.get("shmem", 0))
+    return Group(folder, used, limit, events.get("max", 0), events.get("oom_kill", 0), cached)
 
 
 def _v1(folder: str) -> Group:
     used = _number(read(f"{folder}/memory.usage_in_bytes")) or 0
     limit = _number(read(f"{folder}/memory.limit_in_bytes"))
     kills = _words(f"{folder}/memory.oom_control").get("oom_kill", 0)
-    return Group(folder, used, limit, _number(read(f"{folder}/memory.failcnt")) or 0, kills)
+    stat = _words(f"{folder}/memory.stat")
+    cached = max(0, stat.get("total_cache", 0) - stat.get("total_shmem", 0))
+    return Group(folder, used, limit, _number(read(f"{folder}/memory.failcnt")) or 0, kills, cached)
 
 
 def _words(path: str) -> dict[str, int]:

@@ -168,7 +168,7 @@ def _of_memory(before: Sample, after: Sample, groups: tuple[Group, Group]) -> li
     elapsed = max(after.time - before.time, 0.001)
     if now.frozen:
         found.append(Reason("frozen", "its control group is frozen"))
-    if now.full or now.struggles > then.struggles:
+    if now.full or (now.tight and now.struggles > then.struggles):
         limit = "" if now.limit is None else f" of {now.limit / (1 << 20):.0f} MiB"
         found.append(Reason("memory_limit", f"its control group is at its memory limit{limit}"))
     faults = (after.major_faults - before.major_faults) / elapsed
