@@ -93,8 +93,8 @@ def _of_silence(pid: int, before: Sample, group: Group) -> str:
     if found:
         return f"its process {pid}: {'; '.join(one.text for one in found)}"
     main = after.threads.get(pid)
-    doing = "" if main is None else f" (main thread in state {main.state}{f', {main.wait}' if main.wait else ''})"
-    return f"its process {pid} is there{doing}, and /proc shows no reason"
+    doing = "" if main is None else f" (state {main.state}{f', {main.wait}' if main.wait else ''})"
+    return f"its process {pid} runs{doing}"
 
 
 def pid_of(endpoint: Endpoint) -> int | None:

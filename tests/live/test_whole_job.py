@@ -134,7 +134,7 @@ def test_two_samples_show_that_nothing_moves(job: Job) -> None:
 def test_the_same_screen_after_the_job_from_what_was_collected(job: Job, folder: Path) -> None:
     until_degraded()
     live = run("traceback", "--timeout", "20").stdout
-    collected = run("collect", str(folder / "out"), "--timeout", "15")
+    collected = run("collect", str(folder / "out"), "--timeout", "60")
     assert collected.exit_code == 3
     replayed = run("traceback", str(folder / "out")).stdout
     assert replayed.splitlines()[0] == "14 ranks answered of 16"
@@ -144,7 +144,8 @@ def test_the_same_screen_after_the_job_from_what_was_collected(job: Job, folder:
     assert (
         replayed[replayed.index(tree) :].partition("not shown")[0] == live[live.index(tree) :].partition("not shown")[0]
     )
-    assert "gloo:all_reduce" in run("nccl-trace", str(folder / "out"), "--last", "1").stdout
+    traces = run("nccl-trace", str(folder / "out"), "--last", "1")
+    assert "gloo:all_reduce" in traces.stdout, traces.stderr
 
 
 def test_ranks_that_do_not_answer_are_read_from_outside(job: Job) -> None:

@@ -52,6 +52,7 @@ def test_by_a_main_thread_that_computes() -> None:
         (("S", "do_sys_poll", 0), ("S", "do_sys_poll", 0)),  # nobody has asked it
         (("S", "futex_do_wait", 0), ("S", "futex_do_wait", 0)),  # an ordinary lock
         (("S", "do_sys_poll", 0), ("S", "futex_do_wait", 10)),  # has just begun to wait
+        (("S", "futex_do_wait", 0), ("S", "futex_do_wait", 1)),  # an ordinary lock, had once
         (("S", "futex_do_wait", 0), ("S", "futex_do_wait", 5000)),  # a busy queue
     ],
 )

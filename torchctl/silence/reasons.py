@@ -20,7 +20,9 @@ from typing import NamedTuple
 from torchctl.silence.memory import Group
 from torchctl.silence.samples import PROC, Sample, Thread, read
 
-_LEAST_WAKES_PER_S = 40.0  # of 200 for a waiter of the lock, on a machine too busy to wake it in time
+_LEAST_WAKES_PER_S = 40.0  # of 200 for a waiter of the lock, on a busy machine
+# The server's thread waits in nothing else that has a time limit: there a machine far too busy may wake it late.
+_LEAST_WAKES_OF_SERVER_PER_S = 3.0
 _MOST_WAKES_PER_S = 260.0
 _TURN_NS = 1_500_000  # of processor time beyond what looking costs; a turn with the lock is 5 ms
 _LEAST_TURNS = 20  # threads: with fewer the server's turn comes within half a second
@@ -84,7 +86,7 @@ def _of_threads(before: Sample, after: Sample, server_tid: int) -> list[Reason]:
         where = f" in {first.wait}" if first.wait else ""
         which = "its main thread" if first.tid == after.pid else f"its thread {first.tid} ({first.name})"
         return [Reason("uninterruptible", f"{which} is in uninterruptible sleep (D){where}")]
-    waiting = lock_waiters(before, after)
+    waiting = lock_waiters(before, after, server_tid)
     if (server_tid in waiting or (not server_tid and waiting)) and not _turns_are_taken(before, after, server_tid):
         return [Reason("lock_held", f"interpreter lock held{_by(before, after, waiting)}")]
     return []
@@ -94,7 +96,7 @@ def _state(one: Sample, tid: int) -> str:
     return one.threads[tid].state if tid in one.threads else ""
 
 
-def lock_waiters(before: Sample, after: Sample) -> set[int]:
+def lock_waiters(before: Sample, after: Sample, server_tid: int = 0) -> set[int]:
     """Return the threads that have waited for the interpreter lock from the first sample to the second."""
     elapsed = max(after.time - before.time, 0.001)
     found = set()
@@ -105,7 +107,8 @@ def lock_waiters(before: Sample, after: Sample) -> set[int]:
         if now.switches is None or then.switches is None:
             continue
         rate = (now.switches - then.switches) / elapsed
-        if _LEAST_WAKES_PER_S <= rate <= _MOST_WAKES_PER_S:
+        least = _LEAST_WAKES_OF_SERVER_PER_S if tid == server_tid else _LEAST_WAKES_PER_S
+        if least <= rate <= _MOST_WAKES_PER_S:
             found.add(tid)
     return found
 
