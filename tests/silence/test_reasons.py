@@ -44,6 +44,8 @@ def test_by_a_main_thread_that_computes() -> None:
     before = sample(0, thread(PID, "R", "", 10, 0), waiting(0))
     after = sample(1, thread(PID, "R", "", 10, 990), waiting(1))
     assert "by its main thread, which computes" in reasons(before, after, SERVER, NO_GROUP)[0].text
+    starved = sample(1, thread(PID, "R", "", 10, 20), waiting(1))
+    assert "by its main thread, which computes" in reasons(before, starved, SERVER, NO_GROUP)[0].text
 
 
 @pytest.mark.parametrize(

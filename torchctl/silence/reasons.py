@@ -154,7 +154,8 @@ def _by(before: Sample, after: Sample, waiting: set[int]) -> str:
         then = before.threads.get(tid)
         if tid in waiting or then is None or now.run_ns is None or then.run_ns is None:
             continue
-        if now.run_ns - then.run_ns > elapsed_ns / 4:
+        # Where the machine is far too busy it has computed little and wanted to all the time.
+        if now.run_ns - then.run_ns > elapsed_ns / 4 or (then.state, now.state) == ("R", "R"):
             busy.append(now)
     if len(busy) == 1:
         return f", by its {'main thread' if busy[0].tid == after.pid else f'thread {busy[0].tid}'}, which computes"
