@@ -30,6 +30,7 @@ print(sentinel_pid(), flush=True)
 """
 # C code that keeps the interpreter lock: asleep, and computing.
 HOLD_ASLEEP = "ctypes.PyDLL(None).sleep({seconds})\n"
+HOLD_UNTIL_TOLD = "ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(2), 2)\n"  # Process.tell("g") ends it
 HOLD_COMPUTING = "sum(range(10 ** 12))\n"
 IDLE = "sys.stdin.readline()\n"
 
@@ -74,7 +75,7 @@ def held(process: Process) -> None:
     """Wait until a process has said "holding" and its main thread sleeps in C: no connection is taken any more."""
     process.wait_for("holding")
     pid = process.pid
-    eventually(lambda: "nanosleep" in sample(pid, [pid]).threads[pid].wait)
+    eventually(lambda: any(word in sample(pid, [pid]).threads[pid].wait for word in ("nanosleep", "pipe")))
 
 
 def degraded(path: Path) -> Reply:

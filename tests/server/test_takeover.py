@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.http_client import connect, post, raw, request
-from tests.sentinels import HOLD_ASLEEP, HOLD_COMPUTING, IDLE, alive, degraded, eventually, held, stop, worker
+from tests.sentinels import (
+    HOLD_ASLEEP,
+    HOLD_COMPUTING,
+    HOLD_UNTIL_TOLD,
+    IDLE,
+    alive,
+    degraded,
+    eventually,
+    held,
+    stop,
+    worker,
+)
 
 HOLD = "print('holding', flush=True)\n"
 
@@ -47,10 +58,11 @@ def test_a_held_lock_is_told(path: Path, hold: str, reason: str) -> None:
 
 
 def test_the_worker_takes_over_again(path: Path) -> None:
-    code = HOLD + HOLD_ASLEEP.format(seconds=6) + "print('freed', flush=True)\n" + IDLE
+    code = HOLD + HOLD_UNTIL_TOLD + "print('freed', flush=True)\n" + IDLE
     with worker(path, code) as (process, sentinel):
         held(process)
         degraded(path)
+        process.tell("g")
         process.wait_for("freed")
         eventually(lambda: all(post(str(path), "ping").body == b"pong" for _ in range(20)))
         assert alive(sentinel)
@@ -103,7 +115,7 @@ def test_a_main_thread_that_has_ended(path: Path) -> None:
 
 
 def test_traced(path: Path) -> None:
-    with worker(path, HOLD + HOLD_ASLEEP.format(seconds=8) + IDLE) as (process, _):
+    with worker(path, HOLD + HOLD_UNTIL_TOLD + IDLE) as (process, _):
         held(process)
         tracer = os.fork()
         if tracer == 0:
@@ -118,6 +130,7 @@ def test_traced(path: Path) -> None:
         finally:
             os.kill(tracer, signal.SIGKILL)
             os.waitpid(tracer, 0)
+        process.tell("g")
         eventually(lambda: post(str(path), "ping").body == b"pong")
 
 
@@ -138,7 +151,7 @@ def test_two_hundred_busy_threads_are_never_called_degraded(path: Path) -> None:
     )
     with worker(path, code) as (process, _):
         process.wait_for("busy")
-        until = time.monotonic() + 15
+        until = time.monotonic() + 10
         answers = 0
         while time.monotonic() < until or not answers:
             with connect(str(path), timeout_s=60) as sock:
@@ -157,7 +170,7 @@ def test_both_survive_that_the_other_took_the_connection(path: Path) -> None:
         stop(process.pid)
         degraded(path)
         for round_ in range(8):
-            socks = [connect(str(path), timeout_s=20) for _ in range(5)]
+            socks = [connect(str(path), timeout_s=30) for _ in range(5)]
             if round_ % 2 == 0:
                 os.kill(process.pid, signal.SIGCONT)
             for sock in socks:
