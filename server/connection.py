@@ -5,13 +5,15 @@ How this works: `http.server` gives the frame (one handler object per connection
 `DeadlineReader`, so that no client can hold a thread by sending slowly. Headers are parsed into a plain
 dictionary, since the email parser behind `http.client` costs more than all the rest of a ping. And an answer
 is one `send` with MSG_NOSIGNAL: a trainer that has restored SIGPIPE's default must not die of a client that
-hangs up. Nothing here prints, logs, or lets an exception out.
+hangs up (TLS has no such flag; there it helps that our threads block the signal). Who may ask is judged by the
+listener's `gate`, before the request's body is read. Nothing here prints, logs, or lets an exception out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-import re
+import select
 import socket
 import time
 from http import HTTPStatus
@@ -20,30 +22,20 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
 from torchctl import __version__, protocol
-from torchctl.server import identity, registry
+from torchctl.server import gate, guesses, identity, registry
 from torchctl.server.deadline import DeadlineReader
+from torchctl.server.head import BadRequest, Head, read_head
 from torchctl.server.request import Request, Response
 
 if TYPE_CHECKING:
     from torchctl.server.connections import Slot
     from torchctl.server.listener import Listener
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/(\d)\.(\d)")
 _REASON = {int(status): status.phrase for status in HTTPStatus}
 _FORM = "application/x-www-form-urlencoded"
 # As cpp-httplib, torch's HTTP library, reads form bodies: up to this size (CPPHTTPLIB_FORM_URL_ENCODED...).
 _FORM_BYTES = 8192
 _ONE_WRITE_BYTES = 65536
-
-
-class BadRequest(Exception):
-    """What the client sent is no request that we serve: an HTTP status and one sentence."""
-
-    def __init__(self, status: int, text: str, *, allow: str = "") -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.allow = allow
 
 
 class Connection(BaseHTTPRequestHandler):
@@ -54,11 +46,48 @@ class Connection(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         self.connection = self.request
+        self.head: Head | None = None
         self.slot: Slot = self.server.connections.slot_of(self.request)
         self.reader = DeadlineReader(self.connection)
         self.rfile = io.BufferedReader(self.reader, protocol.MAX_LINE_BYTES)
         if self.connection.family != socket.AF_UNIX:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def handle(self) -> None:
+        """Serve the client's requests, once it is let in."""
+        self.close_connection = True
+        try:
+            self._let_in()
+        except BadRequest as bad:
+            with contextlib.suppress(OSError):
+                self._refuse(bad)
+        except OSError:
+            pass  # no handshake: the client speaks another TLS, was too slow, or is gone
+        else:
+            super().handle()
+
+    def _let_in(self) -> None:
+        """Check the peer of a Unix socket; on a TLS port make the handshake, within the time of one request.
+
+        Raises:
+            BadRequest: another user's process, or a client without TLS where TLS is spoken.
+            OSError: the handshake failed.
+        """
+        if self.connection.family == socket.AF_UNIX:
+            problem = gate.peer_problem(self.connection)
+            if problem:
+                raise BadRequest(403, problem)
+        elif self.server.gate.tls is not None:
+            from torchctl.server.tls import is_tls
+
+            self.connection.settimeout(self.reader.left_s())
+            if not is_tls(self.connection):
+                raise BadRequest(426, protocol.TLS_WANTED)
+            secured = self.server.gate.tls.wrap(self.connection)
+            self.connection = self.slot.connection = secured
+            self.reader.read_through(secured)
+            secured.settimeout(self.reader.left_s())
+            secured.do_handshake()
 
     def handle_one_request(self) -> None:
         """Serve one request; every failure ends as an answer or as a closed connection."""
@@ -72,7 +101,8 @@ class Connection(BaseHTTPRequestHandler):
                 self._refuse(bad)
                 return
             self.slot.waiting_since = None
-            response = self._answer()
+            assert self.head is not None
+            response = self._answer(self.head)
             self.slot.waiting_since = time.monotonic()  # from here on for the client to read, and to ask again
             self._send(response)
             self.reader.next_request()
@@ -80,156 +110,118 @@ class Connection(BaseHTTPRequestHandler):
             self.close_connection = True  # the client is gone, or was closed to make room
 
     def finish(self) -> None:
-        """Close nothing here: the listener closes the socket, and there is no write buffer to flush."""
+        """Close what TLS has made of the socket; the listener closes the plain one, and there is no buffer to flush."""
+        if self.connection is not self.request:
+            self.connection.close()
 
     def parse_request(self) -> bool:
         """Read one request; False when the client has closed or stayed idle instead of sending one.
 
         Raises:
-            BadRequest: malformed, too large, too slow, or without the token.
+            BadRequest: malformed, too large, too slow, or not to be answered to this client.
         """
+        self.head = None
         try:
-            line = self._line()
-            if line in (b"\r\n", b"\n"):  # RFC 9112 2.2: tolerate an empty line before the request
-                line = self._line()
-            if not line:
+            self.head = head = read_head(self.rfile)
+            if head is None:
                 return False
-            self._request_line(line)
-            self.fields = self._read_fields()
-            self._check_token()
-            self.body = self._read_body()
+            self._check_page(head)
+            self._check_token(head.fields.get("authorization", ""))
+            self.body = self._read_body(head)
         except TimeoutError:
             if self.reader.silent:
                 return False
             raise BadRequest(408, f"the request was not complete within {protocol.REQUEST_TIMEOUT_S:g} s") from None
-        options = {option.strip() for option in self.fields.get("connection", "").lower().split(",")}
-        self.close_connection = "close" in options or (self.minor == 0 and "keep-alive" not in options)
+        self.close_connection = not head.keeps_open
         return True
 
-    def _line(self) -> bytes:
-        return self.rfile.readline(protocol.MAX_LINE_BYTES + 1)
+    def _check_page(self, head: Head) -> None:
+        problem = self.server.gate.web_problem(head.host, head.fields.get("origin"))
+        if problem:
+            raise BadRequest(403, problem)
 
-    def _request_line(self, line: bytes) -> None:
-        if len(line) > protocol.MAX_LINE_BYTES:
-            raise BadRequest(414, f"the request line is longer than {protocol.MAX_LINE_BYTES} bytes")
-        match = _REQUEST_LINE.fullmatch(line.rstrip(b"\r\n"))
-        if match is None or not line.endswith(b"\n"):
-            raise BadRequest(400, "this is no HTTP request")
-        if match[3] != b"1":
-            raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-        self.command = match[1].decode("ascii")
-        self.minor = int(match[4])
-        target = match[2].decode("ascii")
-        if target.lower().startswith("http://"):  # absolute form, as through a proxy
-            target = "/" + target[7:].partition("/")[2]
-        path, _, query = target.partition("?")
-        self.path, self.query = path, query
-
-    def _read_fields(self) -> dict[str, str]:
-        """Return the header fields by lower-case name."""
-        fields: dict[str, str] = {}
-        for _ in range(protocol.MAX_HEADERS + 1):
-            line = self._line()
-            if line in (b"\r\n", b"\n"):
-                return fields
-            if not line.endswith(b"\n"):
-                if len(line) > protocol.MAX_LINE_BYTES:
-                    raise BadRequest(431, f"a header is longer than {protocol.MAX_LINE_BYTES} bytes")
-                raise BadRequest(400, "the request ended inside its headers")
-            name, colon, value = line.partition(b":")
-            if not colon or not name or name.strip() != name:
-                raise BadRequest(400, "a header line has no name, or space around it")
-            key = name.decode("latin-1").lower()
-            if key in fields and key in ("content-length", "transfer-encoding", "authorization", "host"):
-                raise BadRequest(400, f"the header {key} is there twice")
-            fields[key] = value.strip().decode("latin-1")
-        raise BadRequest(431, f"more than {protocol.MAX_HEADERS} headers")
-
-    def _check_token(self) -> None:
-        if not self.server.accepts(self.fields.get("authorization", "")):
+    def _check_token(self, authorization: str) -> None:
+        if self.server.gate.token is None:
+            return
+        address = str(self.client_address[0])
+        wait_s = guesses.seen.turn(address) if authorization else 0.0
+        if wait_s is None:
+            raise BadRequest(429, "too many wrong tokens have come from your address; try again in a few seconds")
+        if wait_s:
+            self._pause(wait_s)
+        if not self.server.gate.knows(authorization):
+            if authorization:
+                guesses.seen.wrong(address)
             raise BadRequest(401, "this server wants `Authorization: Bearer` with the token it was started with")
 
-    def _read_body(self) -> bytes:
-        if "transfer-encoding" in self.fields:
-            raise BadRequest(411, "send Content-Length; chunked bodies are not read here")
-        length = self.fields.get("content-length", "0")
-        if not (length.isascii() and length.isdigit() and len(length) < 20):
-            raise BadRequest(400, "Content-Length is no number")
-        size = int(length)
-        if size > protocol.MAX_BODY_BYTES:
-            raise BadRequest(413, f"the body is larger than {protocol.MAX_BODY_BYTES} bytes")
-        if size and self.fields.get("expect", "").lower() == "100-continue":
+    def _pause(self, seconds: float) -> None:
+        """Wait, and end early when the connection is hung up, to make room or to shut down."""
+        poll = select.poll()
+        poll.register(self.connection, 0)  # POLLHUP is always told
+        if poll.poll(seconds * 1000):
+            raise ConnectionResetError("hung up")
+
+    def _read_body(self, head: Head) -> bytes:
+        size = head.body_bytes
+        if size and head.fields.get("expect", "").lower() == "100-continue":
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = self.rfile.read(size) if size else b""
         if len(body) < size:
             raise BadRequest(400, f"the body ended after {len(body)} of {size} bytes")
         return body
 
-    def _answer(self) -> Response:
+    def _answer(self, head: Head) -> Response:
         """Return the route's response: 404 for no such route, 405 for the wrong method."""
         try:
-            return self._route(self.path)
+            return self._route(head)
         except BadRequest as bad:
             return _refusal(bad)
 
-    def _route(self, path: str) -> Response:
+    def _route(self, head: Head) -> Response:
+        path = head.path
         if path == "/":
-            return self._get(protocol.INDEX_PAGE, "text/html")
+            return _page(head, protocol.INDEX_PAGE, "text/html")
         if path in ("/handler", protocol.HANDLER_PATH):
-            return self._get(protocol.compact_json(registry.get_handler_names()), "application/json")
+            names = registry.get_handler_names()
+            if self.server.gate.read_only:
+                names = [name for name in names if not registry.is_costly(name)]
+            return _page(head, protocol.compact_json(names), "application/json")
         if not path.startswith(protocol.HANDLER_PATH):
             raise BadRequest(404, f"no such route: {path}\n{protocol.ROUTES}")
-        if self.command != "POST":
-            raise BadRequest(405, f"{self.command} is not served at {path}; use POST", allow="POST")
-        request = Request(self._params(), self.body, allow_pause=self.server.allow_pause)
-        return run_handler(unquote(path[len(protocol.HANDLER_PATH) :]), request)
-
-    def _get(self, content: str, content_type: str) -> Response:
-        if self.command not in ("GET", "HEAD"):
-            raise BadRequest(405, f"{self.command} is not served at {self.path}; use GET", allow="GET, HEAD")
-        response = Response()
-        response.set_content(content, content_type)
-        return response
-
-    def _params(self) -> dict[str, str]:
-        """Return query parameters, and a small form body's fields after them; the first of a name counts."""
-        if not self.query and not self.body:
-            return {}
-        try:
-            pairs = parse_qsl(self.query, keep_blank_values=True, max_num_fields=protocol.MAX_PARAMS)
-            if self.fields.get("content-type", "").startswith(_FORM) and len(self.body) <= _FORM_BYTES:
-                form = self.body.decode("latin-1")
-                pairs += parse_qsl(form, keep_blank_values=True, max_num_fields=protocol.MAX_PARAMS)
-        except ValueError:
-            raise BadRequest(400, f"more than {protocol.MAX_PARAMS} parameters") from None
-        params: dict[str, str] = {}
-        for name, value in pairs:
-            params.setdefault(name, value)
-        return params
+        if head.method != "POST":
+            raise BadRequest(405, f"{head.method} is not served at {path}; use POST", allow="POST")
+        name = unquote(path[len(protocol.HANDLER_PATH) :])
+        if self.server.gate.read_only and registry.is_costly(name):
+            raise BadRequest(403, f"Handler {name} is switched off: this server is read-only")
+        request = Request(_params(head, self.body), self.body, allow_pause=self.server.allow_pause)
+        return run_handler(name, request)
 
     def _refuse(self, bad: BadRequest) -> None:
         """Answer a bad request, then read a little of what still comes, so that the answer is not lost."""
-        self._send(_refusal(bad))
+        self._send(_refusal(bad), stranger=True)
         self.slot.waiting_since = time.monotonic()
         self.connection.shutdown(socket.SHUT_WR)
         self.reader.drain(protocol.DRAIN_TIMEOUT_S)
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: Response, *, stranger: bool = False) -> None:
+        """Write an answer; who has not been let in as far as a handler learns the rank, for its error, and no more."""
         head = [
             f"HTTP/1.1 {response.status} {_REASON.get(response.status, 'Status')}",
             f"Server: torchctl/{__version__}",
-            f"{protocol.PID_HEADER}: {self.server.pid}",
             f"Content-Type: {response.content_type}",
             f"Content-Length: {len(response.content)}",
         ]
-        head += identity.header_lines()
+        if stranger:
+            head += [line for line in identity.header_lines() if line.startswith(protocol.RANK_HEADER)]
+        else:
+            head += [f"{protocol.PID_HEADER}: {self.server.pid}", *identity.header_lines()]
         head += [f"{name}: {value}" for name, value in response.headers.items()]
         if self.close_connection:
             head.append("Connection: close")
-        elif getattr(self, "minor", 1) == 0:
+        elif self.head is not None and self.head.minor == 0:
             head.append("Connection: keep-alive")
         data = "\r\n".join([*head, "\r\n"]).encode("ascii")
-        body = b"" if getattr(self, "command", "") == "HEAD" else response.content
+        body = b"" if self.head is not None and self.head.method == "HEAD" else response.content
         if len(body) <= _ONE_WRITE_BYTES:
             self._write(data + body)
         else:
@@ -238,7 +230,35 @@ class Connection(BaseHTTPRequestHandler):
 
     def _write(self, data: bytes) -> None:
         self.connection.settimeout(protocol.SEND_TIMEOUT_S)
-        self.connection.sendall(data, socket.MSG_NOSIGNAL)
+        if self.connection is self.request:
+            self.connection.sendall(data, socket.MSG_NOSIGNAL)
+        else:
+            self.connection.sendall(data)
+
+
+def _page(head: Head, content: str, content_type: str) -> Response:
+    if head.method not in ("GET", "HEAD"):
+        raise BadRequest(405, f"{head.method} is not served at {head.path}; use GET", allow="GET, HEAD")
+    response = Response()
+    response.set_content(content, content_type)
+    return response
+
+
+def _params(head: Head, body: bytes) -> dict[str, str]:
+    """Return query parameters, and a small form body's fields after them; the first of a name counts."""
+    if not head.query and not body:
+        return {}
+    try:
+        pairs = parse_qsl(head.query, keep_blank_values=True, max_num_fields=protocol.MAX_PARAMS)
+        if head.fields.get("content-type", "").startswith(_FORM) and len(body) <= _FORM_BYTES:
+            form = body.decode("latin-1")
+            pairs += parse_qsl(form, keep_blank_values=True, max_num_fields=protocol.MAX_PARAMS)
+    except ValueError:
+        raise BadRequest(400, f"more than {protocol.MAX_PARAMS} parameters") from None
+    params: dict[str, str] = {}
+    for name, value in pairs:
+        params.setdefault(name, value)
+    return params
 
 
 def _refusal(bad: BadRequest) -> Response:

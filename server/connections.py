@@ -12,6 +12,7 @@ class Slot:
     """One connection: its socket, its thread, and since when it has been waiting for its client.
 
     Attributes:
+        connection: its socket; another object than at first once TLS is spoken over it.
         waiting_since: `time.monotonic` seconds; None while a handler runs. A client that does not read its answer
             keeps a connection no better than one that sends no request.
     """
@@ -26,7 +27,8 @@ class Slot:
     def hang_up(self) -> None:
         """Wake the connection's thread with an end of file; the thread closes the socket itself."""
         with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
+            # The plain shutdown: TLS's own would forget its state under the thread that is using it.
+            socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
 
 
 class Connections:

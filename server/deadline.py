@@ -21,6 +21,14 @@ class DeadlineReader(io.RawIOBase):
         self._deadline = time.monotonic() + protocol.REQUEST_TIMEOUT_S
         self.silent = True  # no byte of the current request has come
 
+    def left_s(self) -> float:
+        """Return the seconds until the deadline; 0.001 when it is over, since 0 would mean not to wait."""
+        return max(0.001, self._deadline - time.monotonic())
+
+    def read_through(self, connection: socket.socket) -> None:
+        """Read from another socket object of the same connection, with the same deadline."""
+        self._connection = connection
+
     def readable(self) -> bool:
         return True
 

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from torchctl import protocol
+from torchctl.launchers import Place, job_in, place_in
 from torchctl.server import step, torchlink
-
-# One row per launcher: rank, local rank, world size. The first row whose rank is set speaks for all three.
-_LAUNCHERS = (
-    ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
-)
-_JOB_VARIABLES = ("TORCHCTL_JOB_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
-
-
-class Place(NamedTuple):
-    """Where a process stands in its job; None is unknown, never a guess."""
-
-    rank: int | None
-    local_rank: int | None
-    world_size: int | None
 
 
 def place() -> Place:
     """Return rank, local rank and world size: torch.distributed's, else the launcher's."""
-    rank, local_rank, world_size = _from_environment()
+    rank, local_rank, world_size = place_in(os.environ)
     dist = torchlink.distributed()
     if dist is not None:
         try:
@@ -40,12 +23,7 @@ def place() -> Place:
 
 def job_id() -> str | None:
     """Return the job's id: the launcher's own, else the rendezvous address that its ranks share."""
-    for name in _JOB_VARIABLES:
-        value = os.environ.get(name)
-        if value and value != "none":  # torchrun's default run id is the word "none"
-            return value
-    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-    return f"{address}:{port}" if address and port else None
+    return job_in(os.environ)
 
 
 def header_lines() -> list[str]:
@@ -60,15 +38,3 @@ def header_lines() -> list[str]:
         (protocol.STEP_HEADER, last[0] if last is not None and type(last[0]) is int else None),
     ]
     return [f"{name}: {value}" for name, value in fields if value is not None]
-
-
-def _from_environment() -> Place:
-    for names in _LAUNCHERS:
-        values = [_whole_number(os.environ.get(name)) for name in names]
-        if values[0] is not None:
-            return Place(*values)
-    return Place(None, _whole_number(os.environ.get("LOCAL_RANK")), None)
-
-
-def _whole_number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None

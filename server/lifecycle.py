@@ -18,6 +18,7 @@ from typing import Any
 from torchctl import protocol, runtimedir
 from torchctl.errors import ServerError
 from torchctl.server import identity, torchlink, unixpath
+from torchctl.server.policy import Policy
 from torchctl.server.worker import WorkerServer
 
 TORCH_WORKER_SERVER_SOCKET = protocol.SOCKET_VARIABLE
@@ -26,16 +27,21 @@ _ERRORS = "torch.distributed.elastic.multiprocessing.errors"
 _STALE_AFTER_S = 86400.0  # leftovers of killed workers stay a day, so that somebody can still see them
 _SWEEP_LIMIT = 256  # files looked at per start
 
+NO_POLICY = Policy()
+
 logger = logging.getLogger("torchctl.server")
 
 
 @contextlib.contextmanager
-def worker_main() -> Iterator[None]:
+def worker_main(
+    *, read_only: bool = False, token_file: str = "", tls_cert: str = "", tls_key: str = ""
+) -> Iterator[None]:
     """Run the debug server while the body runs: ``with worker_main():`` or ``@worker_main()`` over main.
 
     The server listens at TORCH_WORKER_SERVER_SOCKET, where ``{rank}``, ``{local_rank}`` and ``{pid}`` are
     filled in; of several local ranks that share a plain path, local rank 0 has it and the others
-    ``PATH.<local_rank>``. Unset means a socket in the runtime folder; set but empty, no server.
+    ``PATH.<local_rank>``. Unset means a socket in the runtime folder; set but empty, no server. The arguments are those
+    of `WorkerServer`.
 
     An exception of the body goes through unchanged. When torch is loaded on entry, it is also written to
     torchelastic's error file, as ``torch.distributed.elastic.multiprocessing.errors.record`` does.
@@ -44,24 +50,25 @@ def worker_main() -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_recorded())
-        server = start_server()
+        policy = Policy(read_only, token_file, tls_cert, tls_key)
+        server = start_server(policy)
         if server is not None:
             stack.enter_context(server)
-        start_tcp_server(stack)
+        start_tcp_server(stack, policy)
         yield
 
 
-def start_server() -> WorkerServer | None:
+def start_server(policy: Policy = NO_POLICY) -> WorkerServer | None:
     """Start the server where the environment says; None when it says no, or when it cannot start."""
     try:
         path = socket_path()
-        return None if path is None else WorkerServer(path)
+        return None if path is None else WorkerServer(path, **policy._asdict())
     except Exception as error:
         logger.warning("torchctl: no debug server in this process: %s", error)
         return None
 
 
-def start_tcp_server(stack: contextlib.ExitStack) -> None:
+def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY) -> None:
     """Start a server on TCP too, where TORCHCTL_WORKER_PORT says so, and register it in the job's store.
 
     TORCHCTL_WORKER_HOST is the interface, loopback when unset; another one needs TORCHCTL_TOKEN. In both ``{rank}``,
@@ -77,8 +84,8 @@ def start_tcp_server(stack: contextlib.ExitStack) -> None:
         filled = _filled_in(port)
         if not (filled.isascii() and filled.isdigit() and int(filled) <= 65535):
             raise ServerError(f"{protocol.WORKER_PORT_VARIABLE} is {filled!r}, which is no TCP port")
-        server = stack.enter_context(WorkerServer(host, int(filled)))
-        registration = Registration(host, server.port)
+        server = stack.enter_context(WorkerServer(host, int(filled), **policy._asdict()))
+        registration = Registration(host, server.port, tls=server.tls)
         registration.start()
         stack.callback(registration.stop)
     except Exception as error:

@@ -10,7 +10,6 @@ trainer. What happens when the trainer forks stands in `forking`.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import os
 import select
 import signal
@@ -24,6 +23,7 @@ from torchctl.server import unixpath
 from torchctl.server.companion import Companion
 from torchctl.server.connection import Connection
 from torchctl.server.connections import Connections
+from torchctl.server.gate import Gate
 
 # Raised by the thread's own instructions: blocking these would turn a crash report into a silent kill.
 _OWN_FAULTS = {getattr(signal, f"SIG{name}") for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT", "TRAP", "SYS")}
@@ -41,7 +41,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     Args:
         address: what `bind` takes.
         connections: the table of the whole server.
-        token: what clients must present, None when nothing is asked for.
+        gate: who may ask.
 
     Raises:
         OSError: the address cannot be bound.
@@ -53,7 +53,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_pause = False
     companion: Companion | None = None  # of the server, on the thread of its first listener
 
-    def __init__(self, address: Any, connections: Connections, token: bytes | None) -> None:
+    def __init__(self, address: Any, connections: Connections, gate: Gate) -> None:
         self._wake_end, self._stop_end = socket.socketpair()  # first: nothing is bound yet if it fails
         try:
             super().__init__(address, Connection)
@@ -64,8 +64,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.socket.setblocking(False)
         self.connections = connections
         self.pid = os.getpid()
-        self.token = None if token is None else token.decode("ascii")
-        self._expected = None if token is None else b"Bearer " + token
+        self.gate = gate
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -118,12 +117,6 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         companion, self.companion = self.companion, None
         if companion is not None:
             companion.stop()
-
-    def accepts(self, authorization: str) -> bool:
-        """Whether a request's Authorization header passes, compared in constant time."""
-        if self._expected is None:
-            return True
-        return hmac.compare_digest(authorization.encode("latin-1", "replace"), self._expected)
 
     def serve_forever(self, poll_interval: float = 0.0) -> None:
         """Accept until `stop`; `poll_interval` is socketserver's and not needed here."""
@@ -210,11 +203,9 @@ class TcpListener(Listener):
 
     allow_reuse_address = True
 
-    def __init__(
-        self, family: socket.AddressFamily, address: Any, connections: Connections, token: bytes | None
-    ) -> None:
+    def __init__(self, family: socket.AddressFamily, address: Any, connections: Connections, gate: Gate) -> None:
         self.address_family = family
-        super().__init__(address, connections, token)
+        super().__init__(address, connections, gate)
 
     def server_bind(self) -> None:
         """Bind; an IPv6 address leaves the same port of IPv4 free for the twin."""

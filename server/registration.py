@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import threading
 from datetime import timedelta
 from typing import Any
@@ -27,8 +26,6 @@ _LOOK_S = 1.0  # between two looks whether torch.distributed is initialised
 _RARE_LOOK_S = 15.0  # after the first ten minutes
 _FREQUENT_LOOKS = 600
 _TIMEOUT_S = 5.0
-# Source: torch/csrc/distributed/c10d/TCPStoreBackend.hpp (2.13): VALIDATE with its magic number, PING with a number.
-_VALIDATE_AND_PING = struct.pack("<BIB", 0, 0x3C85F7CE, 13)
 
 
 class Registration:
@@ -36,10 +33,11 @@ class Registration:
 
     Args:
         host, port: where the server listens; a wildcard host is registered as this host's name.
+        tls: the server speaks TLS: the address is an https one.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._url = url_of(host, port)
+    def __init__(self, host: str, port: int, *, tls: bool = False) -> None:
+        self._url = url_of(host, port, tls=tls)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._looks = 0
@@ -84,11 +82,14 @@ class Registration:
 
     def _register(self, host: str, port: int) -> None:
         rank = identity.place().rank
-        if rank is None or not _is_store(host, port):
+        if rank is None:
             return
+        from torchctl.storeutil.probe import probe_store
+
+        address = probe_store(host, port, _TIMEOUT_S)
         dist: Any = torchlink.distributed()
         store = dist.TCPStore(
-            host_name=host,
+            host_name=address,
             port=port,
             is_master=False,
             wait_for_workers=False,
@@ -109,29 +110,22 @@ def claim(store: Any, key: str, url: str) -> bool:
     return bool(store.compare_set(key, known, url).decode("utf-8", "replace") == url)
 
 
-def url_of(host: str, port: int) -> str:
-    """Return ``http://HOST:PORT`` as others can reach it."""
+def url_of(host: str, port: int, *, tls: bool = False) -> str:
+    """Return ``http://HOST:PORT``, or https, as others can reach it."""
     if host in ("", "localhost"):
         host = "127.0.0.1"
     elif host in ("0.0.0.0", "::", "*"):
         host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _answers(url: str) -> bool:
-    """Whether a worker server answers at a registered address."""
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    request = b"POST /handler/ping HTTP/1.1\r\nHost: worker\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    """Whether a worker server answers at a registered address; one that speaks TLS says so, in plain HTTP."""
+    host, _, port = url.partition("://")[2].rpartition(":")
+    request = b"POST /handler/ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S) as connection:
             connection.sendall(request)
             return connection.recv(9).startswith(b"HTTP/1.")
     except (OSError, ValueError):
         return False
-
-
-def _is_store(host: str, port: int) -> bool:
-    nonce = os.urandom(4)
-    with socket.create_connection((host, port), timeout=_TIMEOUT_S) as connection:
-        connection.sendall(_VALIDATE_AND_PING + nonce)
-        return connection.recv(4) == nonce

@@ -11,15 +11,17 @@ from torchctl.server.request import Handler
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 _handlers: dict[str, Handler] = {}
+_harmless: set[str] = set()
 
 
-def register_handler(name: str, function: Handler) -> None:
+def register_handler(name: str, function: Handler, *, costly: bool = True) -> None:
     """Serve `function` at ``POST /handler/NAME``.
 
     Args:
         name: letters, digits and ``_.:-``, at most 128.
         function: called as ``function(request, response)``, on a thread of the server, never on the
             main thread. What it raises becomes a 500 with the message.
+        costly: it changes something in the process or costs the training time; a read-only server switches it off.
 
     Raises:
         ValueError: the name is taken, or cannot stand in a path.
@@ -29,13 +31,15 @@ def register_handler(name: str, function: Handler) -> None:
     if name in _handlers:
         raise ValueError(f"Handler {name} is registered already; registered: {', '.join(sorted(_handlers))}")
     _handlers[name] = function
+    if not costly:
+        _harmless.add(name)
 
 
-def handler(name: str) -> Callable[[Handler], Handler]:
+def handler(name: str, *, costly: bool = True) -> Callable[[Handler], Handler]:
     """Return a decorator that registers the function it stands over; see `register_handler`."""
 
     def register(function: Handler) -> Handler:
-        register_handler(name, function)
+        register_handler(name, function, costly=costly)
         return function
 
     return register
@@ -51,6 +55,11 @@ def get_handler(name: str) -> Handler:
     if found is None:
         raise ValueError(f"Failed to find handler {name}")
     return found
+
+
+def is_costly(name: str) -> bool:
+    """Whether a handler changes or costs something: all but those registered as harmless, torch's own among them."""
+    return name not in _harmless
 
 
 def get_handler_names() -> list[str]:

@@ -15,7 +15,9 @@ from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
 from torchctl.server import companion, forking, native
 from torchctl.server.connections import Connections
+from torchctl.server.gate import Gate, own_names
 from torchctl.server.listener import Listener, TcpListener, UnixListener
+from torchctl.server.policy import Policy
 
 _LOOPBACK_NAMES = ("", "localhost")
 _EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses
@@ -29,6 +31,10 @@ class WorkerServer:
             IPv4 and IPv6. Any other interface than loopback needs a token.
         port: -1 for a Unix socket, else the TCP port; 0 takes a free one, see `port`.
         allow_pause: let `pyspy_dump` stop the process for the moment of reading.
+        read_only: switch off the handlers that change or cost something: `torch_profile`, `pyspy_dump`, and those
+            of one's own that are not registered with ``costly=False``.
+        token_file: path of a file with the token for TCP, closed to others.
+        tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then speaks TLS only.
         sentinel: start a small process beside this one, which answers while this one cannot; see `companion`.
             TORCHCTL_SENTINEL=0 in the environment turns it off.
         native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
@@ -37,12 +43,15 @@ class WorkerServer:
     Attributes:
         port: the TCP port in use, -1 for a Unix socket.
         address: the socket's path, or ``HOST:PORT``.
+        tls: whether TLS is spoken there.
 
     Raises:
         ServerError: the address cannot be used, or is open to others and there is no token.
         AddressInUseError: a live server has it already; the message names its owner.
+        SecretFileError: the token's or the key's file cannot be used, or is open to others.
 
-    Environment: TORCHCTL_TOKEN, at least 16 bytes; asked of every client on TCP when it is set.
+    Environment: where an argument is left out, TORCHCTL_TOKEN_FILE or TORCHCTL_TOKEN (at least 16 bytes; asked of every
+    client on TCP), TORCHCTL_TLS_CERT, TORCHCTL_TLS_KEY, TORCHCTL_READ_ONLY.
 
     Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.hpp (torch 2.13).
     """
@@ -53,6 +62,10 @@ class WorkerServer:
         port: int = -1,
         *,
         allow_pause: bool = False,
+        read_only: bool = False,
+        token_file: str = "",
+        tls_cert: str = "",
+        tls_key: str = "",
         sentinel: bool = True,
         native_companion: bool = False,
     ) -> None:
@@ -63,11 +76,12 @@ class WorkerServer:
         self._listeners: list[Listener] = []
         if not -1 <= port <= 65535:
             raise ServerError(f"{port} is no TCP port: 0 to 65535, or -1 for a Unix socket")
+        policy = Policy(read_only, token_file, tls_cert, tls_key)
         if port == -1:
-            self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, None))
-            self.port, self.address = -1, os.fspath(host_or_file)
+            self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, policy.unix_gate()))
+            self.port, self.address, self.tls = -1, os.fspath(host_or_file), False
         else:
-            self._listen_tcp(host_or_file, port)
+            self._listen_tcp(host_or_file, port, policy.tcp_gate())
         self._native = native.start() if native_companion else None
         if sentinel and companion.wanted():
             self._listeners[0].companion = self._companion()
@@ -83,21 +97,24 @@ class WorkerServer:
             raise ServerError(f"no thread can be started for the server: {error}") from error
 
     def _companion(self) -> companion.Companion:
-        shared = [companion.Shared(one.socket, isinstance(one, TcpListener)) for one in self._listeners]
+        # A sentinel speaks no TLS: such a socket stays the worker's own.
+        plain = [one for one in self._listeners if one.gate.tls is None]
+        shared = [companion.Shared(one.socket, isinstance(one, TcpListener)) for one in plain]
         path = "" if self._native is None else self._native.path
-        return companion.Companion(shared, self.address, self._listeners[0].token, path)
+        token = self._listeners[0].gate.token
+        return companion.Companion(shared, self.address, None if token is None else token.decode("ascii"), path)
 
-    def _listen_tcp(self, host: str, port: int) -> None:
-        token = _token()
+    def _listen_tcp(self, host: str, port: int, gate: Gate) -> None:
         addresses = _addresses(host)
-        if token is None and not all(_is_loopback(address) for _, (address, _) in addresses):
+        if gate.token is None and not all(_is_loopback(address) for _, (address, _) in addresses):
             raise ServerError(
                 f"refusing to listen on {host}, which others can reach, without a token",
-                hint=f"set {protocol.TOKEN_VARIABLE}, or use a loopback address",
+                hint=f"set {protocol.TOKEN_VARIABLE} or {protocol.TOKEN_FILE_VARIABLE}, or use a loopback address",
             )
+        guarded = [(address, _at(host, address, gate)) for address in addresses]
         for attempt in range(_EPHEMERAL_TRIES):
             try:
-                self._listeners = [*_bind_all(addresses, port, self._connections, token)]
+                self._listeners = [*_bind_all(guarded, port, self._connections)]
                 break
             except OSError as error:
                 if port == 0 and attempt + 1 < _EPHEMERAL_TRIES:
@@ -107,6 +124,7 @@ class WorkerServer:
                 raise kind(message, hint="choose another port; 0 takes a free one") from error
         self.port = int(self._listeners[0].server_address[1])
         self.address = f"{host or 'localhost'}:{self.port}"
+        self.tls = gate.tls is not None
 
     def shutdown(self) -> None:
         """Stop serving, in under 0.5 s: close every socket, end every thread, remove the socket file.
@@ -176,19 +194,6 @@ def _join(threads: list[threading.Thread], deadline: float) -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _token() -> bytes | None:
-    token = os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
-    if not token:
-        return None
-    problem = protocol.token_problem(token)
-    if problem:
-        raise ServerError(
-            f"{protocol.TOKEN_VARIABLE} {problem}",
-            hint="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
-        )
-    return token.encode("ascii")
-
-
 _Address = tuple[socket.AddressFamily, tuple[str, int]]
 
 
@@ -207,6 +212,11 @@ def _addresses(host: str) -> list[_Address]:
     return [(family, (str(address[0]), 0))]
 
 
+def _at(host: str, address: _Address, gate: Gate) -> Gate:
+    """Return the rules for one address: on loopback a request must name this host."""
+    return gate._replace(own_names=own_names(host)) if _is_loopback(address[1][0]) else gate
+
+
 def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
@@ -220,12 +230,12 @@ def _has_ipv6_loopback() -> bool:
         return False
 
 
-def _bind_all(addresses: list[_Address], port: int, connections: Connections, token: bytes | None) -> list[TcpListener]:
+def _bind_all(addresses: list[tuple[_Address, Gate]], port: int, connections: Connections) -> list[TcpListener]:
     """Bind every address to one port, all or none."""
     bound: list[TcpListener] = []
     try:
-        for family, (host, _) in addresses:
-            listener = TcpListener(family, (host, port), connections, token)
+        for (family, (host, _)), gate in addresses:
+            listener = TcpListener(family, (host, port), connections, gate)
             bound.append(listener)
             port = int(listener.server_address[1])
     except OSError:

@@ -123,7 +123,7 @@ def worst_error(errors: list[OSError], host: str, port: int, timeout_s: float) -
     if any(isinstance(error, NotAStoreError) for error in errors):
         return NotAStoreError(f"what listens on {host}:{port} is no TCPStore")
     if any(isinstance(error, SilentError) for error in errors):
-        return SilentError(f"nothing on {host}:{port} answered as a TCPStore within {timeout_s:g} s")
+        return SilentError(f"nothing on {host}:{port} answered as a TCPStore within {timeout_s:.3g} s")
     telling = [error for error in errors if error.errno not in _NO_WAY] or errors
     for error in telling:
         if not isinstance(error, ConnectionRefusedError):

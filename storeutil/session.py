@@ -57,15 +57,15 @@ class StoreSession:
         self._store: OperatorStore | None = None
         self._address: str | None = None
 
-    def probe(self) -> None:
-        """Make sure that a TCPStore answers, without torch.
+    def probe(self, limit_s: float = CONNECT_S) -> None:
+        """Make sure that a TCPStore answers within `limit_s` seconds, without torch.
 
         Raises:
             StoreUnreachableError: none does; the message says what does.
         """
         where = f"the store {self.endpoint}"
         try:
-            self._address = probe_store(self.endpoint.host, self.endpoint.port, CONNECT_S)
+            self._address = probe_store(self.endpoint.host, self.endpoint.port, limit_s)
         except socket.gaierror as error:
             raise StoreUnreachableError(
                 f"{where}: the host name does not resolve", hint="check the spelling, or use the address"

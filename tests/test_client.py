@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests import listeners
 from tests.listeners import listening
+from torchctl import asking
 from torchctl.client import call, request
 from torchctl.endpoint import Endpoint
 from torchctl.errors import (
@@ -27,6 +29,7 @@ from torchctl.errors import (
     UnreachableError,
     WorkerError,
 )
+from torchctl.fanout import ask_all
 from torchctl.server import Request, Response, WorkerServer, handler
 
 TOKEN = "a-token-of-twenty-bytes"
@@ -227,3 +230,30 @@ def test_the_token_goes_to_tcp_addresses_only(folder: Path, monkeypatch: pytest.
     with listening(str(folder / "s"), read, read_first=False):
         assert request(Endpoint(path=str(folder / "s")), "POST", "/", time.monotonic() + 10).body == b"pong"
     assert b"uthorization" not in seen[0]
+
+
+def test_a_redirect_is_not_followed_and_takes_no_token_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHCTL_TOKEN", TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        second.setblocking(False)
+        place = f"http://127.0.0.1:{second.getsockname()[1]}/handler/ping"
+
+        def redirect() -> None:
+            for _ in range(2):
+                connection, _ = first.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(
+                        f"HTTP/1.1 307 Temporary\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()
+                    )
+
+        thread = threading.Thread(target=redirect, daemon=True)
+        thread.start()
+        where = Endpoint(host="127.0.0.1", port=first.getsockname()[1])
+        with pytest.raises(NotAWorkerError, match="it answered HTTP 307"):
+            ping(where)
+        outcomes = ask_all([where, Endpoint(path="/none")], asking.ping, time.monotonic() + 10)
+        assert "it answered HTTP 307" in str(outcomes[0].error)
+        thread.join(10)
+        with pytest.raises(BlockingIOError):
+            second.accept()

@@ -13,10 +13,10 @@ PACKAGE = ROOT / "torchctl"
 
 # Package -> what it may import of torchctl; "" is any module right under torchctl.
 ALLOWED = {
-    "server": {"server", "protocol", "errors", "runtimedir", "silence"},
+    "server": {"server", "protocol", "errors", "runtimedir", "launchers", "secretfile", "storeutil", "silence"},
     "silence": {"silence", "errors", "runtimedir"},
     "storeutil": {"storeutil", "errors", "endpoint", "ranks", "text"},
-    "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir"},
+    "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir", "storeutil"},
     "flightrec": {"flightrec", "errors", "codepaths", "text", "ranks"},
     "stacks": {"stacks", "codepaths", "errors", "ranks"},
     "diagnosis": {"diagnosis", "flightrec", "stacks", "ranks", "errors", "codepaths"},

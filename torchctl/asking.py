@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchctl.endpoint import Endpoint
-from torchctl.errors import AccessDeniedError, NotAWorkerError
+from torchctl.errors import NotAWorkerError
 from torchctl.protocol import HANDLER_PATH
 from torchctl.question import Ask, Question, Steps, ask_handler
-from torchctl.reply import Reply
+from torchctl.reply import Reply, wants_token
 
 if TYPE_CHECKING:
     from torchctl.stacks.stack import Stacks
@@ -48,7 +48,7 @@ def ask_names(endpoint: Endpoint) -> Steps[Handlers]:
     """
     reply = yield Ask("GET", HANDLER_PATH, max_bytes=_NAMES_BYTES)
     if reply.status == 401:
-        raise AccessDeniedError("wants a token, and did not accept ours", endpoint=str(endpoint), rank=reply.rank)
+        raise wants_token(endpoint, reply.rank)
     try:
         names = json.loads(reply.body) if reply.status == 200 else None
     except (ValueError, RecursionError):
@@ -129,10 +129,14 @@ def named_question(name: str, arguments: Mapping[str, Any]) -> Question[Any]:
         from torchctl.flightrec_live import dumps_question
 
         return dumps_question(stacktraces=arguments["stacktraces"] is True)
-    if name == "everything":
-        from torchctl.collecting import everything_unkept
+    if name == "sight":
+        from torchctl.diagnose_questions import named_sight
 
-        return everything_unkept
+        return named_sight(arguments)
+    if name == "everything":
+        from torchctl.everything import Everything, read_had
+
+        return Everything(read_had(arguments["had"]))
     from torchctl.workerinfo import ask_info
 
     known: dict[str, Question[Any]] = {"ping": ping, "handlers": ask_names, "info": ask_info}

@@ -86,7 +86,8 @@ def request(
         error.rank = endpoint.rank
         raise
     except (OSError, HTTPException, HTTPError, ValueError) as error:
-        cause = error.args[1] if isinstance(error, HTTPError) and len(error.args) > 1 else error
+        inner = [one for one in error.args if isinstance(one, Exception)] if isinstance(error, HTTPError) else []
+        cause = inner[0] if inner else error
         if isinstance(error, IncompleteRead) or isinstance(cause, IncompleteRead):
             cause = ConnectionResetError()
         raise translated(cause, endpoint, time.monotonic() - began, connection.connected) from error
@@ -130,6 +131,10 @@ class _Connection(HTTPConnection):
     def connect(self) -> None:
         self.sock = self._connect_unix() if self.endpoint.path else self._connect_tcp()
         self.connected = True
+        if self.endpoint.ca:
+            from torchctl.tls import secured
+
+            self.sock = secured(self.sock, self.endpoint.ca, self.endpoint.host, self.deadline)
 
     def _connect_unix(self) -> socket.socket:
         sock = _DeadlineSocket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from typing import Any
 
 from torchctl.errors import TorchctlError
@@ -12,7 +11,6 @@ from torchctl.errors import TorchctlError
 MANIFEST = "collect.json"
 SCHEMA = "torchctl.collect/1"
 _MAX_BYTES = 1 << 30
-_TRACE = re.compile(r"(?:.*_)?(?:nccl|fr|comm_lib)_trace_(?:rank_?\d+|worker).*")
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
@@ -25,13 +23,24 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             document = json.loads(file.read(_MAX_BYTES))
-        if document["schema"] != SCHEMA or not all(isinstance(one["files"], dict) for one in document["workers"]):
+        if document["schema"] != SCHEMA or not all(map(_is_entry, document["workers"])):
             raise ValueError
     except FileNotFoundError:
         return None
     except OSError as error:
         raise TorchctlError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise TorchctlError(f"{path} is not what `torchctl collect` writes", hint="choose another folder") from None
     assert isinstance(document, dict)
     return document
+
+
+def _is_entry(worker: dict[str, Any]) -> bool:
+    """Whether a manifest's worker has the form that its readers rely on; a file is always one of the same folder."""
+    texts = [worker["endpoint"], *worker["files"].values(), *worker["failures"].values()]
+    numbers = [worker[name] for name in ("rank", "pid", "world_size")]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(number is None or (isinstance(number, int) and 0 <= number < 1 << 32) for number in numbers)
+        and not any("/" in name or "\0" in name for name in worker["files"].values())
+    )

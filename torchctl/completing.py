@@ -41,7 +41,8 @@ def _live_names(params: dict[str, Any]) -> list[str]:
     from torchctl.targets import Targets
 
     hosts = tuple(endpoint for endpoints in params.get("host") or () for endpoint in endpoints)
-    targets = Targets(params.get("socket") or (), hosts, timeout_s=_TIMEOUT_S)
+    token_file, ca = params.get("token_file") or "", params.get("ca") or ""
+    targets = Targets(params.get("socket") or (), hosts, timeout_s=_TIMEOUT_S, token_file=token_file, ca=ca)
     outcomes = ask_all(targets.endpoints()[:_MAX_SOCKETS], ask_names, targets.deadline)
     return sorted({name for outcome in outcomes if outcome.value is not None for name in outcome.value.names})
 

@@ -1,171 +1,104 @@
 """Evidence from live workers: two looks at every rank, so that a stuck job is told from a slow one.
 
-How this works. The first look takes a digest alone: the recorders' counters, a few hundred bytes of each worker. After
-an interval the second one takes the digest again, the entries without their frames, and the Python stacks. A rank
-whose counters went on has moved. Frames, which cost the worker a second the first time, are fetched at the end
-and only from the few ranks that the diagnosis names.
+How this works. The first look takes the recorders' counters alone. After an interval the second one takes a digest, the
+newest entries of each group, the counters again, and the Python stacks. A rank whose counters went on has moved. What
+a first diagnosis finds is then looked at closely: whole traces of the ranks it is about, which tell what came before,
+and frames, which cost a worker a second the first time, of the few that it names. A rank that goes on meanwhile has
+moved too, and keeps its digest: evidence of two moments would accuse somebody.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torchctl import workerinfo
-from torchctl.client import Reply, call
+from torchctl.asking import call_question
+from torchctl.diagnose_absence import has_ended, reason_of
+from torchctl.diagnose_questions import RawTrace, Sight, sight_question
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.endpoint import Endpoint
-from torchctl.errors import (
-    DeadlineError,
-    DegradedError,
-    NoSuchHandlerError,
-    NoWorkersError,
-    RefusedError,
-    TorchctlError,
-    WorkerError,
-)
-from torchctl.fanout import Outcome, ask_all
-from torchctl.flightrec.gather import Failure, RawDump
+from torchctl.errors import NoWorkersError, TorchctlError
+from torchctl.fanout import Outcome
+from torchctl.flightrec.gather import RawDump
 from torchctl.flightrec.loading import load_raw
-from torchctl.stacks.stack import Stacks, parse_stacks
-from torchctl.survey import rank_of
+from torchctl.flightrec.trace import Trace
+from torchctl.reply import Reply
+from torchctl.rollcall import rank_of
+from torchctl.stacks.reader import StackReader
+from torchctl.stacks.stack import Stacks
+from torchctl.survey import survey
 from torchctl.targets import Targets
 
 MAX_FRAMES_FROM = 4  # ranks whose frames are worth a second of theirs
-_DIGEST_BYTES = 1 << 20
-_FIRST_SHARE = 0.3  # of the time allowed, for the first look: a silent worker uses all of it
-_PID_IN_NAME = re.compile(r"-(\d{1,9})\.sock\Z")
-_DEAD = ("", "Z", "X")  # letters of /proc/PID/stat
-_WITHOUT_ENTRIES = {"includecollectives": "false"}
+MAX_TRACES_FROM = 32  # ranks whose history is worth 300 kB of theirs
+_SHARES = (0.3, 0.4, 0.3)  # of the time allowed: counters, digests, stacks; a silent worker uses all of the first
+_LEAST_S = 2.0  # for whole traces, however late it is
+_DUMPS_PER_PROCESS = 16  # digests; a decoding process takes 30 ms to start
 _KINDS_WITH_FRAMES = ("op_mismatch", "shape_mismatch", "dtype_mismatch", "order_cycle", "straggler")
 
 
 @dataclass(slots=True)
-class Look:
-    """What one worker gave.
+class _Seen:
+    """What has been seen of a job's workers; dictionaries by rank."""
 
-    Attributes:
-        digest: counters of its recorders, by recorder; anything that compares.
-        traces: raw dumps with their recorder's name.
-    """
-
-    rank: int | None
-    info: workerinfo.WorkerInfo
-    digest: Any
-    traces: list[tuple[str, bytes, int]] = field(default_factory=list)
-    stacks: bytes = b""
+    endpoints: dict[int, Endpoint] = field(default_factory=dict)
+    sights: dict[int, Sight] = field(default_factory=dict)
+    moved: set[int] = field(default_factory=set)
+    failed: dict[int, str] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
+    stacks: dict[int, bytes] = field(default_factory=dict)
+    world_size: int | None = None
 
 
-def look(targets: Targets, interval_s: float) -> Evidence:
+def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Evidence:
     """Return the evidence of all live workers that the options name.
 
     Args:
         targets: whom to ask, and how long the whole may take; the interval comes on top of that.
         interval_s: seconds between the two looks.
+        everything: whole traces of all ranks instead of digests: what is worth keeping.
 
     Raises:
         NoWorkersError: nobody answers.
         TorchctlError: two workers claim one rank.
     """
-    endpoints = targets.endpoints()
-    first_deadline = time.monotonic() + targets.timeout_s * _FIRST_SHARE
-    first = ask_all(endpoints, _first_look, first_deadline)
-    good = [one.endpoint for one in first if one.value is not None]
+    begun = time.monotonic()
+    counters, digests, stacks = (share * targets.timeout_s for share in _SHARES)
+    first = survey(targets.until(begun + counters), sight_question("counters"))
+    good = [one for one in first.outcomes if one.value is not None]
     if not good:
         raise NoWorkersError("no worker answers", hint="`torchctl ps` lists what was found")
-    _refuse_doubles(first)
+    _refuse_doubles(good)
     threading.Event().wait(interval_s)
-    deadline = time.monotonic() + targets.timeout_s * (1 - _FIRST_SHARE)
-    second = ask_all(good, _second_look, deadline)
-    evidence = _evidence(first, second)
-    return _with_frames(evidence, second, deadline)
+    again = targets.only([one.endpoint for one in good])
+    question = sight_question("traces" if everything else "digest")
+    second = survey(again.until(time.monotonic() + digests), question).outcomes
+    seen = _seen(first.outcomes, second)
+    there = targets.only([one.endpoint for one in second if one.value is not None])
+    if seen.endpoints:
+        _take_stacks(seen, there.until(time.monotonic() + stacks))
+    evidence = _evidence(seen)
+    return _closer(evidence, seen, targets, everything) if seen.endpoints else evidence
 
 
-def watching(targets: Targets, interval_s: float) -> Evidence:
-    """Look again and again, and return the first evidence that something is wrong; raises as `look`."""
+def watching(targets: Targets, interval_s: float, *, everything: bool = False) -> Evidence:
+    """Look again and again, and return the first evidence that something is wrong; arguments and errors as `look`."""
     pause = threading.Event()
     while True:
         evidence = look(replace(targets), interval_s)
+        if diagnose(evidence).healthy is False and everything:
+            evidence = look(replace(targets), interval_s, everything=True)
         if diagnose(evidence).healthy is False:
             return evidence
         pause.wait(interval_s)
 
 
-def _first_look(endpoint: Endpoint, deadline: float) -> Look:
-    info = workerinfo.ask_info(endpoint, deadline)
-    if info.degraded is not None:
-        raise DegradedError(f"cannot answer for itself: {info.degraded}", endpoint=str(endpoint), rank=info.rank)
-    return Look(info.rank if info.rank is not None else endpoint.rank, info, digest(endpoint, deadline, info))
-
-
-def digest(endpoint: Endpoint, deadline: float, info: workerinfo.WorkerInfo) -> Any:
-    """Return what moves as a worker goes on: its recorders' counters and its last reported step."""
-    counters = []
-    for handler in ("dump_nccl_trace_json", "fr_trace_json"):
-        try:
-            reply = call(endpoint, handler, deadline, params=_WITHOUT_ENTRIES, max_bytes=_DIGEST_BYTES)
-        except NoSuchHandlerError:
-            continue
-        except WorkerError as error:
-            if isinstance(error, DeadlineError):
-                raise
-            continue
-        counters.append(_counters(reply.body))
-        if handler == "dump_nccl_trace_json" and reply.recorder == "generic":
-            break
-    return counters, info.step
-
-
-def _counters(body: bytes) -> Any:
-    try:
-        document = json.loads(body)
-        return document.get("pg_status"), len(document.get("entries") or ())
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return None
-
-
-def _second_look(endpoint: Endpoint, deadline: float) -> Look:
-    made = _first_look(endpoint, deadline)
-    made.traces = traces(endpoint, deadline, frames=False)
-    try:
-        made.stacks = call(endpoint, "dump_traceback", deadline, params={"format": "json"}).body
-    except WorkerError:
-        made.stacks = b""  # the entries alone are evidence, too
-    return made
-
-
-def traces(endpoint: Endpoint, deadline: float, *, frames: bool) -> list[tuple[str, bytes, int]]:
-    """Return a worker's dumps: recorder, bytes, and when they came in nanoseconds; both recorders where it has two."""
-    params = {"includestacktraces": "true" if frames else "false"}
-    try:
-        first = call(endpoint, "dump_nccl_trace_pickle", deadline, params=params)
-    except NoSuchHandlerError:
-        return [_named("generic", call(endpoint, "fr_trace_json", deadline))]
-    found = [_named(first.recorder or "nccl", first)]
-    if first.recorder != "generic":
-        try:
-            found.append(_named("generic", call(endpoint, "fr_trace_pickle", deadline, params=params)))
-        except NoSuchHandlerError:
-            found.append(_named("generic", call(endpoint, "fr_trace_json", deadline)))
-    return found
-
-
-def _named(recorder: str, reply: Reply) -> tuple[str, bytes, int]:
-    return recorder, reply.body, time.time_ns()
-
-
-def _ranks_of(outcomes: list[Outcome[Look]]) -> dict[Endpoint, int | None]:
-    return {one.endpoint: rank_of(one) for one in outcomes}
-
-
-def _refuse_doubles(outcomes: list[Outcome[Look]]) -> None:
+def _refuse_doubles(outcomes: Iterable[Outcome[Sight]]) -> None:
     claims: dict[int, Endpoint] = {}
     for one in outcomes:
         rank = one.value.rank if one.value is not None else None
@@ -174,122 +107,112 @@ def _refuse_doubles(outcomes: list[Outcome[Look]]) -> None:
         if rank in claims:
             raise TorchctlError(
                 f"rank {rank} is claimed by two workers, {claims[rank]} and {one.endpoint}",
-                hint="two jobs run here: name the sockets of one with --socket",
+                hint="two jobs run here: pick one with --job, or name its sockets with --socket",
             )
         claims[rank] = one.endpoint
 
 
-def _evidence(first: list[Outcome[Look]], second: list[Outcome[Look]]) -> Evidence:
-    ranks = _ranks_of(first)
-    before = {one.endpoint: one.value for one in first if one.value is not None}
-    failed: dict[int, str] = {}
-    left: set[int] = set()
-    alive = {look.rank for look in before.values()}
-    size = max((look.info.world_size or 0 for look in before.values()), default=0) or None
+def _seen(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> _Seen:
+    """Return what two looks have given."""
+    before = {str(one.endpoint): one.value for one in first if one.value is not None}
+    alive = {sight.rank for sight in before.values()}
+    size = max((sight.info.world_size or 0 for sight in before.values()), default=0) or None
+    seen = _Seen(world_size=size)
+    for one in second:
+        first_sight = before.get(str(one.endpoint))
+        rank = first_sight.rank if first_sight is not None else rank_of(one)
+        if one.value is None or rank is None:
+            continue
+        seen.endpoints[rank], seen.sights[rank] = one.endpoint, one.value
+        if first_sight is not None and one.value.moving != first_sight.moving:
+            seen.moved.add(rank)
     for one in (*first, *second):
-        rank = ranks.get(one.endpoint)
-        if one.error is None or rank is None or (one.endpoint not in before and rank in alive):
+        answered = before.get(str(one.endpoint))
+        rank = answered.rank if answered is not None else rank_of(one)
+        if one.error is None or rank is None or (answered is None and rank in alive):
             continue
         if size is not None and rank >= size:
             continue  # a leftover of a larger job
-        failed[rank] = _reason(one.endpoint, one.error)
-        if isinstance(one.error, RefusedError) or _ended(one.endpoint):
-            left.add(rank)
-    dumps: list[RawDump | Failure] = []
+        seen.failed[rank] = reason_of(one.endpoint, one.error)
+        if has_ended(one.endpoint, one.error):
+            seen.left.add(rank)
+    return seen
+
+
+def _take_stacks(seen: _Seen, targets: Targets) -> None:
+    """Ask for stacks: apart from the rest, since torch's own server hangs on them while the interpreter is held."""
+    ranks = {str(endpoint): rank for rank, endpoint in seen.endpoints.items()}
+    question = call_question("dump_traceback", {"format": "text"}, b"")
+    outcomes: list[Outcome[Reply]] = survey(targets, question).outcomes
+    for one in outcomes:
+        rank = ranks.get(str(one.endpoint))
+        if one.value is not None and rank is not None:
+            seen.stacks[rank] = one.value.body
+
+
+def _evidence(seen: _Seen) -> Evidence:
     stacks: dict[int, Stacks] = {}
     places: dict[int, Place] = {}
     files: dict[str, bytes] = {}
-    moved = set()
-    for outcome in second:
-        made, rank = outcome.value, ranks.get(outcome.endpoint)
-        if made is None or rank is None:
+    reader = StackReader()
+    for rank, sight in sorted(seen.sights.items()):
+        places[rank] = Place(sight.info.host, sight.info.pid)
+        for trace in sight.traces:
+            files[trace_name(trace, rank)] = trace.body
+    for rank, body in seen.stacks.items():
+        files[f"stacks_{rank}.txt"] = body
+        try:
+            stacks[rank] = reader.read(body)
+        except ValueError:
             continue
-        places[rank] = Place(made.info.host, made.info.pid)
-        if made.digest != before[outcome.endpoint].digest:
-            moved.add(rank)
-        for recorder, body, answered_ns in made.traces:
-            dumps.append(RawDump(str(outcome.endpoint), rank, body, answered_ns=answered_ns))
-            files[trace_name(recorder, rank, body)] = body
-        if made.stacks:
-            files[f"stacks_{rank}.json"] = made.stacks
-            try:
-                stacks[rank] = parse_stacks(made.stacks)
-            except ValueError:
-                continue
-    trace = load_raw(iter(dumps), count=max(1, len(dumps) // 8))
-    return Evidence(trace, stacks, failed, places, size, frozenset(moved), True, frozenset(left), files)
+    made: dict[str, Any] = {"moved": frozenset(seen.moved), "live": True, "left": frozenset(seen.left)}
+    return Evidence(_table(seen), stacks, seen.failed, places, seen.world_size, files=files, **made)
 
 
-def trace_name(recorder: str, rank: int, body: bytes) -> str:
+def _table(seen: _Seen) -> Trace:
+    dumps = [
+        RawDump(str(seen.endpoints[rank]), rank, trace.body, answered_ns=trace.answered_ns)
+        for rank, sight in sorted(seen.sights.items())
+        for trace in sight.traces
+    ]
+    return load_raw(iter(dumps), count=max(1, len(dumps) // _DUMPS_PER_PROCESS))
+
+
+def trace_name(trace: RawTrace, rank: int) -> str:
     """Return the name under which a dump is saved: `load` finds the rank in it."""
-    kind = "pickle" if body[:1] == b"\x80" else "json"
-    return f"{recorder}_trace_rank_{rank}.{kind}"
+    kind = "pickle" if trace.body[:1] == b"\x80" else "json"
+    return f"{trace.recorder}_trace_rank_{rank}.{kind}"
 
 
-def _reason(endpoint: Endpoint, error: WorkerError) -> str:
-    """Say why a worker gave nothing; of a process on this host, what the kernel says of it."""
-    if isinstance(error, DegradedError):
-        return error.detail
-    match = _PID_IN_NAME.search(endpoint.path)
-    if match is None:
-        return error.detail
-    state = _process_state(int(match[1]))
-    if state in _DEAD:
-        return f"its process {match[1]} has ended without closing its socket"
-    if state in "tT":
-        return f"its process {match[1]} is stopped (state {state})"
-    if isinstance(error, DeadlineError):
-        return f"its process {match[1]} runs (state {state}) and {error.detail}"
-    return error.detail
-
-
-def _ended(endpoint: Endpoint) -> bool:
-    """Whether a process of this host is gone and its socket is not: a clean end takes the socket away."""
-    match = _PID_IN_NAME.search(endpoint.path)
-    return match is not None and os.path.exists(endpoint.path) and _process_state(int(match[1])) in _DEAD
-
-
-def _process_state(pid: int) -> str:
-    """Return the kernel's letter for a process of this host, "" when there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""
-
-
-def _with_frames(evidence: Evidence, second: list[Outcome[Look]], deadline: float) -> Evidence:
-    """Fetch the frames of the ranks that a first diagnosis accuses of what only frames locate."""
-    wanted = _worth_frames(diagnose(evidence))
-    endpoints = [one.endpoint for one in second if one.value is not None and one.value.rank in wanted]
-    if not endpoints:
-        return evidence
-
-    def ask(endpoint: Endpoint, until: float) -> list[tuple[str, bytes, int]]:
-        return traces(endpoint, until, frames=True)
-
-    rank_of = {one.endpoint: one.value.rank for one in second if one.value is not None}
-    fetched = 0
-    for outcome in ask_all(endpoints, ask, max(deadline, time.monotonic() + 2.0)):
-        rank = rank_of[outcome.endpoint]
-        if outcome.value is None or rank is None:
+def _closer(evidence: Evidence, seen: _Seen, targets: Targets, everything: bool) -> Evidence:
+    """Take whole traces of the ranks that a first diagnosis is about, and frames of those that it names."""
+    history, frames = _worth_more(diagnose(evidence))
+    wanted = {"frames": frames, "traces": set() if everything else history - frames}
+    fetched = False
+    for kind, ranks in wanted.items():
+        ends = {str(seen.endpoints[rank]): rank for rank in ranks if rank in seen.endpoints}
+        if not ends:
             continue
-        fetched += 1
-        for recorder, body, _ in outcome.value:
-            evidence.files[trace_name(recorder, rank, body)] = body
-    if fetched:
-        raw = [
-            RawDump(name, int(match[1]), body)
-            for name, body in evidence.files.items()
-            if (match := re.search(r"_trace_rank_(\d+)\.", name))
-        ]
-        evidence.trace = load_raw(iter(raw), count=max(1, len(raw) // 8))
-    return evidence
+        asked = targets.only([seen.endpoints[rank] for rank in ends.values()])
+        for one in survey(asked.until(time.monotonic() + _LEAST_S), sight_question(kind)).outcomes:
+            rank = ends.get(str(one.endpoint))
+            if one.value is None or rank is None:
+                continue
+            if one.value.moving != seen.sights[rank].moving:
+                seen.moved.add(rank)
+            elif one.value.traces:
+                seen.sights[rank] = one.value
+            fetched = True
+    return _evidence(seen) if fetched else evidence
 
 
-def _worth_frames(diagnosis: Diagnosis) -> set[int]:
-    wanted: list[int] = []
+def _worth_more(diagnosis: Diagnosis) -> tuple[set[int], set[int]]:
+    """Return the ranks whose history may say more than the digest, and those whose frames locate what they did."""
+    history: list[int] = []
+    frames: list[int] = []
     for finding in diagnosis.findings:
         if finding.kind in _KINDS_WITH_FRAMES:
-            wanted += finding.culprit_ranks
-    return set(wanted[:MAX_FRAMES_FROM])
+            frames += finding.culprit_ranks
+        members = finding.group.ranks if finding.group is not None else finding.waiting_ranks
+        history += [*finding.culprit_ranks, *members]
+    return set(list(dict.fromkeys(history))[:MAX_TRACES_FROM]), set(frames[:MAX_FRAMES_FROM])

@@ -2,6 +2,7 @@
 
 TorchctlError                 exit 1
 ├── RuntimeDirError           1  the runtime folder is not ours or open to others
+├── SecretFileError           1  a token or key file that is missing, unusable or open to others
 ├── DumpError                 1  a file or reply that is no flight-recorder dump, or a hostile one
 ├── ServerError               1  the worker-side server cannot start
 │   └── AddressInUseError     1  a live server already holds the address
@@ -20,6 +21,7 @@ TorchctlError                 exit 1
     │   ├── BusyError         3  backlog full, or all connections in use
     │   ├── DegradedError     3  the worker's sentinel answers, and has not what was asked for
     │   ├── UnknownHostError  3  the host name is not known
+    │   ├── CertificateError  3  TLS: the other end is not proved to be the worker
     │   └── NotAWorkerError   3  something else answered
     ├── TooLargeError         1  the reply is over the size limit
     ├── HandlerError          4  the handler ran and failed, or refused its parameters
@@ -64,6 +66,12 @@ class RuntimeDirError(TorchctlError):
     """The runtime folder cannot be trusted."""
 
     kind = "runtime_dir"
+
+
+class SecretFileError(TorchctlError):
+    """A token or key file that cannot be used, or that others can read."""
+
+    kind = "secret_file"
 
 
 class DumpError(TorchctlError):
@@ -187,7 +195,7 @@ class AccessDeniedError(UnreachableError):
     """The operating system, or the server's token check, refuses us."""
 
     kind = "permission"
-    hint = "run as the user who owns the job, or set TORCHCTL_TOKEN to the server's token"
+    hint = "run as the user who owns the job, or give the server's token: TORCHCTL_TOKEN, or --token-file"
 
 
 class BusyError(UnreachableError):
@@ -209,6 +217,13 @@ class UnknownHostError(UnreachableError):
 
     kind = "name_not_found"
     hint = "check the spelling, or use the address"
+
+
+class CertificateError(UnreachableError):
+    """The certificate does not prove that this is the worker; nothing was sent to it."""
+
+    kind = "certificate"
+    hint = "--ca names the authority that signed the workers' certificates; each names its host as it is typed"
 
 
 class NotAWorkerError(UnreachableError):

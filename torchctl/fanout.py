@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torchctl.endpoint import Endpoint
 from torchctl.errors import (
@@ -110,8 +110,21 @@ def ask_one(endpoint: Endpoint, ask: Callable[[Endpoint, float], T], deadline: f
         return Outcome(endpoint, ask(endpoint, deadline), None)
     except WorkerError as error:
         return Outcome(endpoint, None, error)
+    except KeyboardInterrupt:
+        return Outcome(endpoint, None, stopped(endpoint))
     except Exception as error:  # a defect of ours with one worker must not hide the others' answers
         return Outcome(endpoint, None, defect(endpoint, error))
+
+
+def stopped(endpoint: Endpoint) -> WorkerError:
+    """Return the error for a worker that Ctrl-C came before."""
+    words = "had not answered when the command was interrupted"
+    return StoppedError(words, endpoint=str(endpoint), rank=endpoint.rank)
+
+
+def is_stopped(outcomes: Sequence[Outcome[Any]]) -> bool:
+    """Whether Ctrl-C came before all had answered."""
+    return any(isinstance(one.error, StoppedError) for one in outcomes)
 
 
 def defect(endpoint: Endpoint, error: Exception) -> WorkerError:
@@ -149,15 +162,18 @@ class _Threads(Generic[T]):
 
     def outcomes(self) -> list[Outcome[T]]:
         """Return one outcome per endpoint; Ctrl-C ends the waiting."""
-        kind: type[WorkerError] = DeadlineError
-        words = "gave no answer before the deadline"
+        error: Callable[[Endpoint], WorkerError] = _late
         try:
             for _ in self._endpoints:
                 if not self._finished.acquire(timeout=max(0.0, self._deadline + _GRACE_S - time.monotonic())):
                     break
         except KeyboardInterrupt:
-            kind, words = StoppedError, "had not answered when the command was interrupted"
+            error = stopped
         return [
-            outcome or Outcome(endpoint, None, kind(words, endpoint=str(endpoint), rank=endpoint.rank))
+            outcome or Outcome(endpoint, None, error(endpoint))
             for outcome, endpoint in zip(self._found, self._endpoints, strict=True)
         ]
+
+
+def _late(endpoint: Endpoint) -> WorkerError:
+    return DeadlineError("gave no answer before the deadline", endpoint=str(endpoint), rank=endpoint.rank)

@@ -10,18 +10,20 @@ from collections.abc import Iterator
 
 from torchctl.errors import TorchctlError
 
+_HINT = "choose another path for --output"
 
-def write_file(path: str, content: bytes) -> None:
+
+def write_file(path: str, content: bytes, *, hint: str = _HINT) -> None:
     """Write a file atomically; an interrupted run leaves the old file, or none.
 
     Raises:
         TorchctlError: the folder is missing, not writable or full; or a pipe or folder has the name.
     """
-    if _is_device(path):
-        with _named_failure(path), open(path, "wb") as stream:
+    if _is_device(path, hint):
+        with _named_failure(path, hint), open(path, "wb") as stream:
             stream.write(content)
         return
-    with _named_failure(path):
+    with _named_failure(path, hint):
         descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".torchctl-")
         try:
             with open(descriptor, "wb") as file:
@@ -33,23 +35,22 @@ def write_file(path: str, content: bytes) -> None:
             raise
 
 
-def _is_device(path: str) -> bool:
+def _is_device(path: str, hint: str) -> bool:
     """Whether to write through to a character device, such as /dev/null."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return False
     if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
-        raise TorchctlError(f"{path} exists and is no regular file", hint="choose another path for --output")
+        raise TorchctlError(f"{path} exists and is no regular file", hint=hint)
     return stat.S_ISCHR(mode)
 
 
 @contextlib.contextmanager
-def _named_failure(path: str) -> Iterator[None]:
+def _named_failure(path: str, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "choose another path for --output"
         raise TorchctlError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
 
 

@@ -11,15 +11,16 @@ from torchctl.asking import WorkerStacks, stacks_question
 from torchctl.collected import read_manifest
 from torchctl.endpoint import Endpoint
 from torchctl.errors import EXIT_FAILED, WorkerError
-from torchctl.fanout import Outcome
+from torchctl.fanout import Outcome, is_stopped
 from torchctl.question import Question
 from torchctl.ranks import MAX_RANKS, Member
 from torchctl.reply import Identity
+from torchctl.rollcall import absent_ranks
 from torchctl.stacks.folder import read_stack_files
 from torchctl.stacks.merge import Merged, Worker, merge, name_workers
 from torchctl.stacks.motion import Motion
 from torchctl.stacks.reader import StackReader
-from torchctl.survey import Survey, absent_ranks, survey
+from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 
 
@@ -76,6 +77,7 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
     """Ask all workers for their stacks, `choice.samples` times.
 
     Each sample has its share of the time, the pauses come on top; a worker that did not answer is not asked again.
+    Ctrl-C ends it with the last whole sample, or with what the first one has brought.
 
     Returns:
         The last sample, with the failures of all; and what moved in between.
@@ -86,15 +88,27 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
     share = targets.timeout_s / choice.samples
     first = result = _sample(targets, share, question, motion)
     lost = {one.endpoint: one for one in result.outcomes if one.value is None}
-    for _ in range(choice.samples - 1):
+    taken = 1
+    interrupted = False
+    while taken < choice.samples and not is_stopped(result.outcomes):
         answering = [one.endpoint for one in result.outcomes if one.value is not None]
         if not answering:
             break
-        time.sleep(choice.interval_s)
-        result = _sample(targets.only(answering), share, question, motion)
+        try:
+            time.sleep(choice.interval_s)
+            new = _sample(targets.only(answering), share, question, motion)
+        except KeyboardInterrupt:
+            interrupted = True
+        else:
+            interrupted = is_stopped(new.outcomes)
+        if interrupted:
+            break
+        result, taken = new, taken + 1
         lost.update((one.endpoint, one) for one in result.outcomes if one.value is None)
+    notes = [*first.notes, f"interrupted after {taken} of {choice.samples} samples"] if interrupted else first.notes
     outcomes = [*lost.values(), *(one for one in result.outcomes if one.value is not None)]
-    return Survey(outcomes, first.missing_ranks, first.notes, first.not_found), motion
+    whole = Survey(outcomes, first.missing_ranks, notes, first.not_found, first.from_store, interrupted)
+    return whole, motion
 
 
 def _sample(targets: Targets, share_s: float, question: Question[WorkerStacks], motion: Motion) -> Survey[WorkerStacks]:
@@ -178,7 +192,8 @@ def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion
     for job, group in sorted(by_job.items(), key=lambda item: (item[0] is None, item[0] or "")):
         answers = [(one, one.value) for one in group if one.value is not None]
         names = name_workers([(value.rank, str(one.endpoint)) for one, value in answers])
-        world = max((one.identity.world_size or 0 for one in group), default=0) or None
+        sizes = [one.identity.world_size or 0 for one in group]
+        world = max((size for size in sizes if size <= MAX_RANKS), default=0) or None
         # By the reason of their silence; None are those that answered themselves.
         by_reason: dict[str | None, list[Worker]] = {}
         for member, (one, value) in zip(names, answers, strict=True):

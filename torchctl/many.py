@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import resource
 import signal
 import socket
 import threading
@@ -23,9 +21,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+from torchctl.connecting import connect_tcp, connect_unix, raise_file_limit
 from torchctl.endpoint import Endpoint
-from torchctl.errors import NotAskedError, StoppedError, TooLargeError, WorkerError
-from torchctl.fanout import Outcome, Progress, defect
+from torchctl.errors import NotAskedError, TooLargeError, WorkerError
+from torchctl.fanout import Outcome, Progress, defect, stopped
 from torchctl.httpwire import ResponseParser, request_bytes
 from torchctl.question import Ask, Conversation, Question
 from torchctl.reply import Reply, translated
@@ -34,7 +33,6 @@ from torchctl.resolving import Resolver
 T = TypeVar("T")
 _CHUNK_BYTES = 1 << 18
 _RESERVED_FILES = 64  # descriptors for everything else in this process
-_RETRY_S = 0.005  # while a Unix socket's backlog is full
 _PROGRESS_S = 0.1
 
 
@@ -50,7 +48,7 @@ def ask_many(
 
     Ctrl-C ends the asking: what has come is returned, the rest are `StoppedError`.
     """
-    files = _raise_file_limit(len(endpoints) + _RESERVED_FILES) - _RESERVED_FILES
+    files = raise_file_limit(len(endpoints) + _RESERVED_FILES) - _RESERVED_FILES
     run = _Run(endpoints, question, deadline, jobs or len(endpoints), max(1, files), progress)
     loop = asyncio.new_event_loop()
     try:
@@ -74,6 +72,9 @@ class _Asking(Generic[T]):
         self.connected = False
         self.busy = False  # the last connect found the backlog full
         self.holds_turn = True
+
+    def tell_busy(self, busy: bool) -> None:
+        self.busy = busy
 
     def late(self) -> WorkerError:
         """Return the error for no answer until now."""
@@ -113,14 +114,14 @@ class _Run(Generic[T]):
         self._stop, self._room = asyncio.Event(), asyncio.Event()
         ticker = asyncio.ensure_future(self._tick()) if self._progress is not None else None
         feeder = asyncio.ensure_future(self._feed())
-        stopped = asyncio.ensure_future(self._stop.wait())
+        stop = asyncio.ensure_future(self._stop.wait())
         left = max(0.0, self._deadline - time.monotonic())
-        await asyncio.wait({feeder, stopped}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({feeder, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if feeder.done():
             feeder.result()
-        extra = [task for task in (feeder, stopped, ticker) if task is not None]
+        extra = [task for task in (feeder, stop, ticker) if task is not None]
         for asking in self._running.values():
-            error = self._stopped(asking.endpoint) if self._interrupted else asking.late()
+            error = stopped(asking.endpoint) if self._interrupted else asking.late()
             self._outcomes[asking.index] = Outcome(asking.endpoint, None, error, asking.conversation.identity)
         for task in [*self._running, *extra]:
             task.cancel()
@@ -141,17 +142,12 @@ class _Run(Generic[T]):
             or Outcome(
                 endpoint,
                 None,
-                self._stopped(endpoint)
+                stopped(endpoint)
                 if self._interrupted
                 else NotAskedError(never, endpoint=str(endpoint), rank=endpoint.rank),
             )
             for outcome, endpoint in zip(self._outcomes, self._endpoints, strict=True)
         ]
-
-    @staticmethod
-    def _stopped(endpoint: Endpoint) -> WorkerError:
-        words = "had not answered when the command was interrupted"
-        return StoppedError(words, endpoint=str(endpoint), rank=endpoint.rank)
 
     async def _feed(self) -> None:
         """Start one task after the other as turns come free, then wait for the last."""
@@ -209,12 +205,18 @@ class _Run(Generic[T]):
         asking.connected = False
         sock: socket.socket | None = None
         try:
-            sock = await self._connect(loop, asking)
+            if asking.endpoint.path:
+                sock = await connect_unix(asking.endpoint.path, asking.tell_busy)
+            else:
+                sock = await connect_tcp(asking.endpoint.host, asking.endpoint.port, self._resolver)
             asking.connected = True
-            await loop.sock_sendall(sock, request_bytes(asking.endpoint, ask))
             parser = ResponseParser(ask.max_bytes)
-            while not parser.complete:
-                parser.feed(await loop.sock_recv(sock, _CHUNK_BYTES))
+            if asking.endpoint.ca:
+                await _over_tls(loop, sock, asking.endpoint, ask, parser)
+            else:
+                await loop.sock_sendall(sock, request_bytes(asking.endpoint, ask))
+                while not parser.complete:
+                    parser.feed(await loop.sock_recv(sock, _CHUNK_BYTES))
             return parser.reply(time.monotonic() - began)
         except TooLargeError as error:
             raise TooLargeError(error.detail, endpoint=str(asking.endpoint), rank=asking.endpoint.rank) from None
@@ -223,26 +225,6 @@ class _Run(Generic[T]):
         finally:
             if sock is not None:
                 sock.close()
-
-    async def _connect(self, loop: asyncio.AbstractEventLoop, asking: _Asking[T]) -> socket.socket:
-        endpoint = asking.endpoint
-        if endpoint.path:
-            return await _connect_unix(asking)
-        failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
-        for family, address in await self._resolver.addresses(endpoint.host, endpoint.port):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await loop.sock_connect(sock, address)
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
-        raise failure
 
     async def _tick(self) -> None:
         assert self._progress is not None
@@ -253,21 +235,16 @@ class _Run(Generic[T]):
             self._progress.update(self._done, len(self._endpoints), slowest)
 
 
-async def _connect_unix(asking: _Asking[Any]) -> socket.socket:
-    """Connect, waiting while the backlog is full: the kernel says EAGAIN then, which asyncio takes for success."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        while (code := sock.connect_ex(asking.endpoint.path)) == errno.EAGAIN:
-            asking.busy = True
-            await asyncio.sleep(_RETRY_S)
-        asking.busy = False
-        if code:
-            raise OSError(code, "")
-        return sock
-    except BaseException:
-        sock.close()
-        raise
+async def _over_tls(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, endpoint: Endpoint, ask: Ask, parser: ResponseParser
+) -> None:
+    from torchctl.tls import AsyncTls
+
+    tls = AsyncTls(loop, sock, endpoint.ca, endpoint.host)
+    await tls.handshake()
+    await tls.send(request_bytes(endpoint, ask))
+    while not parser.complete:
+        parser.feed(await tls.receive())
 
 
 def _name(endpoint: Endpoint) -> str:
@@ -285,15 +262,3 @@ def _interrupting(loop: asyncio.AbstractEventLoop, run: _Run[Any]) -> Iterator[N
         yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-
-
-def _raise_file_limit(needed: int) -> int:
-    """Return how many descriptors this process may have, raising its soft limit towards the hard one if need be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return needed if soft == resource.RLIM_INFINITY else soft
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return soft

@@ -70,7 +70,7 @@ class Pids(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         words = value.split(",")
-        if not all(word.isascii() and word.isdigit() and 0 < int(word) < 1 << 22 for word in words if len(word) < 9):
+        if not all(len(word) < 9 and word.isascii() and word.isdigit() and int(word) > 0 for word in words):
             self.fail(f"{value!r} is no list of process ids", param, ctx)
         return tuple(map(int, words))
 
@@ -152,7 +152,23 @@ def worker_options(function: F) -> F:
         click.option(
             "--prefix", metavar="NS", default=protocol.STORE_PREFIX, show_default=True, help="Of the store's keys."
         ),
-        click.option("--trust-store", is_flag=True, help="Send the token to addresses that only the store has named."),
+        click.option(
+            "--trust-store", is_flag=True, help="Let the store's addresses have the token: TLS, loopback only."
+        ),
+        click.option(
+            "--token-file",
+            type=click.Path(),
+            metavar="FILE",
+            envvar=protocol.TOKEN_FILE_VARIABLE,
+            help="The token for workers on TCP; closed to others. Else TORCHCTL_TOKEN.",
+        ),
+        click.option(
+            "--ca",
+            type=click.Path(),
+            metavar="FILE",
+            envvar=protocol.CA_VARIABLE,
+            help="TLS to workers on TCP, verified by these authorities (PEM).",
+        ),
         click.option("--pid", type=Pids(), multiple=True, help="Processes without a server, looked at by py-spy."),
         click.option("--user", metavar="NAME", help="The workers of this user, or of all; for root."),
         click.option("--ranks", type=Ranks(), help="Only these ranks, such as 0,3-7."),
@@ -202,6 +218,8 @@ def _targets(values: dict[str, Any]) -> Targets:
         store=values.pop("store"),
         prefix=values.pop("prefix"),
         trust_store=values.pop("trust_store"),
+        token_file=values.pop("token_file") or "",
+        ca=values.pop("ca") or "",
         job=values.pop("job"),
         jobs=values.pop("jobs"),
         progress=_progress(),

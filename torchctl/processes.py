@@ -22,20 +22,12 @@ from torchctl.errors import (
     UnreachableError,
     WorkerError,
 )
+from torchctl.launchers import job_in, place_in
 from torchctl.question import Ask
-from torchctl.reply import Identity, Reply
+from torchctl.reply import MAX_JOB_CHARS, Identity, Reply
 from torchctl.silence.memory import Group
 from torchctl.silence.reasons import reasons
 from torchctl.silence.samples import sample
-
-# One row per launcher: rank, world size; as torchctl.server.identity.
-_LAUNCHERS = (
-    ("RANK", "WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-)
-_JOBS = ("TORCHCTL_JOB_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 
 
 def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
@@ -60,7 +52,7 @@ def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
     if found:
         # Read from outside it stands still all the same: not one of those that run.
         identity = identity._replace(degraded="; ".join(one.text for one in found))
-    return Reply(200, body, identity.rank, identity.pid, "", elapsed, identity)
+    return Reply(200, body, identity.rank, identity.pid, "", elapsed, identity, time.time())
 
 
 def identity_of(endpoint: Endpoint) -> Identity:
@@ -77,14 +69,9 @@ def identity_of(endpoint: Endpoint) -> Identity:
         raise RefusedError("does not exist", endpoint=str(endpoint), hint="") from None
     except OSError:
         return Identity(endpoint.rank, endpoint.pid) if endpoint.rank is not None else Identity(pid=endpoint.pid)
-    rank, world = next(
-        ((_number(settings.get(one)), _number(settings.get(two))) for one, two in _LAUNCHERS if settings.get(one)),
-        (endpoint.rank, None),
-    )
-    job = next((settings[name] for name in _JOBS if settings.get(name) not in (None, "", "none")), None)
-    if job is None and settings.get("MASTER_ADDR") and settings.get("MASTER_PORT"):
-        job = f"{settings['MASTER_ADDR']}:{settings['MASTER_PORT']}"
-    return Identity(rank, endpoint.pid, world, job[:200] if job else None)
+    where, job = place_in(settings), job_in(settings)
+    rank = endpoint.rank if where.rank is None else where.rank
+    return Identity(rank, endpoint.pid, where.world_size, job[:MAX_JOB_CHARS] if job else None)
 
 
 def _pyspy(endpoint: Endpoint, deadline: float) -> bytes:
@@ -134,7 +121,3 @@ def _info(endpoint: Endpoint, identity: Identity) -> bytes:
         "server_version": "none",
     }
     return protocol.compact_json(document).encode()
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -10,10 +10,17 @@ from typing import Any
 
 SOCKET_VARIABLE = "TORCH_WORKER_SERVER_SOCKET"
 TOKEN_VARIABLE = "TORCHCTL_TOKEN"
+TOKEN_FILE_VARIABLE = "TORCHCTL_TOKEN_FILE"
 MIN_TOKEN_BYTES = 16
+TOKEN_HINT = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+TLS_CERT_VARIABLE = "TORCHCTL_TLS_CERT"
+TLS_KEY_VARIABLE = "TORCHCTL_TLS_KEY"
+CA_VARIABLE = "TORCHCTL_CA"
+READ_ONLY_VARIABLE = "TORCHCTL_READ_ONLY"
 
 HANDLER_PATH = "/handler/"
 INDEX_PAGE = '<h1>torch.distributed.WorkerServer</h1>\n<a href="/handler/">Handler names</a>\n'
+TLS_WANTED = "this port speaks TLS; name the authority of its certificate: torchctl ... --ca FILE"
 ROUTES = "the routes are: GET /, GET /handler/, POST /handler/NAME"
 
 # In every reply, so that an answer always says whose it is.

@@ -67,6 +67,10 @@ class Question(Generic[T]):
         self.__doc__ = steps.__doc__
         self.arguments: dict[str, Any] = {}
 
+    def arguments_on(self, host: str) -> dict[str, Any]:
+        """Return the arguments for the relay of one host."""
+        return self.arguments
+
     def __call__(self, endpoint: Endpoint, deadline: float) -> T:
         return self.converse(endpoint, deadline).value
 

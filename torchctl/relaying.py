@@ -11,20 +11,22 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from torchctl import errors
 from torchctl.endpoint import Endpoint
-from torchctl.errors import HandlerError, NotAWorkerError, WorkerError
+from torchctl.errors import HandlerError, NotAWorkerError, TooLargeError, WorkerError
 from torchctl.fanout import Outcome
 from torchctl.protocol import compact_json
 from torchctl.question import Conversation, Question, Steps
-from torchctl.reply import NOBODY, Identity, Reply
+from torchctl.reply import MAX_JOB_CHARS, Identity, Reply
 
 T = TypeVar("T")
 VERSION = 1
+_MAX_BYTES = 1 << 30  # of one host's answers: several traces of every worker
 _HEADING = re.compile(
     r"^((?:Current thread|Thread) 0x[0-9a-fA-F]{1,16}(?: \[.*\])? \(most recent call first\):)\n", re.MULTILINE
 )
@@ -156,15 +158,23 @@ class Reader:
         self.trouble = ""
         self.outcomes: list[Outcome[Any]] = []
         self._texts: list[str] = []
+        self._size = 0
+        self._clock_s = 0.0  # how far the relay's clock is before ours
 
     def feed(self, line: bytes) -> None:
         """Take one line of the relay's output; what is no line of ours (a login's greeting) is passed over."""
         if not line.startswith(b"{") or self.ended:
             return
+        self._size += len(line)
+        if self._size > _MAX_BYTES:
+            self._end_with(TooLargeError(f"sent more than {_MAX_BYTES} bytes", endpoint=self.node))
+            return
         try:
             document = json.loads(line)
             if document.get("relay") == VERSION:
                 self.began = True
+                now = time.time()
+                self._clock_s = float(document.get("time", now)) - now
             elif "text" in document:
                 self._texts.append(str(document["text"]))
             elif "worker" in document:
@@ -173,14 +183,17 @@ class Reader:
                 self.trouble = str(document["trouble"])[:500]
             elif "end" in document:
                 self.ended = True
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-            error = NotAWorkerError("sent a line that no relay writes", endpoint=self.node)
-            self.outcomes.append(Outcome(Endpoint(node=self.node), None, error))
-            self.ended = True
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError):
+            self._end_with(NotAWorkerError("sent a line that no relay writes", endpoint=self.node))
+
+    def _end_with(self, error: WorkerError) -> None:
+        self.outcomes.append(Outcome(Endpoint(node=self.node), None, error))
+        self._texts.clear()
+        self.ended = True
 
     def _outcome(self, worker: dict[str, Any]) -> Outcome[Any]:
-        rank = worker["rank"] if isinstance(worker["rank"], int) else None
-        endpoint = Endpoint(path=str(worker["endpoint"]), node=self.node, rank=rank)
+        rank = _number(worker["rank"])
+        endpoint = Endpoint(path=str(worker["endpoint"]), node=self.node, rank=rank, source="--nodes")
         conversation = Conversation(self.question, endpoint)
         try:
             ask = conversation.begin()
@@ -206,7 +219,10 @@ class Reader:
         else:
             body = base64.b64decode(step["base64"])
         said = step["identity"]
-        identity = Identity(**{name: _kept(said.get(name)) for name in NOBODY._fields})
+        numbers = (_number(said.get(name)) for name in ("rank", "pid", "world_size", "step"))
+        rank, pid, world_size, at_step = numbers
+        job = said.get("job_id")
+        identity = Identity(rank, pid, world_size, job[:MAX_JOB_CHARS] if isinstance(job, str) else None, at_step)
         return Reply(
             int(step["status"]),
             body,
@@ -215,12 +231,14 @@ class Reader:
             str(step["recorder"]),
             float(step["elapsed_s"]),
             identity,
+            float(step["answered_at"]) - self._clock_s,
         )
 
 
-def _kept(value: Any) -> Any:
-    """Return a value of an identity if it is of a kind that may stand there."""
-    return value if (isinstance(value, int) and not isinstance(value, bool)) or isinstance(value, str) else None
+def _number(value: Any) -> int | None:
+    """Return what can be a rank, a pid or the like, as `reply.number` takes it from a header."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 10**9 else None
 
 
 def _reply_json(reply: Reply) -> dict[str, Any]:
@@ -229,6 +247,7 @@ def _reply_json(reply: Reply) -> dict[str, Any]:
         "body": reply.body,
         "recorder": reply.recorder,
         "elapsed_s": reply.elapsed_s,
+        "answered_at": reply.answered_at,
         "identity": reply.identity._asdict(),
     }
 
@@ -241,7 +260,7 @@ def _error_json(error: WorkerError) -> dict[str, Any]:
 def _error(document: dict[str, Any], endpoint: Endpoint) -> WorkerError:
     kinds = {one.kind: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, WorkerError)}
     kind = kinds.get(str(document["kind"]), WorkerError)
-    rank = document["rank"] if isinstance(document["rank"], int) else None
+    rank = _number(document["rank"])
     detail = str(document["detail"])[:1000]
     if issubclass(kind, HandlerError):
         return kind(detail, endpoint=str(endpoint), rank=rank, status=int(document["status"] or 500))

@@ -15,6 +15,7 @@ from torchctl.endpoint import Endpoint
 from torchctl.errors import (
     AccessDeniedError,
     BusyError,
+    CertificateError,
     DeadlineError,
     DegradedError,
     HandlerError,
@@ -28,7 +29,9 @@ from torchctl.errors import (
 )
 
 _MESSAGE_CHARS = 500  # of a failing handler's text
-_MAX_JOB_CHARS = 200
+MAX_JOB_CHARS = 200
+_OTHER_DOOR = "ask as the user who owns the job, by the host's own name, or by 127.0.0.1"
+_LATER = "set TORCHCTL_TOKEN or --token-file to the server's token, and try again in a few seconds"
 
 
 class Identity(NamedTuple):
@@ -61,6 +64,7 @@ class Reply(NamedTuple):
         recorder: which recorder a trace came from, "nccl", "generic" or "none"; "" when not said.
         elapsed_s: from the connection attempt to the last byte.
         identity: all that the headers tell of the worker.
+        answered_at: when the last byte had come, by this host's clock, in seconds since the epoch.
     """
 
     status: int
@@ -70,6 +74,7 @@ class Reply(NamedTuple):
     recorder: str
     elapsed_s: float
     identity: Identity = NOBODY
+    answered_at: float = 0.0
 
 
 def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: float) -> Reply:
@@ -84,13 +89,13 @@ def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: 
         number(headers.get(protocol.RANK_HEADER.lower())),
         number(headers.get(protocol.PID_HEADER.lower())),
         number(headers.get(protocol.WORLD_SIZE_HEADER.lower())),
-        job[:_MAX_JOB_CHARS] if job else None,
+        job[:MAX_JOB_CHARS] if job else None,
         number(headers.get(protocol.STEP_HEADER.lower())),
         degraded[:_MESSAGE_CHARS] or None,
         _seconds(since) if degraded else None,
     )
     recorder = headers.get(protocol.RECORDER_HEADER.lower(), "")
-    return Reply(status, body, identity.rank, identity.pid, recorder, elapsed_s, identity)
+    return Reply(status, body, identity.rank, identity.pid, recorder, elapsed_s, identity, time.time())
 
 
 def number(text: str | None) -> int | None:
@@ -114,7 +119,7 @@ def degraded_words(identity: Identity) -> str:
 def request_headers(endpoint: Endpoint) -> dict[str, str]:
     """Return the request's headers; the token goes to TCP addresses that the operator named, and nowhere else."""
     headers = {"User-Agent": "torchctl", "Accept-Encoding": "identity", "Connection": "close"}
-    token = os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
+    token = endpoint.token or os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
     if token and not endpoint.path and not endpoint.untrusted:
         problem = protocol.token_problem(token)
         if problem:
@@ -133,7 +138,14 @@ def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
         detail = f"cannot answer for itself: {degraded_words(reply.identity)}"
         return DegradedError(detail, endpoint=where, rank=rank)
     if reply.status == 401:
-        return AccessDeniedError("wants a token, and did not accept ours", endpoint=where, rank=rank)
+        return wants_token(endpoint, rank)
+    if reply.status == 403 and not text.startswith("Handler "):
+        return AccessDeniedError(f"lets us not in: {text}", endpoint=where, rank=rank, hint=_OTHER_DOOR)
+    if reply.status == 426:
+        hint = "name the authority of its certificate: --ca FILE"
+        return AccessDeniedError("speaks TLS only", endpoint=where, rank=rank, hint=hint)
+    if reply.status == 429:
+        return BusyError("has seen too many wrong tokens from this host", endpoint=where, rank=rank, hint=_LATER)
     if reply.status == 503 and "connections of this server are in use" in text:
         return BusyError("is busy: all its connections are in use", endpoint=where, rank=rank)
     if reply.status < 400 or (reply.status == 404 and reply.pid is None):
@@ -143,6 +155,18 @@ def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
     )
 
 
+def wants_token(endpoint: Endpoint, rank: int | None) -> AccessDeniedError:
+    """Return the error for a worker that did not accept our token, or got none."""
+    if endpoint.untrusted:
+        return AccessDeniedError(
+            "wants a token, and gets none: only the store has named this address",
+            endpoint=str(endpoint),
+            rank=rank,
+            hint="--trust-store sends it, to loopback or over TLS that --ca verifies; or name the worker with --host",
+        )
+    return AccessDeniedError("wants a token, and did not accept ours", endpoint=str(endpoint), rank=rank)
+
+
 def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, connected: bool) -> WorkerError:
     """Return our error for one of the system's or of an HTTP library: the only place that knows them."""
     where, rank = str(endpoint), endpoint.rank
@@ -150,6 +174,13 @@ def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, conne
     def make(kind: type[WorkerError], detail: str) -> WorkerError:
         return kind(detail, endpoint=where, rank=rank)
 
+    if type(cause).__module__ == "ssl":  # not imported here: most runs have no TLS
+        reason = getattr(cause, "verify_message", "")
+        if type(cause).__name__ == "SSLEOFError":
+            return make(UnreachableError, "closed the connection without a full answer")
+        if reason:
+            return make(CertificateError, f"is not proved to be the worker: {reason}")
+        return make(NotAWorkerError, "did not come to terms over TLS; does it speak TLS at all?")
     if isinstance(cause, TimeoutError):
         if connected:
             return make(DeadlineError, f"accepted the connection and did not answer within {elapsed_s:.1f} s")
@@ -160,7 +191,7 @@ def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, conne
         if endpoint.path and not _is_socket(endpoint.path):
             return make(NotAWorkerError, "is no socket")
         return make(RefusedError, "refused the connection")
-    if isinstance(cause, PermissionError):
+    if isinstance(cause, PermissionError) and endpoint.path:
         return make(AccessDeniedError, "may not be opened by this user")
     if isinstance(cause, socket.gaierror):
         return make(UnknownHostError, f"is not known: {cause.strerror}")

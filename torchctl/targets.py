@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torchctl import discovery, protocol, runtimedir
-from torchctl.endpoint import Endpoint
+from torchctl.endpoint import RUNTIME_FOLDER, Endpoint
 from torchctl.errors import NoWorkersError, WorkerError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Targets:
         pids: processes without a server, given with --pid.
         user: a user's name, or "all": the workers of their runtime folders.
         store: the job's TCPStore given with --store; `prefix` of its keys; `trust_store`: its workers get the token.
+        token_file: path of the file with the token, "" for none.
+        ca: path of the authorities that vouch for workers on TCP, which are then spoken to in TLS; "" for plain HTTP.
         job: only workers of this job.
         jobs: how many workers are asked at a time; None for all.
         progress: told how far the asking has come; None for nobody.
@@ -52,6 +54,8 @@ class Targets:
     store: Endpoint | None = None
     prefix: str = protocol.STORE_PREFIX
     trust_store: bool = False
+    token_file: str = ""
+    ca: str = ""
     job: str | None = None
     jobs: int | None = None
     progress: Progress | None = None
@@ -91,31 +95,59 @@ class Targets:
         return self._found
 
     def _look(self) -> list[Endpoint]:
-        named = [endpoint for path in self.sockets for endpoint in discovery.named_socket(path)]
-        named += self.hosts
+        named = _from("--socket", (endpoint for path in self.sockets for endpoint in discovery.named_socket(path)))
+        named += _from("--host", self.hosts)
         if self.hostfiles:
             from torchctl.discovery.hostfile import read_hostfile
 
-            named += [endpoint for path in self.hostfiles for endpoint in read_hostfile(path)]
+            named += _from("--hostfile", (endpoint for path in self.hostfiles for endpoint in read_hostfile(path)))
+        if self.ca:
+            named = [replace(endpoint, ca=self.ca) if endpoint.host else endpoint for endpoint in named]
         if self.store is not None:
             from torchctl.discovery.store import read_store
 
-            registered = read_store(self.store, self.prefix, self.deadline, trusted=self.trust_store)
-            named += registered.endpoints
+            registered = read_store(self.store, self.prefix, self.deadline, trusted=self.trust_store, ca=self.ca)
+            self.deadline += registered.loading_s
+            named += _from("--store", registered.endpoints)
             self.errors = registered.errors
         if self.user is not None:
             from torchctl.discovery.users import in_runtime_dirs_of
 
-            named += in_runtime_dirs_of(self.user)
-        named += [Endpoint(pid=pid) for pid in self.pids]
+            named += _from("--user", in_runtime_dirs_of(self.user))
+        named += _from("--pid", (Endpoint(pid=pid) for pid in self.pids))
+        named = self._with_token(named)
         if self.names_any():
             found = list(dict.fromkeys(named))
         else:
-            found = discovery.named_by_environment() or discovery.in_runtime_dir()
+            found = _from(protocol.SOCKET_VARIABLE, discovery.named_by_environment())
+            found = found or _from(RUNTIME_FOLDER, discovery.in_runtime_dir())
         if not found and not self.nodes:
             raise NoWorkersError(f"no worker found: {runtimedir.runtime_dir()} holds no socket")
         return found
 
+    def _with_token(self, endpoints: list[Endpoint]) -> list[Endpoint]:
+        """Give the workers on TCP the token of --token-file, and look whether --ca can be used.
+
+        Raises:
+            TorchctlError: one of the two files cannot be used.
+        """
+        if not any(endpoint.host for endpoint in endpoints):
+            return endpoints
+        if self.ca:
+            from torchctl.tls import context
+
+            context(self.ca)
+        if not self.token_file:
+            return endpoints
+        from torchctl.secretfile import read_token_file
+
+        token = read_token_file(self.token_file)
+        return [replace(endpoint, token=token) if endpoint.host else endpoint for endpoint in endpoints]
+
     def names_one(self, endpoints: Sequence[Endpoint]) -> bool:
         """Whether the operator named this one worker: then nobody else is missed."""
         return len(endpoints) == 1 and bool(self.sockets or self.hosts or self.pids)
+
+
+def _from(source: str, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    return [replace(endpoint, source=source) for endpoint in endpoints]

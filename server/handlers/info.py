@@ -13,7 +13,7 @@ from typing import Any
 
 from torchctl import __version__
 from torchctl.protocol import compact_json
-from torchctl.server import companion, identity, registry, step, torchlink
+from torchctl.server import companion, guesses, identity, registry, step, torchlink
 from torchctl.server.request import Request, Response
 
 _SECRET_WORD = r"(?:key|token|secret|passw|credential)"
@@ -40,7 +40,7 @@ def info(request: Request, response: Response) -> None:
                 "sentinel": companion.sentinel_pid(),
                 "job_id": identity.job_id(),
                 "start_time": started,
-                "uptime_s": None if started is None else round(time.time() - started, 3),
+                "uptime_s": uptime_s(),
                 "step": None if last is None else _whole(last[0]),
                 "step_time": None if last is None else last[1],
                 "time": time.time(),
@@ -53,6 +53,7 @@ def info(request: Request, response: Response) -> None:
                 "argv": masked(sys.argv),
                 "cwd": _cwd(),
                 "handlers": registry.get_handler_names(),
+                "wrong_tokens": guesses.seen.total,
             }
         ),
         "application/json",
@@ -60,20 +61,36 @@ def info(request: Request, response: Response) -> None:
     response.set_status(200)
 
 
-@lru_cache(maxsize=1)
 def start_time() -> float | None:
-    """Return when this process started, in seconds since the epoch; None where /proc does not tell.
+    """Return when this process started, in seconds since the epoch; None where /proc does not tell."""
+    boot, since_boot = _boot_time(), _started_s()
+    return None if boot is None or since_boot is None else round(boot + since_boot, 2)
 
-    Source: proc(5), field 22 of /proc/PID/stat (clock ticks since boot) and btime of /proc/stat.
-    """
+
+def uptime_s() -> float | None:
+    """Return for how many seconds this process has run, by a clock that nobody sets; None where /proc does not tell."""
+    since_boot = _started_s()
+    return None if since_boot is None else round(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot), 3)
+
+
+@lru_cache(maxsize=1)
+def _boot_time() -> int | None:
+    """Return when this host started, in seconds since the epoch. Source: proc(5), btime of /proc/stat."""
+    try:
+        with open("/proc/stat", encoding="utf-8") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("btime "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def _started_s() -> float | None:
+    """Return the seconds from the host's start to this process's. Source: proc(5), field 22 of /proc/PID/stat."""
     try:
         with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])
-        with open("/proc/stat", encoding="utf-8") as file:
-            boot = next(int(line.split()[1]) for line in file if line.startswith("btime "))
-    except (OSError, ValueError, IndexError, StopIteration):
+    except (OSError, ValueError, IndexError):
         return None
-    return round(boot + ticks / os.sysconf("SC_CLK_TCK"), 2)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def masked(arguments: list[str]) -> list[str]:

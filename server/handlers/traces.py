@@ -19,7 +19,7 @@ from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
 
 # What torch's recorder answers before anything was recorded.
-_EMPTY: dict[str, Any] = {"version": "2.10", "pg_config": {}, "pg_status": {}, "comm_lib_version": "", "entries": []}
+EMPTY: dict[str, Any] = {"version": "2.10", "pg_config": {}, "pg_status": {}, "comm_lib_version": "", "entries": []}
 
 
 def dump_nccl_trace_pickle(request: Request, response: Response) -> None:
@@ -62,33 +62,33 @@ def wait_counter_values(request: Request, response: Response) -> None:
 
 def _pickle(request: Request, response: Response, binding: str) -> None:
     chosen = booleans(request, includecollectives=True, includestacktraces=True, onlyactive=False)
-    dump, recorder = _recorder(binding)
-    content = pickle.dumps(_EMPTY, protocol=2)
+    dump, recorder = recorder_of(binding)
+    content = pickle.dumps(EMPTY, protocol=2)
     if dump is not None:
         content = dump(
             includeCollectives=chosen["includecollectives"],
             includeStackTraces=chosen["includestacktraces"],
             onlyActive=chosen["onlyactive"],
         )
-    _answer(response, content, "application/octet-stream", recorder)
+    answer(response, content, "application/octet-stream", recorder)
 
 
 def _json(request: Request, response: Response, binding: str) -> None:
     chosen = booleans(request, includecollectives=True, onlyactive=False)
-    dump, recorder = _recorder(binding)
-    content = protocol.compact_json(_EMPTY).encode()
+    dump, recorder = recorder_of(binding)
+    content = protocol.compact_json(EMPTY).encode()
     if dump is not None:
         content = dump(includeCollectives=chosen["includecollectives"], onlyActive=chosen["onlyactive"])
-    _answer(response, content, "application/json", recorder)
+    answer(response, content, "application/json", recorder)
 
 
-def _answer(response: Response, content: bytes, content_type: str, recorder: str) -> None:
+def answer(response: Response, content: bytes, content_type: str, recorder: str) -> None:
     response.set_content(content, content_type)
     response.set_header(protocol.RECORDER_HEADER, recorder)
     response.set_status(200)
 
 
-def _recorder(binding: str) -> tuple[Any, str]:
+def recorder_of(binding: str) -> tuple[Any, str]:
     """Return torch's function and the recorder's name: the generic one where this build has no NCCL.
 
     The function is None, and the name "none", while torch is not loaded.

@@ -1,22 +1,24 @@
 """`torchctl diagnose DIR` beside torch's own analyser and plain unpickling, on the same files in one run.
 
 Run with `python tests/bench/bench_diagnose.py [--ranks 8 64 256] [--entries 2000] [--rounds 3]`. Printed are, per
-size, the median and spread of each side in seconds, its peak memory, and the ratios of the medians; then matching
-and diagnosis alone. `--peer-limit` is the largest number of ranks that torch's analyser is run on: it takes
-minutes at 1024.
+size, the least and the largest of each side's seconds, its CPU seconds, the peak memory of all its processes together,
+and the ratios of the least; then matching and diagnosis alone, in CPU seconds. `--peer-limit` is the largest number of
+ranks that torch's analyser is run on: it takes minutes at 1024.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import pickle
-import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,13 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-limit", type=int, default=64)
-    parser.add_argument("--alone", type=int, nargs="*", default=[1024, 2000], metavar="RANKS ENTRIES")
+    parser.add_argument("--alone", nargs="*", default=["1024x2000", "16384x200"], metavar="RANKSxENTRIES")
     options = parser.parse_args()
     for ranks in options.ranks:
         compare(ranks, options.entries, options.rounds, ranks <= options.peer_limit)
-    if options.alone:
-        alone(options.alone[0], options.alone[1])
+    for size in options.alone:
+        ranks, entries = map(int, size.split("x"))
+        alone(ranks, entries, options.rounds)
 
 
 def compare(ranks: int, entries: int, rounds: int, with_peer: bool) -> None:
@@ -71,58 +74,96 @@ def compare(ranks: int, entries: int, rounds: int, with_peer: bool) -> None:
             peer = [sys.executable, "-m", "torch.distributed.flight_recorder.fr_trace", folder]
             sides["torch's analyser, two cores"] = (peer, cores[:2])
         times: dict[str, list[float]] = {name: [] for name in sides}
+        cpu: dict[str, list[float]] = {name: [] for name in sides}
         peaks: dict[str, int] = dict.fromkeys(sides, 0)
         for _ in range(rounds):
             for name, (command, allowed) in sides.items():
-                seconds, peak_mb = run(command, allowed)
+                seconds, cpu_s, peak_mb = run(command, allowed)
                 times[name].append(seconds)
+                cpu[name].append(cpu_s)
                 peaks[name] = max(peaks[name], peak_mb)
     print(f"{ranks} ranks x {entries} entries, {FRAMES} frames each ({rounds} rounds, in turns)")
-    medians = {name: statistics.median(values) for name, values in times.items()}
     for name, values in times.items():
-        print(f"  {name}: {medians[name]:.2f} s ({min(values):.2f} to {max(values):.2f}), peak {peaks[name]} MB")
-    print(f"  ours on one core / unpickling: {medians['ours, one core'] / medians['unpickling, one core']:.1f}")
+        used = f"CPU {min(cpu[name]):.2f} s, peak {peaks[name]} MB"
+        print(f"  {name}: {min(values):.2f} to {max(values):.2f} s, {used}")
+    ratio = min(cpu["ours, one core"]) / min(cpu["unpickling, one core"])
+    print(f"  ours on one core / unpickling, CPU: {ratio:.1f}")
     if with_peer:
-        ratio = medians["torch's analyser, two cores"] / medians["ours, two cores"]
-        print(f"  torch's analyser / ours: {ratio:.1f}")
+        mine, theirs = "ours, two cores", "torch's analyser, two cores"
+        print(f"  torch's analyser / ours: {min(times[theirs]) / min(times[mine]):.1f}", end="")
+        print(f", CPU {min(cpu[theirs]) / min(cpu[mine]):.1f}, memory {peaks[theirs] / peaks[mine]:.1f}")
 
 
-def run(command: list[str], cores: list[int]) -> tuple[float, int]:
-    """Return the seconds a command takes on some cores, and the peak memory in MB of its largest process."""
+def run(command: list[str], cores: list[int]) -> tuple[float, float, int]:
+    """Return the seconds a command takes on some cores, its CPU seconds, and the peak MB of all its processes."""
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.sched_setaffinity(process.pid, cores)
+    ended = threading.Event()
+    peaks = [0]
+    sampler = threading.Thread(target=sample_memory, args=(process.pid, ended, peaks))
+    sampler.start()
     _, _, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begun
+    ended.set()
+    sampler.join()
     process.returncode = 0
-    return time.perf_counter() - begun, usage.ru_maxrss >> 10
+    return seconds, usage.ru_utime + usage.ru_stime, max(max(peaks), usage.ru_maxrss) >> 10
 
 
-def alone(ranks: int, entries: int) -> None:
+def sample_memory(pid: int, ended: threading.Event, peaks: list[int]) -> None:
+    """Add the resident memory of a process and its children, in kB, to `peaks` ten times a second."""
+    while not ended.wait(0.1):
+        pids = [pid]
+        total = 0
+        with contextlib.suppress(OSError, ValueError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                pids += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+        for one in pids:
+            with contextlib.suppress(OSError, ValueError):
+                total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * 4
+        peaks.append(total)
+
+
+def alone(ranks: int, entries: int, rounds: int) -> None:
     """Time matching and diagnosis on a table that is already there, with the table's making beside it."""
     from torchctl.diagnosis.diagnose import diagnose
     from torchctl.diagnosis.evidence import Evidence
+    from torchctl.flightrec.aborts import spread_aborts
     from torchctl.flightrec.assemble import assemble
     from torchctl.flightrec.decode import decode_dump
     from torchctl.flightrec.gather import RawDump
     from torchctl.flightrec.guard import Guard
-    from torchctl.flightrec.pieces import piece_of
+    from torchctl.flightrec.pieces import Shared, piece_of
     from torchctl.flightrec.sizes import tell_sizes
 
     gc.disable()
     pieces = []
-    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+    shared: Shared = {}
     with Guard() as guard:
         for rank in range(ranks):
             data = pickle.dumps(dump_of(rank, ranks, entries, ranks // 2 + 1), 2)
-            pieces.append(piece_of(RawDump(str(rank), rank, b""), decode_dump(data, str(rank), guard=guard), shared))
-    begun = time.perf_counter()
-    trace = assemble(pieces, [])
-    tell_sizes(trace)
-    made = time.perf_counter()
-    found = diagnose(Evidence(trace))
-    done = time.perf_counter()
-    print(f"{ranks} ranks x {entries} entries, decoded: table {made - begun:.2f} s, diagnosis {done - made:.2f} s")
+            pieces.append(
+                piece_of(RawDump(str(rank), rank, b""), decode_dump(data, str(rank), guard=guard, whole=False), shared)
+            )
+    tables, verdicts = [], []
+    for _ in range(rounds):
+        fresh = [replace(piece, columns=dict(piece.columns)) for piece in pieces]
+        begun = time.process_time()
+        trace = assemble(fresh, [])
+        tell_sizes(trace)
+        spread_aborts(trace)
+        made = time.process_time()
+        found = diagnose(Evidence(trace))
+        tables.append(made - begun)
+        verdicts.append(time.process_time() - made)
+    print(f"{ranks} ranks x {entries} entries, decoded, on one core ({rounds} rounds): table {spread(tables)}", end="")
+    print(f", matching and diagnosis {spread(verdicts)}")
     print(f"  {found.verdict[:150]}")
+
+
+def spread(seconds: list[float]) -> str:
+    return f"{min(seconds):.2f} to {max(seconds):.2f} s"
 
 
 def dump_of(rank: int, ranks: int, entries: int, guilty: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Client:
 
     def post(self, handler: str) -> bytes:
         sock = self.socket or connect(self.address)
-        head = f"POST /handler/{handler} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+        head = f"POST /handler/{handler} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
         sock.sendall((head + ("\r\n" if self.keep else "Connection: close\r\n\r\n")).encode())
         data = b""
         while (end := data.find(b"\r\n\r\n")) < 0 or len(data) < end + 4 + length(data[:end]):

@@ -1,9 +1,14 @@
 """`torchctl collect`: what is kept, what a second run adds, and who reads it."""
 
+import base64
+import contextlib
 import json
 import os
 import pickle
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +19,10 @@ from tests import listeners
 from tests.listeners import listening
 from tests.stacks.texts import WAITING, dump
 from torchctl.cli import cli
+from torchctl.endpoint import Endpoint
+from torchctl.question import Question, Steps, ask_handler
+from torchctl.relaying import Reader
+from torchctl.reply import Reply
 from torchctl.server import WorkerServer
 
 
@@ -74,6 +83,121 @@ def test_a_second_run_asks_for_what_is_missing(worker: Path, folder: Path) -> No
     assert (out / "traceback_rank_1.txt").read_bytes().endswith(dump(1, WAITING))
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
     assert again.stdout.splitlines()[-1] == f"written down in {out}/collect.json"
+
+
+class Counting:
+    """A worker that notes which handlers are called, and says who it is."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.calls: list[str] = []
+        self.failing: set[str] = set()
+
+    def __call__(self, connection: socket.socket) -> None:
+        head = connection.recv(65536).decode()
+        self.calls.append(handler := head.split("/handler/")[1].split(" ")[0])
+        said = f"Torchctl-Rank: 3\r\nTorchctl-Pid: {self.pid}\r\nTorchctl-Recorder: generic\r\n".encode()
+        if handler in self.failing:
+            listeners.reply(b"Handler x failed: no", status="500 E", headers=said)(connection)
+        else:
+            bodies = {"ping": b"pong", "info": b'{"time": 5.0, "host": "h"}', "dump_traceback": dump(self.pid, WAITING)}
+            listeners.reply(bodies.get(handler, b"trace"), headers=said)(connection)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "on another host"])
+def test_a_second_run_asks_a_worker_only_for_what_is_missing(folder: Path, elsewhere: bool) -> None:
+    sockets, out, worker = folder / "n1", folder / "out", Counting(7)
+    sockets.mkdir(mode=0o700)
+    path = str(sockets / "rank3-7.sock")
+    where = ["--socket", path]
+    if elsewhere:
+        via = f"env PYTHONPATH={os.getcwd()} TORCHCTL_RUNTIME_DIR={folder}/{{host}}"
+        where = ["--nodes", "n1", "--via", via, "--remote", f"{sys.executable} -m torchctl"]
+    with listening(path, worker, read_first=False):
+        worker.failing = {"dump_traceback"}
+        first = run("collect", str(out), *where, "--timeout", "30")
+        asked = list(worker.calls)
+        worker.failing, worker.calls = set(), []
+        second = run("collect", str(out), *where, "--timeout", "30")
+        asked_again = list(worker.calls)
+        worker.calls = []
+        third = run("collect", str(out), *where, "--timeout", "30")
+        assert worker.calls == ["ping"]
+        worker.pid, worker.calls = 8, []
+        run("collect", str(out), *where, "--timeout", "30")
+    assert asked == ["info", "dump_traceback", "dump_nccl_trace_pickle"]
+    assert asked_again == ["ping", "dump_traceback"]
+    assert "rank 3: no traceback: answered HTTP 500" in first.stdout
+    assert (first.exit_code, second.exit_code, third.exit_code) == (3, 0, 0)
+    assert worker.calls == ["ping", *asked]  # another process: nothing of the first one's is lost, nothing is mixed
+    kept = {entry["pid"]: entry["files"] for entry in json.loads((out / "collect.json").read_text())["workers"]}
+    assert kept[7]["traceback"] == "traceback_rank_3.txt"
+    assert kept[8]["traceback"] == "traceback_rank_3_twin2.txt"
+    assert (out / "traceback_rank_3.txt").read_bytes().endswith(dump(7, WAITING))
+    assert (out / "traceback_rank_3_twin2.txt").read_bytes().endswith(dump(8, WAITING))
+    offset = json.loads((out / "collect.json").read_text())["workers"][0]["clock_offset_s"]
+    assert abs(offset + time.time() - 5.0) < 100
+
+
+def test_the_clock_of_another_host_is_compared_with_ours_not_with_its_relays() -> None:
+    step = {"status": 200, "base64": base64.b64encode(b"[]").decode(), "recorder": "", "elapsed_s": 0.0}
+    step |= {"identity": {}, "answered_at": time.time() + 3600}
+    seen: list[float] = []
+
+    @Question
+    def when(endpoint: Endpoint) -> Steps[Reply]:
+        reply = yield ask_handler("ping")
+        seen.append(reply.answered_at)
+        return reply
+
+    reader = Reader("n1", when)
+    reader.feed(b'{"relay":1,"time":%d}' % (time.time() + 3600))
+    reader.feed(json.dumps({"worker": {"endpoint": "/s", "rank": 1, "steps": [step]}}).encode())
+    assert [one.error for one in reader.outcomes] == [None]
+    assert abs(seen[0] - time.time()) < 60
+
+
+def test_a_full_disk_is_said_once_and_leaves_no_torn_file(folder: Path) -> None:
+    out = folder / "out"
+    code = (
+        "import resource, sys\nfrom torchctl.cli import cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "cli.main(['collect', sys.argv[1], '--socket', sys.argv[2], '--timeout', '20'])\n"
+    )
+    with contextlib.ExitStack() as stack:
+        for rank in range(5):
+            big = listeners.reply(dump(rank, WAITING * 30), headers=f"Torchctl-Rank: {rank}\r\n".encode())
+            stack.enter_context(listening(str(folder / f"rank{rank}-1.sock"), big))
+        command = [sys.executable, "-c", code, str(out), str(folder)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in out.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        {"rank": "x"},
+        {"files": {"traceback": "../../etc/passwd"}},
+        {"files": {"traceback": 3}},
+        {"failures": {"traceback": []}},
+        {"endpoint": None},
+        {"pid": -1},
+        {"world_size": 1e9},
+        None,
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(folder: Path, worker: dict[str, object] | None) -> None:
+    whole = {"endpoint": "/s", "rank": 1, "pid": 2, "world_size": 3, "files": {}, "failures": {}}
+    workers = [None if worker is None else {**whole, **worker}]
+    (folder / "collect.json").write_text(json.dumps({"schema": "torchctl.collect/1", "workers": workers}))
+    (folder / "traceback_rank_3.txt").write_bytes(dump(3, WAITING))
+    for command in (["traceback", str(folder)], ["collect", str(folder)]):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert "is not what `torchctl collect` writes" in result.stderr
 
 
 def test_two_that_claim_a_rank_have_files_of_their_own(folder: Path) -> None:

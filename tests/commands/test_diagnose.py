@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.flightrec.synthetic import active, as_json, dump, entry, pickled
+from tests.flightrec.synthetic import BASE_NS, active, as_json, dump, entry, pickled
+from tests.processes import running
 from torchctl.cli import cli
 
 PYSPY = """\
@@ -110,6 +115,55 @@ def test_stacks_beside_the_dumps_say_where_the_rank_is(form: str, hung: Path) ->
     assert finding["location"] == {"rank": 2, "file": "/home/ada/load.py", "line": 19, "function": "next_batch"}
 
 
+def test_files_of_an_earlier_run_are_left_aside_and_said_to_be(hung: Path) -> None:
+    config = {"0": {"name": "0", "desc": "default_pg", "ranks": str(list(range(20)))}}
+    before = {"time_created_ns": BASE_NS - 10**15, "time_discovered_completed_ns": None}
+    for rank in range(4, 20):
+        (hung / f"nccl_trace_rank_{rank}").write_bytes(pickled(dump([active(1, **before)], pg_config=config)))
+    result = run(hung)
+    assert result.stdout.startswith("rank 2 never entered all_reduce ")
+    assert result.stderr.splitlines()[0] == (
+        f"torchctl: {hung}/nccl_trace_rank_10 is left aside: it is of another run, with 20 ranks"
+    )
+    assert result.stderr.splitlines()[8:] == ["torchctl: and 8 more dumps are left aside"]
+
+
+WAITS = """\
+import queue
+def next_batch():
+    print("up", flush=True)
+    queue.Queue().get()
+next_batch()
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--nonblocking"]])
+def test_what_py_spy_really_prints_says_where_the_rank_is(
+    options: list[str], hung: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    program = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
+    if program is None:
+        pytest.skip("py-spy is not installed")
+    script = tmp_path_factory.mktemp("job") / "load.py"
+    script.write_text(WAITS)
+    with running([sys.executable, str(script)]) as process:
+        process.wait_for("up")
+        command = [program, "dump", "--pid", str(process.pid), *options]
+        deadline = time.monotonic() + 60
+        while True:  # it says "up" a moment before it waits
+            dumped = subprocess.run(command, capture_output=True, timeout=60, check=False)
+            if b"ermission" in dumped.stderr:
+                pytest.skip("py-spy may not read processes here")
+            if b"get" in dumped.stdout:
+                break
+            assert time.monotonic() < deadline, dumped
+    (hung / ("stacks_2.json" if options == ["--json"] else "stacks_2.txt")).write_bytes(dumped.stdout)
+    (finding,) = verdict(hung)["findings"]
+    assert finding["culprit_ranks"] == [2]
+    assert (finding["location"]["file"].endswith("load.py"), finding["location"]["function"]) == (True, "next_batch")
+    assert (finding["location"]["rank"], finding["location"]["line"]) == (2, 4)
+
+
 def test_a_healthy_job_exits_with_0(tmp_path: Path) -> None:
     for rank in range(4):
         (tmp_path / f"trace_{rank}").write_bytes(pickled(dump([entry(1)])))
@@ -171,9 +225,6 @@ def test_control_characters_of_a_dump_stay_off_the_terminal(tmp_path: Path) -> N
 
 
 def test_the_process_imports_neither_torch_nor_urllib3(hung: Path) -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys; from torchctl.cli import cli\n"
         "try: cli(sys.argv[1:])\n"

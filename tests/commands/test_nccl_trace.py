@@ -112,6 +112,46 @@ def test_good_files_are_shown_beside_bad_ones_with_exit_code_3(stuck: Path, tmp_
     assert [(one["rank"], one["source"], one["kind"]) for one in failed] == [(7, str(bad), "bad_dump")]
 
 
+def test_a_folder_alone_shows_all_its_dumps_by_rank(tmp_path: Path) -> None:
+    """Eleven, so that the order of names is not that of ranks; notes, stacks and scripts beside them are no dumps."""
+    for rank in range(11):
+        write(tmp_path / f"node{rank % 2}_trace_{rank}", pickled(dump([entry(1), active(rank + 2)])))
+    for name in ("traceback_rank_3.txt", "train.py", "notes.json"):
+        write(tmp_path / name, b"{}")
+    result = run(tmp_path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    headings = [line for line in result.stdout.splitlines() if line.startswith("rank ")]
+    assert headings == [f"rank {rank}: {tmp_path}/node{rank % 2}_trace_{rank}" for rank in range(11)]
+    alone = run(tmp_path / "node1_trace_3")
+    assert alone.stdout.strip() in result.stdout
+    shown = json.loads(run("--json", tmp_path).stdout)
+    assert [one["rank"] for one in shown["dumps"]] == list(range(11))
+
+
+def test_in_a_folder_the_number_in_which_names_differ_is_the_rank(tmp_path: Path) -> None:
+    for rank in (1, 0, 2):
+        write(tmp_path / f"job7.dump.{rank}", pickled(dump([entry(1)])))
+    assert [line.split(":")[0] for line in run(tmp_path).stdout.splitlines() if line.startswith("rank")] == [
+        "rank 0",
+        "rank 1",
+        "rank 2",
+    ]
+
+
+def test_a_folder_with_a_broken_dump_shows_the_others_and_exits_with_3(tmp_path: Path) -> None:
+    write(tmp_path / "trace_0", pickled(dump([entry(1)])))
+    write(tmp_path / "trace_1", pickled(dump([entry(1)]))[:99])
+    result = run(tmp_path)
+    assert (result.exit_code, "rank 0: " in result.stdout) == (3, True)
+    assert "trace_1 is cut short" in result.stderr
+
+
+def test_a_folder_without_a_dump_is_an_error(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"no flight-recorder dump in {tmp_path}" in result.stderr
+
+
 def test_when_all_files_are_bad_the_code_is_theirs(tmp_path: Path) -> None:
     bad = write(tmp_path / "trace_7", b"hello")
     assert run(bad, tmp_path / "absent").exit_code == 1

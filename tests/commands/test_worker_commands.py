@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from tests import listeners
 from tests.listeners import listening
+from tests.stacks.texts import WAITING, dump
 from torchctl.cli import cli
 from torchctl.server import Request, Response, WorkerServer, handler, report_step
 
@@ -286,11 +287,14 @@ def test_ps_lists_what_info_says(worker: str, monkeypatch: pytest.MonkeyPatch) -
 def test_ps_json_and_a_dead_one_on_top(worker: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
     result = run("ps", "--socket", worker, "--socket", str(folder / "none"))
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["rank", "?", "3"]
+    *rows, how = result.stdout.splitlines()
+    assert [line.split()[0] for line in rows] == ["rank", "?", "3"]
+    assert how.split() == ["found", "by", "--socket", "(2)"]
     assert "no such socket" in result.stdout
     document = json.loads(run("ps", "--json").stdout)
     assert document["schema"] == "torchctl.ps/1"
     assert (document["workers"][0]["rank"], document["workers"][0]["world_size"]) == (3, 8)
+    assert document["workers"][0]["found_by"] == "runtime folder"
 
 
 def test_handlers_lists_names_and_who_lacks_one(worker: str, folder: Path) -> None:
@@ -326,6 +330,30 @@ def test_call_writes_files(worker: str, folder: Path) -> None:
     with listening(str(folder / "s"), listeners.reply(b"x")):
         run("call", "commands-echo", "--socket", worker, "--socket", str(folder / "s"), "--output", str(out))
     assert sorted(path.name for path in folder.glob("out*")) == ["out", "out.rank3", "out.worker1"]
+
+
+def test_call_writes_a_file_for_each_of_two_that_claim_a_rank(folder: Path) -> None:
+    claims = [listeners.reply(body, headers=b"Torchctl-Rank: 1\r\n") for body in (b"one", b"two")]
+    with listening(str(folder / "a"), claims[0]), listening(str(folder / "b"), claims[1]):
+        run("call", "x", "--socket", str(folder / "a"), "--socket", str(folder / "b"), "--output", str(folder / "out"))
+    assert {path.read_text() for path in folder.glob("out*")} == {"one", "two"}
+
+
+def test_an_address_where_another_rank_answers_than_was_named_is_said(folder: Path) -> None:
+    hosts = folder / "hosts"
+    hosts.write_text(f"{folder}/a rank=4\n{folder}/b rank=1\n")
+    answers = [listeners.reply(b"pong", headers=f"Torchctl-Rank: {rank}\r\n".encode()) for rank in (3, 1)]
+    with listening(str(folder / "a"), answers[0]), listening(str(folder / "b"), answers[1]):
+        result = run("ping", "--hostfile", str(hosts))
+    assert result.stderr == f"torchctl: {folder}/a was named as rank 4, and rank 3 answers there\n"
+
+
+def test_a_world_size_that_no_job_has_is_left_aside(folder: Path) -> None:
+    sized = listeners.reply(dump(0, WAITING), headers=b"Torchctl-Rank: 0\r\nTorchctl-World-Size: 999999999\r\n")
+    with listening(str(folder / "a"), sized), listening(str(folder / "b"), sized):
+        result = run("traceback", "--socket", str(folder / "a"), "--socket", str(folder / "b"))
+    assert result.stdout.startswith("2 workers answered\n")
+    assert "not found" not in result.stderr
 
 
 def test_call_json_is_text_or_base64(worker: str) -> None:
@@ -388,6 +416,8 @@ def test_what_a_worker_sends_is_neither_markup_nor_control(folder: Path, monkeyp
     [
         ["ping", "--ranks", "3-"],
         ["ping", "--socket", ""],
+        ["ping", "--pid", "abcdefghijkl"],
+        ["ping", "--pid", "123456789012"],
         ["ping", "--host", "nowhere"],
         ["ping", "--timeout", "0"],
         ["ping", "--timeout", "nan"],

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 START_TIMEOUT_S = 120.0  # importing torch in several ranks at once, on a small machine
@@ -16,14 +16,20 @@ START_TIMEOUT_S = 120.0  # importing torch in several ranks at once, on a small 
 
 @contextlib.contextmanager
 def torchrun_job(
-    script: Path, ranks: int, runtime_dir: Path, *, module: bool = True, environment: Mapping[str, str] | None = None
+    script: Path,
+    ranks: int,
+    runtime_dir: Path,
+    *,
+    module: bool = True,
+    options: Sequence[str] = ("--standalone",),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``torchrun --nproc-per-node RANKS [-m torchctl.server] SCRIPT`` on this host for the block's length.
 
     The block begins when every rank has its socket in `runtime_dir`; at its end the agent and all its
     ranks are killed, the stuck ones included.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "--local-addr", "127.0.0.1"]
     command += ["--nproc-per-node", str(ranks), *(["-m", "torchctl.server"] if module else []), str(script)]
     settings = {"TORCHCTL_RUNTIME_DIR": str(runtime_dir), "OMP_NUM_THREADS": "1", "RES_OPTIONS": "attempts:0"}
     job = subprocess.Popen(

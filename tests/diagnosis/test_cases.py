@@ -2,62 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from tests.diagnosis.rows import (
+    WORLD,
+    Rows,
+    elsewhere,
+    gloo,
+    groups,
+    inside,
+    look,
+    of,
+    only,
+    p2p,
+    stack,
+    started,
+    told,
+)
 from tests.diagnosis.simulated import STEP_NS, Job, Step, changed
 from tests.flightrec.synthetic import BASE_NS, active, dump, entry, pickled
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
-from torchctl.diagnosis.model import Diagnosis, Finding
+from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import DumpError
 from torchctl.flightrec.gather import Failure, RawDump
 from torchctl.flightrec.loading import load_raw
-from torchctl.stacks.stack import Stacks, parse_stacks
-
-Rows = Sequence[dict[str, Any]]
-
-
-def groups(**members: Sequence[int]) -> dict[str, Any]:
-    """pg_config of these groups; `w` stands for the default group."""
-    return {
-        name.replace("w", "0"): {"name": name.replace("w", "0"), "desc": "", "ranks": str(list(ranks))}
-        for name, ranks in members.items()
-    }
-
-
-def of(name: str, seq: int, make: Callable[..., dict[str, Any]] = entry, /, **changes: Any) -> dict[str, Any]:
-    pg_id = 0 if name == "0" else ord(name[0])
-    return make(seq, process_group=(name, ""), pg_id=pg_id, **changes)
-
-
-def started(name: str, seq: int, **changes: Any) -> dict[str, Any]:
-    return of(name, seq, active, **({"state": "started"} | changes))
-
-
-def look(
-    rows: Mapping[int, Rows], config: dict[str, Any], stacks: dict[int, Stacks] | None = None, **known: Any
-) -> Diagnosis:
-    """Diagnose these ranks' rows; record ids are given here."""
-    dumps: list[RawDump | Failure] = []
-    for rank, entries in rows.items():
-        numbered = [made | {"record_id": at} for at, made in enumerate(entries)]
-        dumps.append(RawDump(f"trace_{rank}", rank, pickled(dump(numbered, pg_config=config, pg_status={}))))
-    return diagnose(Evidence(load_raw(iter(dumps)), stacks or {}, **known))
-
-
-def told(found: Diagnosis) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-    return [(one.kind, one.culprit_ranks, one.waiting_ranks) for one in found.findings]
-
-
-def only(found: Diagnosis) -> Finding:
-    assert len(found.findings) == 1, found.findings
-    return found.findings[0]
-
-
-WORLD = groups(w=[0, 1, 2, 3])
 
 
 def test_the_first_rank_can_be_the_guilty_one() -> None:
@@ -251,11 +223,6 @@ def test_batches_are_compared_member_by_member_and_may_differ_in_length() -> Non
     assert [one.kind for one in unclosed.findings] == []
 
 
-def p2p(kind: str, seq: int, me: int, peer: int, make: Callable[..., dict[str, Any]] = entry) -> dict[str, Any]:
-    name = f"nccl:{kind} {me}{'->' if kind == 'send' else '<-'}{peer}"
-    return of("0", 0, make, profiling_name=name, is_p2p=True, p2p_seq_id=seq, collective_seq_id=0)
-
-
 def test_a_recv_without_its_send_names_the_sender() -> None:
     config = groups(w=[0, 1, 2])
     rows: dict[int, Rows] = {0: [p2p("send", 1, 0, 1)], 1: [p2p("recv", 7, 1, 0), p2p("recv", 8, 1, 0, active)], 2: []}
@@ -327,27 +294,6 @@ def test_a_bad_file_leads_only_when_nothing_else_is_found() -> None:
     assert [one.kind for one in healthy.findings] == ["bad_file"]
     hung = with_bad({0: [of("0", 1)]} | {rank: [of("0", 1), started("0", 2)] for rank in (1, 2, 3)})
     assert [one.kind for one in hung.findings] == ["not_entered", "bad_file"]
-
-
-TORCH_FILE = "/opt/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
-
-
-def stack(*frames: tuple[str, int, str]) -> Stacks:
-    lines = [f'  File "{file}", line {line} in {function}' for file, line, function in frames]
-    return parse_stacks("\n".join(["Thread 0x0000000000000001 (most recent call first):", *lines]).encode())
-
-
-def inside(call: str) -> Stacks:
-    return stack((TORCH_FILE, 10, call), ("/home/ada/train.py", 7, "step"))
-
-
-def elsewhere(file: str = "/opt/lib/python3.11/queue.py", function: str = "get") -> Stacks:
-    return stack((file, 171, function), ("/home/ada/load.py", 9, "batch"))
-
-
-def gloo(name: str, seq: int, done: bool = True, **changes: Any) -> dict[str, Any]:
-    open_ = {"state": "scheduled", "time_discovered_completed_ns": None, "retired": done}
-    return of(name, seq, profiling_name="gloo:all_reduce", **(open_ | changes))
 
 
 def test_a_member_that_gloo_never_shows_is_found_by_its_stack() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.diagnosis.simulated import Job, Step, changed
+from tests.flightrec.synthetic import pickled
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.flightrec.loading import load_raw
+from torchctl.server.handlers.digest import digest_of
 
 RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 OPERATIONS = ["all_reduce", "_allgather_base", "_reduce_scatter_base", "broadcast", "all_to_all", "gather", "barrier"]
@@ -160,3 +164,21 @@ def test_gloo_jobs_of_unknown_members_give_no_wrong_name(job: Job, stop_one: boo
     assert named <= {rank}, found
     if not any(job.waiting):
         assert found.findings == [], found
+
+
+@settings(RELAXED, max_examples=30)
+@given(jobs(), st.booleans(), st.data())
+def test_digests_name_the_rank_that_whole_dumps_name(job: Job, stop_one: bool, data: Any) -> None:
+    """The newest entries of each group prove the same: a healthy job has no finding, a stopped rank is the only one."""
+    job.json_ranks, job.ring = frozenset(), 10_000
+    rank = data.draw(st.integers(0, len(job.programs) - 1))
+    if stop_one and job.programs[rank]:
+        del job.programs[rank][data.draw(st.integers(0, len(job.programs[rank]) - 1)) :]
+    job.run()
+    assume(any(job.entries))
+    # As short beside these programs as digests are beside a ring of thousands.
+    dumps = [replace(raw, data=pickled(digest_of(pickle.loads(raw.data), 6, 2))) for raw in job.dumps()]
+    found = diagnose(Evidence(load_raw(iter(dumps), count=1)))
+    stuck = any(job.waiting)
+    assert [one.culprit_ranks for one in found.findings] == ([(rank,)] if stuck else []), found
+    assert found.healthy is not stuck, found

@@ -23,6 +23,8 @@ from torchctl.errors import TorchctlError
         ("10.0.0.1:1", ["10.0.0.1:1"]),
         ("node[01-02]:25[000-001]", ["node01:25000", "node01:25001", "node02:25000", "node02:25001"]),
         ("a:1,b:2", ["a:1", "b:2"]),
+        ("[::1]:1,n[1,3]:7,[fe80::2]:3", ["[::1]:1", "[fe80::2]:3", "n1:7", "n3:7"]),
+        ("[::1]:1,[::1]:2", ["[::1]:1", "[::1]:2"]),
         ("n[1-3]-ib:7", ["n1-ib:7", "n2-ib:7", "n3-ib:7"]),
     ],
 )
@@ -84,8 +86,20 @@ def test_a_host_file_with_ranks_comments_lists_and_paths(tmp_path: Path) -> None
         ("n2:7", None),
     ]
     again = tmp_path / "again"
-    again.write_text(hostfile_text((one, one.rank) for one in found))
-    assert read_hostfile(str(again)) == found
+    text, left_out = hostfile_text((one, one.rank) for one in found)
+    again.write_text(text)
+    assert (read_hostfile(str(again)), left_out) == (found, [])
+
+
+def test_a_host_file_holds_any_path_that_a_line_can_name(tmp_path: Path) -> None:
+    paths = ["/a b/s", "/a b/s 7", "/a#b", "/a b#c d", "/rank=3", "/x 3", "/a\tb"]
+    named = [Endpoint(path=path, rank=5) for path in paths]
+    odd = [Endpoint(path=path, rank=rank) for path, rank in (("/a\nb", 5), ("/a #b", 5), ("/x 3", None), ("rel", 1))]
+    odd += [Endpoint(path="/s", node="n1", rank=3), Endpoint(pid=7, rank=1)]
+    text, left_out = hostfile_text((one, one.rank) for one in named + odd)
+    (file := tmp_path / "hosts").write_text(text)
+    assert left_out == odd
+    assert read_hostfile(str(file)) == named
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
 """A job's TCPStore: who is registered there, what it may name, and how our server registers."""
 
+import contextlib
 import json
 import os
+import re
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -12,11 +17,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.certificates import certificates
 from tests.processes import python
 from torchctl.cli import cli
 from torchctl.discovery.store import read_store
 from torchctl.endpoint import Endpoint
-from torchctl.errors import NoWorkersError, TorchctlError
+from torchctl.errors import NoWorkersError, StoreTimeoutError, StoreUnreachableError
 from torchctl.server import WorkerServer
 from torchctl.server.registration import claim, url_of
 
@@ -52,7 +58,10 @@ def test_registered_workers_answer_and_the_others_are_not_registered(job: tuple[
     assert result.exit_code == 0
 
 
-def test_what_is_no_address_is_that_ranks_failure(job: tuple[Any, str, WorkerServer]) -> None:
+def test_what_is_no_address_is_that_ranks_failure(
+    job: tuple[Any, str, WorkerServer], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     store, address, _ = job
     bad = {0: "https://127.0.0.1:1", 2: "http://-oProxyCommand=x:1", 3: "http://127.0.0.1:1/\x1b[2J"}
     for rank, value in bad.items():
@@ -63,6 +72,12 @@ def test_what_is_no_address_is_that_ranks_failure(job: tuple[Any, str, WorkerSer
     for rank in bad:
         assert f"rank {rank}: {address} debug_server/rank{rank} names '" in result.stderr
     assert "\x1b" not in result.stderr
+    saved = folder / "hosts"
+    listed = run("ps", "--store", address, "--save", str(saved))
+    for rank in bad:
+        assert re.search(rf"^ +{rank} +bad address +{address} debug_server/rank{rank}", listed.stdout, re.MULTILINE)
+    assert "torchctl: 1 worker(s) in " in listed.stderr
+    assert "no host file can name" not in listed.stderr
 
 
 def test_a_store_with_a_prefix_of_its_own_and_an_empty_one(job: tuple[Any, str, WorkerServer]) -> None:
@@ -85,6 +100,28 @@ def test_the_token_goes_nowhere_that_only_a_store_has_named(store: Any, monkeypa
     assert (sent.exit_code, sent.stdout.count("pong")) == (0, 1)
 
 
+def test_with_trust_store_the_token_goes_over_verified_tls_and_nowhere_in_the_clear(
+    store: Any, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Two addresses of this host stand for another's: `localhost`, since a name may lead anywhere, and 0.0.0.0."""
+    monkeypatch.setenv("TORCHCTL_TOKEN", "0123456789abcdef")
+    where = ["ping", "--store", f"127.0.0.1:{store.port}", "--trust-store"]
+    pem = certificates(folder / "pem", "localhost")
+    with WorkerServer("0.0.0.0", 0) as plain, pem.server("0.0.0.0") as secured:
+        store.set("debug_server/rank0", f"http://localhost:{plain.port}")
+        store.set("debug_server/rank1", f"http://0.0.0.0:{plain.port}")
+        store.set("debug_server/rank2", f"https://localhost:{secured.port}")
+        clear, verified = run(*where), run(*where, "--ca", pem.ca)
+        other = run(*where, "--ca", certificates(folder / "other", "localhost").ca)
+        kept = run(*where[:3], "--ca", pem.ca)
+    assert clear.stdout == kept.stdout == other.stdout == ""
+    assert "speaks TLS; name the authority of its certificate with --ca" in clear.stderr
+    assert verified.stdout.count("pong") == 1
+    for result in (verified, kept):
+        assert result.stderr.count("wants a token, and gets none: only the store has named this address") >= 2
+    assert "is not proved to be the worker" in other.stderr
+
+
 def test_an_address_from_before_a_restart_is_told(job: tuple[Any, str, WorkerServer]) -> None:
     store, address, server = job
     about = {"pid": 4, "start_time": 1.0, "url": f"http://127.0.0.1:{server.port}"}
@@ -101,9 +138,9 @@ def test_an_address_from_before_a_restart_is_told(job: tuple[Any, str, WorkerSer
 @pytest.mark.parametrize(
     ("serve", "words"),
     [
-        (None, "cannot be reached: Connection refused"),
+        (None, "refused the connection: nobody listens there"),
         (b"x", "is no TCPStore"),
-        (b"", "cannot be reached|no answer before"),
+        (b"", r"nothing on 127.0.0.1:\d+ answered as a TCPStore within 0.[45]"),
     ],
 )
 def test_what_is_no_store_is_said_in_time(serve: bytes | None, words: str) -> None:
@@ -113,9 +150,8 @@ def test_what_is_no_store_is_said_in_time(serve: bytes | None, words: str) -> No
             listener.listen()
         address = Endpoint(host="127.0.0.1", port=listener.getsockname()[1])
         began = time.monotonic()
-        with pytest.raises(TorchctlError, match=words):
+        with pytest.raises(StoreUnreachableError, match=words):
             if serve:
-                import threading
 
                 def answer() -> None:
                     connection, _ = listener.accept()
@@ -126,6 +162,39 @@ def test_what_is_no_store_is_said_in_time(serve: bytes | None, words: str) -> No
                 threading.Thread(target=answer, daemon=True).start()
             read_store(address, "debug_server", time.monotonic() + (5 if serve else 0.5))
         assert time.monotonic() - began < 4
+
+
+def test_loading_torch_is_not_taken_for_a_silent_store(store: Any) -> None:
+    code = (
+        "import sys, time\nfrom torchctl.discovery.store import read_store\nfrom torchctl.endpoint import Endpoint\n"
+        "read_store(Endpoint(host='127.0.0.1', port=int(sys.argv[1])), 'debug_server', time.monotonic() + 0.5)\n"
+    )
+    command = [sys.executable, "-c", code, str(store.port)]  # where torch is not loaded yet, which takes over a second
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert "NoWorkersError: no worker is registered" in result.stderr
+
+
+def test_a_store_that_falls_silent_after_its_sign_of_life_is_a_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        opened: list[socket.socket] = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    opened.append(listener.accept()[0])
+                    if len(opened) == 1:
+                        opened[0].sendall(opened[0].recv(100)[-4:])  # the number of the ping
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = Endpoint(host="127.0.0.1", port=listener.getsockname()[1])
+        with pytest.raises(StoreTimeoutError, match=r"gave no answer for 0\.\d+ s"):
+            read_store(address, "debug_server", time.monotonic() + 0.5)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+        for connection in opened:
+            connection.close()
+    wait_until(lambda: all(one.name != "torchctl-store" for one in threading.enumerate()))
 
 
 def test_nobody_registered_is_not_waited_for(store: Any) -> None:
@@ -178,8 +247,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_our_server_registers_once_torch_distributed_is_there(store: Any, own_environment: Path) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_our_server_registers_once_torch_distributed_is_there(store: Any, folder: Path, tls: bool) -> None:
+    pem = certificates(folder / "pem", "127.0.0.1")
+    secured = {"TORCHCTL_TLS_CERT": pem.cert, "TORCHCTL_TLS_KEY": pem.key} if tls else {}
     environment = {
+        **secured,
         "RANK": "0",
         "WORLD_SIZE": "1",
         "LOCAL_RANK": "0",
@@ -194,8 +267,10 @@ def test_our_server_registers_once_torch_distributed_is_there(store: Any, own_en
         worker.tell("")
         worker.wait_for("initialised")
         wait_until(lambda: bool(store.check(["debug_server/torchctl_rank0"])))
-        result = run("ps", "--store", f"127.0.0.1:{store.port}", "--timeout", "20", "--json")
+        where = ["--store", f"127.0.0.1:{store.port}", "--timeout", "20", *(["--ca", pem.ca] if tls else [])]
+        result = run("ps", *where, "--json")
         assert result.stderr == ""
+        assert store.get("debug_server/rank0").startswith(b"https://" if tls else b"http://")
         (found,) = json.loads(result.stdout)["workers"]
         assert (found["rank"], found["pid"]) == (0, worker.pid)
         worker.tell("")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.flightrec.synthetic import active, dump, entry, pickled
@@ -39,6 +40,23 @@ NESTED = st.recursive(
     max_leaves=12,
 )
 FIELDS = st.dictionaries(st.sampled_from(sorted(entry(1))), NESTED, max_size=6)
+
+# Small programs of the pickle machine: lists that hold themselves, memory bombs, calls, the stack under- and overrun.
+ORDERS = st.sampled_from(
+    [
+        *(bytes([one]) for one in b"]})(aestu20N\x85\x86\x87\x8f\x90\x91\x94\x81\x93RbQ.o"),
+        *(b"q\x00", b"q\x01", b"h\x00", b"h\x01", b"K\x01", b"X\x07\0\0\0entries"),
+        *(b"r\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f", b"T\xff\xff\xff\x7f", b"cos\nsystem\n", b"cbuiltins\neval\n"),
+        *(order + (1 << 40).to_bytes(8, "little") for order in (b"\x8e", b"\x8d", b"\x96", b"\x95")),
+        *(b"]q\x00h\x00a", b"h\x00h\x00\x86q\x00" * 40, b"]q\x00", b"h\x00h\x00\x86]a" * 10, b"(" * 1000, b"]" * 3000),
+    ]
+)
+_GROWTH_BYTES = 64 << 20
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +131,29 @@ def test_descriptions_of_random_bytes(guard: Guard, data: bytes) -> None:
         assert describe_pickle(b"\x80\x04" + data, guard=guard).isprintable()
     except DumpError as error:
         assert str(error).startswith("the pickle ")
+
+
+@settings(RELAXED, max_examples=70)
+@given(st.lists(ORDERS, max_size=25).map(b"".join), st.sampled_from([b".", b"", b"}X\x07\0\0\0entriesh\x00s."]))
+@example(b"]q\x00h\x00a", b"}X\x07\0\0\0entriesh\x00s.")
+@example(b"]q\x00h\x00a", b".")
+@example(b"}q\x00X\x07\0\0\0entriesh\x00s", b".")
+def test_programs_of_the_pickle_machine_neither_grow_nor_hang(guard: Guard, program: bytes, end: bytes) -> None:
+    before = resident_bytes()
+    answered(b"\x80\x04" + program + end, guard)
+    try:
+        assert describe_pickle(b"\x80\x04" + program + end, guard=guard).isprintable()
+    except DumpError as error:
+        assert "died" not in str(error) and len(str(error)) < 1000
+    assert resident_bytes() - before < _GROWTH_BYTES
+
+
+@settings(RELAXED, max_examples=70)
+@given(st.lists(st.sampled_from([*"[]{},:-1", '{"entries": ', '"a"', "1e999", "9" * 500, '"\\u']), max_size=25))
+@example(['{"entries": ', "[" * 100_000])
+@example(['{"entries": ', '{"a":' * 100_000])
+def test_programs_of_json_neither_grow_nor_hang(guard: Guard, pieces: list[str]) -> None:
+    before = resident_bytes()
+    answered("".join(["{", *pieces]).encode(), guard)
+    answered("".join(pieces).encode(), guard)
+    assert resident_bytes() - before < _GROWTH_BYTES

@@ -4,11 +4,12 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.eventually import wait_until
 from tests.http_client import connect, post, raw
 from torchctl.server import Request, Response, WorkerServer, handler
 
@@ -24,13 +25,6 @@ def address(folder: Path) -> Iterator[str]:
 @handler("large")
 def large(request: Request, response: Response) -> None:
     response.set_content(b"x" * (32 << 20), "application/octet-stream")
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 def connection_threads() -> int:

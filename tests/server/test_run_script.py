@@ -98,4 +98,23 @@ def test_a_missing_script_is_pythons_own_error(folder: Path) -> None:
 def test_no_script_is_a_usage_error(folder: Path) -> None:
     result = run(*SERVER, cwd=folder)
     assert result.returncode == 2
-    assert result.stderr.startswith("usage: python -m torchctl.server SCRIPT")
+    assert result.stderr.startswith("usage: python -m torchctl.server [OPTIONS] SCRIPT")
+
+
+@pytest.mark.parametrize("option", ["--tls-cert", "--token-file", "--unknown", "--read-only=1"])
+def test_an_option_without_its_value_or_unknown_is_a_usage_error(folder: Path, option: str) -> None:
+    result = run(*SERVER, option, cwd=folder)
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: ")
+
+
+def test_options_before_the_script_are_ours_and_the_others_its_own(folder: Path) -> None:
+    (folder / "script.py").write_text(
+        "import sys, os, http.client, socket\n"
+        "c = http.client.HTTPConnection('x')\nc.sock = socket.socket(socket.AF_UNIX)\n"
+        "c.sock.connect(os.path.join('run', os.listdir('run')[0]))\n"
+        "c.request('POST', '/handler/pyspy_dump')\nprint(c.getresponse().status, sys.argv)\n"
+    )
+    result = run(*SERVER, "--read-only", "--token-file=none", "script.py", "--read-only", "-m", "x", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "403 ['script.py', '--read-only', '-m', 'x']\n"

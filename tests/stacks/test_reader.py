@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,57 @@ def test_anything_parses_or_is_a_value_error(data: bytes) -> None:
         assert StackReader().read(data).threads
     except ValueError:
         pass
+
+
+HEADINGS = [
+    "Thread 0x",
+    "Thread 1 (",
+    'Thread 1 (idle): "',
+    "Process 1: ",
+    'Current thread 0x1 ["',
+    "  File ",
+    '  File "',
+    "    f (",
+]
+FRAGMENTS = [
+    *HEADINGS,
+    '", line 1 in ',
+    " (most recent call first):\n",
+    "(a.py:1)\n",
+    " ",
+    "\n",
+    '"',
+    ":",
+    ")",
+    "...\n",
+    "\t",
+    "é",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join))
+def test_pieces_of_all_formats_parse_or_are_a_value_error(text: str) -> None:
+    for parse in (StackReader().read, parse_stacks):
+        try:
+            assert parse(text.encode()).threads
+        except ValueError:
+            pass
+
+
+@pytest.mark.parametrize(
+    "fragment", [*FRAGMENTS, "Thread 0x1 (most recent call first):\n", '  File "a", line 1 in f\n']
+)
+def test_a_megabyte_of_any_fragment_takes_seconds_at_most(fragment: str) -> None:
+    """A parser that looks back would need hours."""
+    for text in (fragment * ((1 << 20) // len(fragment)), dump(1, WAITING).decode() + fragment * 200_000):
+        for parse in (StackReader().read, parse_stacks):
+            began = time.monotonic()
+            try:
+                parse(text.encode())
+            except ValueError:
+                pass
+            assert time.monotonic() - began < 30
 
 
 def test_a_folders_files_by_rank_and_what_is_wrong_with_one(tmp_path: Path) -> None:

@@ -82,10 +82,14 @@ def _print(result: Survey[Reply]) -> None:
 
 
 def _write(result: Survey[Reply], output: str) -> None:
+    written: set[str] = set()
     for number, (_, reply) in enumerate(result.answers):
         path = output
         if len(result.outcomes) > 1:
             path += f".worker{number}" if reply.rank is None else f".rank{reply.rank}"
+        if path in written:  # of another worker that claims this rank
+            path += f"_twin{number}"
+        written.add(path)
         write_file(path, reply.body)
         click.echo(f"torchctl: {_who(reply)}: {len(reply.body)} bytes in {path}", err=True)
 

@@ -43,7 +43,8 @@ def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[
         click.echo(_json(result, path))
     else:
         click.echo("\n".join(_lines(result, path)))
-    finish(result)
+    partial = result.exit_code == EXIT_OK and any(answer.failures for _, answer in result.answers)
+    finish(result, code=EXIT_UNREACHABLE if partial else None)
 
 
 def _from_pipes(targets: Targets, folder: str, stem: str, prefixes: tuple[str, ...]) -> int:

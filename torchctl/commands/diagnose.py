@@ -9,6 +9,9 @@ import click
 from torchctl.errors import EXIT_FAILED, EXIT_FINDING, EXIT_OK, TorchctlError
 from torchctl.options import Seconds, worker_options
 from torchctl.targets import Targets
+from torchctl.text import printable
+
+_MOST_NOTES = 8  # on stderr; a folder may hold a thousand files of an earlier run
 
 if TYPE_CHECKING:
     from torchctl.diagnosis.evidence import Evidence
@@ -61,7 +64,8 @@ def command(
 
     if save is not None:
         make_folder(save)  # before anybody is asked: the evidence may not come again
-    evidence = watching(targets, interval) if watch else look(targets, interval)
+    keep = save is not None
+    evidence = (watching if watch else look)(targets, interval, everything=keep)
     if save is not None:
         save_evidence(evidence, save)
     return _show(evidence, targets.as_json, [])
@@ -71,6 +75,11 @@ def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
     from torchctl.diagnosis.diagnose import diagnose
 
     diagnosis = diagnose(evidence)
+    notes = evidence.trace.notes
+    for note in notes[:_MOST_NOTES]:
+        click.echo(f"torchctl: {printable(note)}", err=True)
+    if len(notes) > _MOST_NOTES:
+        click.echo(f"torchctl: and {len(notes) - _MOST_NOTES} more dumps are left aside", err=True)
     if as_json:
         from torchctl.render.json import document
 
@@ -90,7 +99,7 @@ def exit_code(diagnosis: Diagnosis) -> int:
 
 
 def _require_numpy() -> None:
-    try:
-        import numpy  # noqa: F401
-    except ImportError:
-        raise TorchctlError("diagnose needs NumPy", hint="pip install 'torchctl[analysis]'") from None
+    from importlib.util import find_spec  # importing it takes 50 ms, for which the dumps need not wait
+
+    if find_spec("numpy") is None:
+        raise TorchctlError("diagnose needs NumPy", hint="pip install 'torchctl[analysis]'")

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,8 @@ import click
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, TorchctlError
 from torchctl.files import write_file
 from torchctl.flightrec.choice import DEFAULT_LAST, Choice
+from torchctl.flightrec.decode import rank_from_name
+from torchctl.flightrec.folder import Found, find_files
 from torchctl.flightrec.gather import Failure, RawDump, collector_off, decode_all, read_files
 from torchctl.flightrec.guard import Guard
 from torchctl.options import worker_options
@@ -66,7 +69,7 @@ def command(
     with collector_off(), Guard() as guard:
         guard.start()
         with _importing_ahead(targets.as_json):  # while the child boots and decodes
-            raw = list(read_files(paths) if paths else fetch_dumps(targets, choice))
+            raw = _read(paths) if paths else fetch_dumps(targets, choice)
             if output is not None:
                 _save(raw, output)  # before decoding: what cannot be read is worth keeping
             decoded, failures = decode_all(raw, guard)
@@ -77,20 +80,24 @@ def command(
     return _report(views, failures)
 
 
-def _dumps_of(paths: list[str]) -> list[str]:
-    """Return the paths with each folder replaced by the dumps in it, by rank."""
-    found: list[str] = []
+def _dumps_of(paths: list[str]) -> list[Found]:
+    """Return the dumps under paths: a file is itself, a folder all that it holds, by rank."""
+    found: list[Found] = []
     for path in paths:
         if not os.path.isdir(path):
-            found.append(path)
+            found.append(Found(path, rank_from_name(path), True))
             continue
-        from torchctl.flightrec.folder import find_files
-
         dumps = [file for file in find_files([path])[0] if file.claimed]
         if not dumps:
             raise TorchctlError(f"no flight-recorder dump in {path}", hint="name the dumps, or a folder of them")
-        found += [file.path for file in sorted(dumps, key=lambda file: (file.rank is None, file.rank or 0, file.path))]
+        found += sorted(dumps, key=lambda file: (file.rank is None, file.rank or 0, file.path))
     return found
+
+
+def _read(files: list[Found]) -> list[RawDump | Failure]:
+    """Return the bytes of each file with the rank that its name, or its folder's other names, tell."""
+    raw_dumps = read_files([file.path for file in files])
+    return [replace(raw, rank=file.rank) for file, raw in zip(files, raw_dumps, strict=True)]
 
 
 def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 from torchctl import runtimedir
+from torchctl.endpoint import Endpoint
 from torchctl.errors import NoWorkersError
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.survey import Survey, rank_of, survey
+from torchctl.rollcall import rank_of
+from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 from torchctl.text import printable
 from torchctl.workerinfo import WorkerInfo, ask_info
 
+_NOWHERE = str(Endpoint())  # of an entry in a store that names no address
 if TYPE_CHECKING:
     from torchctl.silence.lastword import LastWord
 
@@ -85,6 +88,10 @@ def _save(result: Survey[WorkerInfo], path: str) -> None:
     from torchctl.discovery.hostfile import hostfile_text
     from torchctl.files import write_file
 
-    known = [(one.endpoint, rank_of(one)) for one in result.outcomes if one.endpoint.path or one.endpoint.host]
-    write_file(path, hostfile_text(known).encode("utf-8", "surrogateescape"))
-    click.echo(f"torchctl: {len(known)} worker(s) in {printable(path)}", err=True)
+    found = [(one.endpoint, rank_of(one)) for one in result.outcomes if str(one.endpoint) != _NOWHERE]
+    text, left_out = hostfile_text(found)
+    write_file(path, text.encode("utf-8", "surrogateescape"))
+    click.echo(f"torchctl: {len(found) - len(left_out)} worker(s) in {printable(path)}", err=True)
+    if left_out:
+        shown = ", ".join(printable(str(one)) for one in left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+        click.echo(f"torchctl: no host file can name {len(left_out)} of them: {shown}", err=True)

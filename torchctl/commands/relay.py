@@ -31,7 +31,7 @@ def command(errand: str) -> int:
         asked = recording(question or named_question(wanted.question, wanted.arguments))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise click.BadParameter(str(error), param_hint="ERRAND") from None
-    _write({"relay": VERSION, "host": os.uname().nodename})
+    _write({"relay": VERSION, "host": os.uname().nodename, "time": time.time()})
     try:
         targets = Targets(ranks=wanted.ranks, timeout_s=wanted.timeout_s, job=wanted.job)
         result = survey(targets.until(time.monotonic() + wanted.timeout_s), asked)

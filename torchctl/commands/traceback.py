@@ -99,14 +99,14 @@ def _print_merged(
     result: Survey[WorkerStacks], jobs: list[JobStacks], *, classes: bool, full: bool, samples: int
 ) -> bool:
     """Print the header and each job's stacks; return whether the operator has seen the failures already."""
-    from torchctl.render.spans import line_width, print_lines
+    from torchctl.render.spans import line_width, print_lines, shorten
     from torchctl.render.tree import TreeStyle, class_lines, header_lines, outside_lines, tree_lines
 
     style = TreeStyle(line_width(), full, samples)
     print_lines(header_lines(jobs, reasons(result, style.width), style))
     for job in jobs:
         if len(jobs) > 1:
-            print_lines([[], [(f"job {job.job_id or '?'}", "bold")]])
+            print_lines([[], [(shorten(f"job {job.job_id or '?'}", style.width), "bold")]])
         print_lines(outside_lines(job, style))
         if job.members:
             print_lines([[]])

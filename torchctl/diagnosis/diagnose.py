@@ -34,7 +34,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     _add_timed_out(trace, findings)
     _add_bad_files(trace, findings)
     if not findings:
-        unknown += _in_flight(waits)
+        unknown += _in_flight(waits) + trace.doubts[:4]
         if not len(trace) and not evidence.stacks:
             unknown.append("there is no dump and no stack of any rank")
         elif not len(trace):

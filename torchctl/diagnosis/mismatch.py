@@ -2,7 +2,8 @@
 
 How this works. Rows are sorted by (group, sequence id), and of each run only the smallest and the largest number
 of operation, sizes and types are looked at: where they are equal all ranks agree, and that is nearly everywhere.
-What is left is looked at rank by rank. The majority speaks; a tie is a tie.
+What is left is looked at rank by rank. The majority speaks; a tie is a tie, and so is what ranks whose ring does not
+reach back so far, or who left no dump, could turn into one.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from torchctl.diagnosis.entered import collectives, keys_of
+from torchctl.diagnosis.entered import Windows, collectives, keys_of
 from torchctl.flightrec.trace import Trace
 
 if TYPE_CHECKING:
@@ -29,9 +31,10 @@ class Mismatch:
     """One collective on which ranks disagree.
 
     Attributes:
-        minority: the ranks that differ from most; empty for a tie.
+        minority: the ranks that differ from most; empty for a tie, and where `unseen` ones could turn it.
         rows: one row of each rank.
-        sides: ranks by what they say, the largest side first.
+        sides: ranks by what they say, the largest side first; one where its own sizes contradict each other.
+        unseen: members that have been in it, or may have been, and whose dump does not show it any more.
     """
 
     what: What
@@ -40,10 +43,11 @@ class Mismatch:
     minority: tuple[int, ...]
     rows: dict[int, int]
     sides: tuple[tuple[int, ...], ...]
+    unseen: tuple[int, ...] = ()
 
 
-def find_mismatches(trace: Trace) -> list[Mismatch]:
-    """Return the first disagreement of each group."""
+def find_mismatches(trace: Trace, windows: Windows) -> list[Mismatch]:
+    """Return the first disagreement of each group that says who differs; where none does, the first."""
     if not len(trace):
         return []
     names = _numbers({at: operation.name for at, operation in enumerate(trace.operations)})
@@ -55,15 +59,50 @@ def find_mismatches(trace: Trace) -> list[Mismatch]:
     columns = [names[trace.operation[rows]], sizes[trace.signature[rows]], dtypes[trace.signature[rows]]]
     for run in _disagreeing(keys, columns):
         group = int(trace.group[rows[run[0]]])
-        if group not in found:
-            mismatch = _judge(trace, rows[run].tolist())
-            if mismatch is not None:
+        before = found.get(group)
+        if before is None or _undecided(before):
+            mismatch = _judge(trace, rows[run].tolist(), windows)
+            if mismatch is not None and (before is None or _decides(mismatch, before)):
                 found[group] = mismatch
-    for mismatch in _in_batches(trace, names, sizes, dtypes):
+    for mismatch in (*_in_batches(trace, windows, names, sizes, dtypes), *_contradictions(trace)):
         before = found.get(mismatch.group)
         if before is None or mismatch.seq < before.seq:
             found[mismatch.group] = mismatch
     return list(found.values())
+
+
+def _contradictions(trace: Trace) -> Iterator[Mismatch]:
+    """Yield, of each group, the first all_reduce that gives back more or fewer elements than it takes, on all alike.
+
+    Gloo records its reduce_scatter_tensor under that name, where both may differ.
+    """
+    calls = [
+        at
+        for at, call in enumerate(trace.calls)
+        if call.name == "all_reduce"
+        and not call.profiling_name.startswith("gloo:")
+        and call.input_sizes
+        and call.output_sizes
+        and sum(map(prod, call.input_sizes)) != sum(map(prod, call.output_sizes))
+    ]
+    if not calls:
+        return
+    rows = np.flatnonzero(np.isin(trace.call, calls) & collectives(trace))
+    keys = keys_of(trace, rows)
+    for group in np.unique(trace.group[rows]).tolist():
+        mine = rows[keys == keys[trace.group[rows] == group].min()].tolist()
+        by_rank = {int(trace.rank[row]): row for row in mine}
+        yield Mismatch("shape_mismatch", group, int(trace.seq[mine[0]]), (), by_rank, (tuple(sorted(by_rank)),))
+
+
+def _undecided(mismatch: Mismatch) -> bool:
+    return bool(mismatch.unseen) and not mismatch.minority
+
+
+def _decides(later: Mismatch, first: Mismatch) -> bool:
+    """Whether a later disagreement, which more ranks show, is the same one: its minority was one side then, too."""
+    few = set(later.minority) & first.rows.keys()
+    return bool(few) and any(few == set(side) for side in first.sides)
 
 
 def _numbers(values: Mapping[int, Hashable]) -> Ints:
@@ -92,7 +131,7 @@ def _disagreeing(keys: Ints, columns: list[Ints]) -> Iterator[Ints]:
         yield order[starts[at] : ends[at]]
 
 
-def _judge(trace: Trace, rows: list[int]) -> Mismatch | None:
+def _judge(trace: Trace, rows: list[int], windows: Windows) -> Mismatch | None:
     by_rank = {int(trace.rank[row]): row for row in rows}
     if len(by_rank) < 2:
         return None
@@ -101,13 +140,17 @@ def _judge(trace: Trace, rows: list[int]) -> Mismatch | None:
     # A batch that one rank has not closed yet shows there as its members.
     if any(closing) and not all(closing) and _unclosed(trace, rows):
         return None
-    mismatch = _part("op_mismatch", trace, by_rank, {rank: operation.name for rank, operation in operations.items()})
-    if mismatch is not None:
-        return mismatch
     signatures = {rank: trace.signatures[int(trace.signature[row])] for rank, row in by_rank.items()}
-    return _part("shape_mismatch", trace, by_rank, {rank: made.sizes for rank, made in signatures.items()}) or _part(
-        "dtype_mismatch", trace, by_rank, {rank: made.dtypes for rank, made in signatures.items()}
-    )
+    said: dict[What, dict[int, Hashable]] = {
+        "op_mismatch": {rank: operation.name for rank, operation in operations.items()},
+        "shape_mismatch": {rank: made.sizes for rank, made in signatures.items()},
+        "dtype_mismatch": {rank: made.dtypes for rank, made in signatures.items()},
+    }
+    for what, words in said.items():
+        mismatch = _part(what, trace, by_rank, words, windows)
+        if mismatch is not None:
+            return mismatch
+    return None
 
 
 def _unclosed(trace: Trace, rows: list[int]) -> bool:
@@ -121,7 +164,9 @@ def _unclosed(trace: Trace, rows: list[int]) -> bool:
     return bool(open_names & inside)
 
 
-def _part(what: What, trace: Trace, rows: dict[int, int], said: Mapping[int, Hashable]) -> Mismatch | None:
+def _part(
+    what: What, trace: Trace, rows: dict[int, int], said: Mapping[int, Hashable], windows: Windows
+) -> Mismatch | None:
     """Return the disagreement among what ranks say, None where those who say anything agree."""
     told = {rank: word for rank, word in said.items() if word is not None}
     counts = Counter(told.values()).most_common()
@@ -129,12 +174,14 @@ def _part(what: What, trace: Trace, rows: dict[int, int], said: Mapping[int, Has
         return None
     sides = tuple(tuple(sorted(rank for rank, word in told.items() if word == side)) for side, _ in counts)
     first = rows[sides[0][0]]
-    tie = counts[0][1] == counts[1][1]
-    minority = () if tie else tuple(sorted(rank for side in sides[1:] for rank in side))
-    return Mismatch(what, int(trace.group[first]), int(trace.seq[first]), minority, rows, sides)
+    group, seq = int(trace.group[first]), int(trace.seq[first])
+    unseen = tuple(rank for rank in trace.groups[group].members if rank not in rows and windows.lost(group, rank, seq))
+    turned = counts[0][1] <= counts[1][1] + len(unseen)
+    minority = () if turned else tuple(sorted(rank for side in sides[1:] for rank in side))
+    return Mismatch(what, group, seq, minority, rows, sides, unseen)
 
 
-def _in_batches(trace: Trace, names: Ints, sizes: Ints, dtypes: Ints) -> Iterator[Mismatch]:
+def _in_batches(trace: Trace, windows: Windows, names: Ints, sizes: Ints, dtypes: Ints) -> Iterator[Mismatch]:
     """Yield disagreements inside coalesced batches that have as many members on every rank."""
     rows = np.flatnonzero(trace.member & ~trace.p2p)
     if not len(rows):
@@ -157,6 +204,6 @@ def _in_batches(trace: Trace, names: Ints, sizes: Ints, dtypes: Ints) -> Iterato
     rows, joined = rows[even], (instance * (int(place.max()) + 1) + place)[even]
     columns = [names[trace.operation[rows]], sizes[trace.signature[rows]], dtypes[trace.signature[rows]]]
     for found in _disagreeing(joined, columns):
-        mismatch = _judge(trace, rows[found].tolist())
+        mismatch = _judge(trace, rows[found].tolist(), windows)
         if mismatch is not None:
             yield mismatch

@@ -62,6 +62,32 @@ def find_open_pairs(trace: Trace, usable: set[int], ignored: frozenset[int]) -> 
     return [one for one in found if one.rank not in ignored]
 
 
+def outrun_senders(trace: Trace) -> set[int]:
+    """Return the ranks whose dump lacks a send that another rank has received: it was taken before."""
+    is_pair = np.array([operation.is_p2p for operation in trace.operations] or [False])
+    rows = np.flatnonzero(is_pair[trace.operation]) if len(trace) else np.zeros(0, np.int64)
+    if not len(rows):
+        return set()
+    wrapped = {dump.rank for dump in trace.dumps if dump.wrapped}
+    dumped = set(trace.ranks)
+    sent: dict[Pair, int] = defaultdict(int)
+    received: dict[Pair, int] = defaultdict(int)
+    width = len(trace.operations)
+    same = (trace.group[rows].astype(np.int64) * width + trace.operation[rows]) * (int(trace.rank.max()) + 1)
+    _, first, place = np.unique(same + trace.rank[rows], return_index=True, return_inverse=True)
+    counts = np.bincount(place).tolist()
+    done = np.bincount(place[trace.state[rows] == State.DONE], minlength=len(counts)).tolist()
+    for at, row in enumerate(rows[first].tolist()):
+        pair, is_send = _pair(trace, row), trace.operations[int(trace.operation[row])].is_send
+        if pair is not None and int(trace.rank[row]) == pair[1 if is_send else 2]:
+            (sent if is_send else received)[pair] += counts[at] if is_send else done[at]
+    return {
+        sender
+        for (group, sender, receiver), count in received.items()
+        if count > sent[group, sender, receiver] and sender in dumped and not {sender, receiver} & wrapped
+    }
+
+
 def _pair(trace: Trace, row: int) -> Pair | None:
     """Return group, sender and receiver in global ranks; None where the members are not known well enough."""
     operation = trace.operations[int(trace.operation[row])]

@@ -10,20 +10,16 @@ no operation at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torchctl.diagnosis.activity import Activity, Doing
-from torchctl.diagnosis.entered import OpenOp, Windows, find_open
+from torchctl.diagnosis.activity import Doing
+from torchctl.diagnosis.entered import OpenOp
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.graph import Graph
-from torchctl.diagnosis.mismatch import Mismatch, find_mismatches
-from torchctl.diagnosis.pairs import OpenPair, find_open_pairs
-from torchctl.diagnosis.staleness import stale_ranks
-from torchctl.flightrec.trace import NO_TIME, State
+from torchctl.diagnosis.openops import OpenOperations
+from torchctl.flightrec.trace import State
 
-_LONG_NS = 30_000_000_000  # an operation open for longer than this was not in flight by chance
 _P2P_CALL = "send or recv"
 
 NodeKind = Literal["rank", "lost", "op", "pair", "hidden", "mismatch"]
@@ -38,41 +34,21 @@ class Node:
     name: str = ""
 
 
-class Waits:
+class Waits(OpenOperations):
     """All that waits in a job.
 
     Attributes:
-        stale: ranks whose dump is older than others'.
-        empty: ranks whose dump holds nothing although they have taken part.
-        ops: open collectives that count; the node "op" has the index in this list.
-        passing: open collectives that others have finished: about to be done, or one rank is stuck in them.
-        pairs: open sends and receives.
-        in_flight: operations that all have entered and that may just be running.
-        open_members: groups of which members may never have shown themselves, with the ranks that may be them.
+        graph: the wait-for graph; the number of a node is an index in `ops`, `pairs` or `mismatches`, or a rank.
+        blocked: what each rank waits in.
+        ambiguous: operations of groups of which members may never have shown themselves, with the ranks that may be
+            them.
     """
 
     def __init__(self, evidence: Evidence) -> None:
-        self.evidence = evidence
-        self.trace = evidence.trace
-        self.activity: dict[int, Activity] = evidence.activities()
-        self.moved = evidence.moved or frozenset()
-        self.windows = Windows(self.trace)
-        self.stale = stale_ranks(self.trace, self.windows) if evidence.moved is None else set()
-        self.empty = self._empty_ranks()
-        self.newest_ns = (
-            max((int(self.trace.created_ns.max()), int(self.trace.completed_ns.max()))) if len(self.trace) else 0
-        )
-        self.in_something = set(self.trace.rank[self.trace.state <= State.LATE].tolist())
-        self.usable = set(self.trace.ranks) - self.stale - self.empty
-        self.mismatches: list[Mismatch] = find_mismatches(self.trace)
-        self.ops: list[OpenOp] = []
-        self.passing: list[OpenOp] = []
-        self.in_flight: list[OpenOp] = []
+        super().__init__(evidence)
         self.ambiguous: list[tuple[OpenOp, list[int]]] = []
-        self.pairs: list[OpenPair] = []
         self.blocked: dict[int, list[Node]] = {}
         self.graph: Graph[Node] = Graph()
-        self._choose()
         self._connect()
 
     def rows_of(self, node: Node) -> dict[int, int]:
@@ -84,94 +60,6 @@ class Waits:
         if node.kind == "mismatch":
             return self.mismatches[node.number].rows
         return {}
-
-    def hard(self, rows: Sequence[int]) -> bool:
-        """Whether an operation is proven to hang: given up by a watchdog, or open for long by the job's own times."""
-        if any(self.trace.state[row] in (State.TIMED_OUT, State.LATE) for row in rows):
-            return True
-        times = [int(self.trace.created_ns[row]) for row in rows if self.trace.created_ns[row] != NO_TIME]
-        return bool(times) and self.newest_ns - max(times) > _LONG_NS
-
-    def is_gloo(self, group: int) -> bool:
-        return self.trace.groups[group].backend == "gloo"
-
-    def _empty_ranks(self) -> set[int]:
-        """Return ranks whose dump holds no row although others have worked with them."""
-        rows: dict[int, int] = {}
-        for dump in self.trace.dumps:
-            rows[dump.rank] = rows.get(dump.rank, 0) + dump.rows
-        without = {rank for rank, count in rows.items() if not count}
-        if not without or not len(self.trace):
-            return set()
-        from torchctl.diagnosis.staleness import proven_entered
-
-        met = {rank for number in proven_entered(self.trace) for rank in self.trace.groups[number].members}
-        self.stale -= without
-        return without & met
-
-    def _choose(self) -> None:
-        """Sort the open operations into those that count and those that prove nothing."""
-        skewed = bool(self.stale)
-        disagreed = {(one.group, one.seq) for one in self.mismatches}
-        for op in find_open(self.trace, self.windows, self.usable, self.moved):
-            hard = self.hard(list(op.rows.values()))
-            if (op.group, op.seq) in disagreed:
-                self.ops.append(op)
-            elif op.missing or op.skipped:
-                if hard or not skewed:
-                    self.ops.append(op)
-            elif op.unknown:
-                if hard or not (skewed and set(op.unknown) & self.stale):
-                    self.ops.append(op)
-            elif op.done:
-                self.passing.append(op)
-            elif self._stuck(op, hard) or (self.trace.groups[op.group].known is False and self._unseen(op)):
-                self.ops.append(op)
-            else:
-                self.in_flight.append(op)
-        self._promote_circles()
-        for pair in find_open_pairs(self.trace, self.usable, self.moved):
-            done = pair.other is not None and self.trace.state[pair.other] == State.DONE
-            if not done and (self.hard([pair.row]) or not skewed):
-                self.pairs.append(pair)
-
-    def _promote_circles(self) -> None:
-        """Take operations that all have entered, but in different orders: those may never end."""
-        order: Graph[int] = Graph()
-        for one, op in enumerate(self.in_flight):
-            for other, earlier in enumerate(self.in_flight):
-                if one != other and not self.is_gloo(op.group) and op.group != earlier.group:
-                    common = op.rows.keys() & earlier.rows.keys()
-                    if any(earlier.rows[rank] < op.rows[rank] for rank in common):
-                        order.wait(one, other)
-        circles = {number for component in order.components() if len(component) > 1 for number in component}
-        self.ops += [op for number, op in enumerate(self.in_flight) if number in circles]
-        self.in_flight = [op for number, op in enumerate(self.in_flight) if number not in circles]
-
-    def _stuck(self, op: OpenOp, hard: bool) -> bool:
-        """Whether an operation that all have entered is known to be stuck rather than in flight."""
-        states = {int(self.trace.state[row]) for row in op.rows.values()}
-        if self.is_gloo(op.group):
-            # Gloo marks operations done some time after they are; a thread inside of one is proof.
-            inside = [rank for rank in op.rows if self._doing(rank) is Doing.COLLECTIVE]
-            return bool(inside) and (self.evidence.moved is not None or hard)
-        if hard or (self.evidence.moved is not None and not self.moved & set(op.rows)):
-            return True
-        return int(State.STARTED) in states and not self.stale
-
-    def _unseen(self, op: OpenOp) -> list[int]:
-        """Return the ranks that may be members which never entered anything in a group of unknown members."""
-        group = self.trace.groups[op.group]
-        if group.size is not None and not group.unseen:
-            return []
-        busy = {rank for rank, activity in self.activity.items() if activity.doing is Doing.COLLECTIVE}
-        size = self.evidence.size() or (max([*self.trace.ranks, 0]) + 1)
-        candidates = {*self.evidence.ranks(), *range(size)} - set(group.members) - busy
-        return sorted(candidates - self.in_something)
-
-    def _doing(self, rank: int) -> Doing | None:
-        activity = self.activity.get(rank)
-        return None if activity is None else activity.doing
 
     def _connect(self) -> None:
         mismatch_of = {(one.group, one.seq): number for number, one in enumerate(self.mismatches)}
@@ -205,7 +93,7 @@ class Waits:
             else:
                 self._behind(node, {pair.rank: pair.row}, inside)
         for rank, nodes in inside.items():
-            if self._doing(rank) is not Doing.OWN_CODE:
+            if self.doing(rank) is not Doing.OWN_CODE:
                 self.blocked[rank] = nodes
         self._connect_hidden(inside)
         for rank, nodes in self.blocked.items():
@@ -247,7 +135,7 @@ class Waits:
     def _connect_entered(self, node: Node, op: OpenOp, inside: dict[int, list[Node]]) -> None:
         group = self.trace.groups[op.group]
         if not group.known:
-            candidates = self._unseen(op)
+            candidates = self.unseen(op)
             shown = len(candidates) == 1 and candidates[0] in self.activity
             if shown or (group.unseen and len(candidates) == group.unseen):
                 for rank in candidates:

@@ -9,7 +9,6 @@ from torchctl.flightrec.trace import Group
 from torchctl.ranks import fold_ranks
 
 _NO_DESCRIPTION = ("", "undefined")
-MAX_SHOWN = 64
 
 
 def ranks_of(ranks: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """Host files: a worker per line, as ``torchctl ps --save`` writes them and people do.
 
 A line holds an endpoint (``HOST:PORT``, a list of them, or a socket's absolute path) and, if it is known, a rank:
-``node1:25000 rank=3`` or ``node1:25000 3``. ``#`` begins a comment.
+``node1:25000 rank=3`` or ``node1:25000 3``. ``#`` begins a comment; where a path stands, only after a space.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torchctl.errors import TorchctlError
 
 _MAX_BYTES = 64 << 20
 _RANK = re.compile(r"(?:rank=)?(\d{1,9})")
+_PATH = re.compile(r"(/.*?)(?:\s+rank=(\d{1,9}))?", re.DOTALL)  # a path with spaces in it
 
 
 def read_hostfile(path: str) -> list[Endpoint]:
@@ -34,10 +35,9 @@ def read_hostfile(path: str) -> list[Endpoint]:
         raise TorchctlError(f"the host file {path} is larger than {_MAX_BYTES >> 20} MiB")
     found: list[Endpoint] = []
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.partition("#")[0].split()
-        if words:
+        if not line.isspace():
             try:
-                found += _of_line(words)
+                found += _of_line(line)
             except ValueError as error:
                 raise TorchctlError(f"{path}, line {number}: {error}") from error
     if not found:
@@ -45,14 +45,47 @@ def read_hostfile(path: str) -> list[Endpoint]:
     return found
 
 
-def hostfile_text(workers: Iterable[tuple[Endpoint, int | None]]) -> str:
-    """Return a host file that names these workers, with the ranks that are known."""
+def hostfile_text(workers: Iterable[tuple[Endpoint, int | None]]) -> tuple[str, list[Endpoint]]:
+    """Return a host file that names these workers, with the ranks that are known, and those that no line can name."""
     lines = ["# torchctl host file: HOST:PORT or a socket's path, and the rank"]
-    lines += [f"{endpoint}" + ("" if rank is None else f" rank={rank}") for endpoint, rank in workers]
-    return "\n".join(lines) + "\n"
+    left_out = []
+    for endpoint, rank in workers:
+        line = f"{endpoint}" + ("" if rank is None else f" rank={rank}")
+        if _names(line, endpoint, rank):
+            lines.append(line)
+        else:
+            left_out.append(endpoint)
+    return "\n".join(lines) + "\n", left_out
 
 
-def _of_line(words: list[str]) -> list[Endpoint]:
+def _names(line: str, endpoint: Endpoint, rank: int | None) -> bool:
+    """Whether a line is read as what it was written for."""
+    if endpoint.node:
+        return False
+    try:
+        (found,) = _of_line(line)
+    except ValueError:
+        return False
+    where = (found.path, found.host, found.port, found.rank)
+    return (
+        len(line.splitlines()) == 1
+        and not endpoint.node
+        and where == (endpoint.path, endpoint.host, endpoint.port, rank)
+    )
+
+
+def _of_line(line: str) -> list[Endpoint]:
+    if line.startswith("/"):
+        text = re.split(r"\s#", line, maxsplit=1)[0].rstrip()
+        words = text.split()
+        if len(words) > 2 or (len(words) == 2 and not _RANK.fullmatch(words[1])):
+            match = _PATH.fullmatch(text)
+            assert match is not None
+            words = [match[1], match[2]] if match[2] else [match[1]]
+    else:
+        words = line.partition("#")[0].split()
+    if not words:
+        return []
     address, *rest = words
     rank = None
     if rest:

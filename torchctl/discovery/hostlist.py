@@ -13,6 +13,7 @@ from torchctl.endpoint import HOST, Endpoint, parse_host_port
 from torchctl.errors import TorchctlError
 
 MAX_HOSTS = 1_000_000
+_IPV6 = re.compile(r"\[[^\[\]]*:[^\[\]]*\]:\d{1,5}")
 
 
 class NoClusterShellError(TorchctlError):
@@ -30,7 +31,8 @@ def parse_endpoints(text: str) -> list[Endpoint]:
     """
     if not is_list(text):
         return [parse_host_port(text)]
-    return [parse_host_port(name) for name in _unfolded(text)]
+    plain, numeric = _parted(text)
+    return [parse_host_port(name) for name in [*(_unfolded(plain) if plain else []), *numeric]]
 
 
 def parse_hosts(text: str) -> list[str]:
@@ -66,17 +68,30 @@ def is_list(text: str) -> bool:
     return "," in text or ("[" in text and not (text.startswith("[") and ":" in text.partition("]")[0]))
 
 
+def _parted(text: str) -> tuple[str, list[str]]:
+    """Part ``[IPV6]:PORT`` from the rest of a list, whose brackets are ranges."""
+    pieces = re.split(r",(?![^\[\]]*\])", text)  # at the commas that stand in no brackets
+    numeric = [piece for piece in pieces if _IPV6.fullmatch(piece)]
+    return ",".join(piece for piece in pieces if piece not in numeric), numeric
+
+
 def _unfolded(text: str) -> list[str]:
     return [str(node) for node in _node_set(text)]
 
 
 def _size(text: str) -> int:
-    """Return how many names a list stands for at most, judged by its ranges alone."""
+    """Return how many names a list stands for at most, judged by its ranges alone.
+
+    Raises:
+        ValueError: a range is written in a way that only ClusterShell would read: ``1 -9``, ``+1-9``, ``1_0-99``.
+    """
     size = 1
     for inner in re.findall(r"\[([^\[\]]*)\]", text):
         count = 0
         for part in inner.split(","):
-            match = re.fullmatch(r"(\d{1,18})-(\d{1,18})(?:/\d+)?", part.strip())
+            match = re.fullmatch(r"(\d{1,18})-(\d{1,18})(?:/\d+)?", part.strip(), re.ASCII)
+            if match is None and "-" in part:
+                raise ValueError(f"{part!r} is no range; write 01-04")
             count += int(match[2]) - int(match[1]) + 1 if match else 1
         size *= max(count, 1)
     return size

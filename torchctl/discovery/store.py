@@ -1,11 +1,10 @@
 """Workers that a job's TCPStore names: registered by torchctl's server or by torch's own debug server.
 
-How this works: the port is asked for a sign of life in the store's own words, since torch's client waits for ever for
-anything else that listens there. Then torch is loaded and the keys are listed (torch 2.11), or asked for one by one;
-a key that is absent is never waited for. All of it happens on a daemon thread, since torch's client hears neither a
-deadline nor Ctrl-C while it blocks.
+How this works: a `storeutil.session` asks the port for a sign of life, loads torch, and bounds what its client does.
+The keys are listed (torch 2.11), or asked for one by one; a key that is absent is never waited for.
 
-A store is written by anybody in the job's network: its addresses are checked, and get no token.
+A store is written by anybody in the job's network: its addresses are checked, and get no token; where the operator
+trusts the store they do, but only over TLS that is verified, or on loopback.
 
 Source: torch/distributed/debug/__init__.py and _store.py (torch 2.13) for keys and values.
 """
@@ -13,29 +12,26 @@ Source: torch/distributed/debug/__init__.py and _store.py (torch 2.13) for keys 
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import struct
-import threading
 import time
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Any
 
 from torchctl import protocol
-from torchctl.endpoint import Endpoint, parse_host_port
-from torchctl.errors import NoWorkersError, TorchctlError, WorkerError
+from torchctl.endpoint import Endpoint, is_loopback, parse_host_port
+from torchctl.errors import NoWorkersError, StoreError, WorkerError
+from torchctl.storeutil.interface import OperatorStore
+from torchctl.storeutil.reading import list_keys, read_values
+from torchctl.storeutil.session import StoreSession, import_torch
 
-_URL = re.compile(r"http://(\S+:\d{1,5})")
+_URL = re.compile(r"http(s?)://(\S+:\d{1,5})")
 _MAX_RANKS = 200_000
 _PROBED_RANKS = 4096  # asked for one by one where keys cannot be listed
+_LEAST_S = 0.1  # for a store, however little time is left
 _GAP = 512  # absent ranks in a row that end that
-_VALIDATE_AND_PING = struct.pack("<BIB", 0, 0x3C85F7CE, 13)  # as in torchctl.server.registration
 
 
 class BadAddressError(WorkerError):
-    """The store names something that is no ``http://HOST:PORT``."""
+    """The store names something that is no ``http://HOST:PORT``, nor https."""
 
     kind = "bad_address"
     hint = "somebody else wrote this key; name the worker with --host"
@@ -43,66 +39,68 @@ class BadAddressError(WorkerError):
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What a store names: workers to ask, and entries that cannot be asked."""
+    """What a store names.
+
+    Attributes:
+        endpoints: workers to ask.
+        errors: entries that cannot be asked.
+        loading_s: how long torch took to load, which no worker is to blame for.
+    """
 
     endpoints: list[Endpoint]
     errors: list[WorkerError]
+    loading_s: float = 0.0
 
 
-def read_store(store: Endpoint, prefix: str, deadline: float, *, trusted: bool = False) -> Registered:
+def read_store(store: Endpoint, prefix: str, deadline: float, *, trusted: bool = False, ca: str = "") -> Registered:
     """Return the workers registered in a TCPStore, by rank.
 
     Args:
         store: its address.
         prefix: of the keys; torch's own is ``debug_server``.
-        deadline: `time.monotonic` seconds.
-        trusted: the operator lets these workers have the token.
+        deadline: `time.monotonic` seconds; loading torch is not counted.
+        trusted: the operator lets these workers have the token, over TLS or on loopback.
+        ca: path of the authorities that vouch for the workers whose addresses are https.
 
     Raises:
         NoWorkersError: nobody is registered.
-        TorchctlError: there is no store, it does not answer, or torch is missing.
+        StoreUnreachableError, StoreTimeoutError: there is no store, or it does not answer.
+        StoreError: torch is missing, or the keys cannot be read.
     """
-    outcome: list[dict[int, tuple[str, str]] | BaseException] = []
-    done = threading.Event()
-
-    def work() -> None:
-        try:
-            outcome.append(_entries(store, prefix, deadline))
-        except BaseException as error:
-            outcome.append(error)
-        done.set()
-
-    threading.Thread(target=work, name="torchctl-store", daemon=True).start()
-    if not done.wait(max(0.0, deadline - time.monotonic())):
-        hint = "the process that hosts it may be stopped: look at rank 0, or the agent on its host"
-        raise TorchctlError(f"the store {store} gave no answer before the deadline", hint=hint)
-    found = outcome[0]
-    if isinstance(found, TorchctlError):
-        raise found
-    if isinstance(found, BaseException):
-        raise TorchctlError(f"the store {store} cannot be read: {str(found).splitlines()[0][:300]}") from found
+    session = StoreSession(store)
+    session.probe(max(_LEAST_S, deadline - time.monotonic()))
+    began = time.monotonic()
+    import_torch(debug=False)
+    loading_s = time.monotonic() - began
+    left = max(_LEAST_S, deadline + loading_s - time.monotonic())
+    found = session.run(lambda client, _: _entries(client, prefix), limit_s=left)
     if not found:
         raise NoWorkersError(
             f"no worker is registered in the store {store} under {prefix}/",
             hint="a worker registers when its server listens on TCP: set TORCHCTL_WORKER_PORT in the job's environment",
         )
-    return _checked(found, store, prefix, trusted)
+    return Registered(*_checked(found, store, prefix, trusted, ca), loading_s)
 
 
-def _checked(found: dict[int, tuple[str, str]], store: Endpoint, prefix: str, trusted: bool) -> Registered:
+def _checked(
+    found: dict[int, tuple[str, str]], store: Endpoint, prefix: str, trusted: bool, ca: str
+) -> tuple[list[Endpoint], list[WorkerError]]:
     endpoints, errors = [], list[WorkerError]()
     for rank, (value, about) in sorted(found.items()):
         match = _URL.fullmatch(value)
         try:
             if match is None:
                 raise ValueError("it is not http://HOST:PORT")
-            endpoint = parse_host_port(match[1])
+            endpoint = parse_host_port(match[2])
+            if match[1] and not ca:
+                raise ValueError("it speaks TLS; name the authority of its certificate with --ca")
         except ValueError as error:
             detail = f"names {value[:200]!r} for it: {error}"
             errors.append(BadAddressError(detail, endpoint=f"{store} {prefix}/rank{rank}", rank=rank))
             continue
-        endpoints.append(replace(endpoint, rank=rank, untrusted=not trusted, process=_process(about, value)))
-    return Registered(endpoints, errors)
+        endpoint = replace(endpoint, rank=rank, ca=ca if match[1] else "", process=_process(about, value))
+        endpoints.append(replace(endpoint, untrusted=not (trusted and (endpoint.ca or is_loopback(endpoint.host)))))
+    return endpoints, errors
 
 
 def _process(about: str, url: str) -> tuple[int, float] | None:
@@ -116,33 +114,27 @@ def _process(about: str, url: str) -> tuple[int, float] | None:
         return None
 
 
-def _entries(store: Endpoint, prefix: str, deadline: float) -> dict[int, tuple[str, str]]:
+def _entries(client: OperatorStore, prefix: str) -> dict[int, tuple[str, str]]:
     """Return, per rank, the registered address and what was said about it ("" nothing)."""
-    address = _probe(store, deadline)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its client prints C++ errors of many lines
-    try:
-        from torch.distributed import TCPStore
-    except ImportError as error:
-        hint = "pip install 'torchctl[torch]', or name the workers with --host"
-        raise TorchctlError("reading a store needs torch, and it is not installed", hint=hint) from error
-    left = max(0.1, deadline - time.monotonic())
-    client = TCPStore(
-        host_name=address, port=store.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=left)
-    )
     ranks = _ranks(client, prefix)
-    keys = [f"{prefix}/rank{rank}" for rank in ranks]
-    told = [f"{prefix}/{protocol.STORE_ABOUT}{rank}" for rank in ranks]
-    about = {key for key in told if client.check([key])}
-    values = [value.decode("utf-8", "replace") for value in client.multi_get([*keys, *about])] if keys else []
-    named = dict(zip([*keys, *about], values, strict=True))
-    return {rank: (named[key], named.get(tell, "")) for rank, key, tell in zip(ranks, keys, told, strict=True)}
+    values = read_values(
+        client, [f"{prefix}/{begin}{rank}" for rank in ranks for begin in ("rank", protocol.STORE_ABOUT)]
+    )
+    said = {key: value.decode("utf-8", "replace") for key, value in values.items()}
+    return {
+        rank: (said[key], said.get(f"{prefix}/{protocol.STORE_ABOUT}{rank}", ""))
+        for rank in ranks
+        if (key := f"{prefix}/rank{rank}") in said
+    }
 
 
-def _ranks(client: Any, prefix: str) -> list[int]:
-    if hasattr(client, "list_keys"):
+def _ranks(client: OperatorStore, prefix: str) -> list[int]:
+    try:
         pattern = re.compile(re.escape(prefix) + r"/rank(\d{1,9})")
-        matches = (pattern.fullmatch(key) for key in client.list_keys())
+        matches = (pattern.fullmatch(key) for key in list_keys(client))
         return sorted(int(match[1]) for match in matches if match)[:_MAX_RANKS]
+    except StoreError:  # an older torch here or there, or a key of somebody's that is no text
+        pass
     found: list[int] = []
     for rank in range(_PROBED_RANKS):
         if client.check([f"{prefix}/rank{rank}"]):
@@ -150,22 +142,3 @@ def _ranks(client: Any, prefix: str) -> list[int]:
         elif rank - (found[-1] if found else 0) > _GAP:
             break
     return found
-
-
-def _probe(store: Endpoint, deadline: float) -> str:
-    """Return the numeric address at which a TCPStore answers."""
-    nonce = os.urandom(4)
-    try:
-        left = max(0.1, deadline - time.monotonic())
-        with socket.create_connection((store.host, store.port), timeout=left) as connection:
-            connection.sendall(_VALIDATE_AND_PING + nonce)
-            answer = connection.recv(4)
-            address = str(connection.getpeername()[0])
-    except OSError as error:
-        raise TorchctlError(
-            f"the store {store} cannot be reached: {error.strerror or 'no answer in time'}",
-            hint="it is at the job's MASTER_ADDR and MASTER_PORT",
-        ) from error
-    if answer != nonce:
-        raise TorchctlError(f"what listens at {store} is no TCPStore")
-    return address

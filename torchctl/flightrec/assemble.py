@@ -47,9 +47,9 @@ def assemble(pieces: Sequence[Piece], bad: Sequence[Failure], notes: Sequence[st
         )
         first += len(piece)
     if not first:
-        groups, world = join_groups(pieces, np.zeros((0, 5), np.int64), [], [])[1:]
+        joined = join_groups(pieces, np.zeros((0, 5), np.int64), [], [])
         return Trace(
-            infos, groups, list(bad), world, **empty_columns(), operations=[], signatures=[], calls=[],
+            infos, joined.groups, list(bad), joined.world, **empty_columns(), operations=[], signatures=[], calls=[],
             stack_rows=[()], frames=[], notes=list(notes),
         )  # fmt: skip
     return _Assembly(pieces, infos).trace(list(bad), list(notes))
@@ -73,7 +73,7 @@ class _Assembly:
         families = list(dict.fromkeys(made.backend for made in operations))
         family = np.array([families.index(made.backend) for made in operations], np.int32)[name]
         local, keys = self._local_groups(group_text, desc_text, family)
-        number, groups, world = join_groups(self.pieces, keys, texts, families)
+        joined = join_groups(self.pieces, keys, texts, families)
         p2p = self.take("p2p") | np.array([made.is_p2p for made in operations])[name]
         ends = np.array([made.ends_batch for made in operations])[name]
         state = self._states(family == (families.index("gloo") if "gloo" in families else -1))
@@ -81,16 +81,18 @@ class _Assembly:
         member = np.zeros(len(p2p), np.bool_)
         if ends.any():
             close_batches(local, collective, point, p2p, ends, state, member)
+        if joined.several:
+            state[np.isin(local, list(joined.several)) & (state <= State.LATE)] = State.UNKNOWN
         stack_rows, frames, stack = self._stacks()
         ranks = np.array([piece.rank for piece in self.pieces], np.int32)
         return Trace(
             dumps=self.infos,
-            groups=groups,
+            groups=joined.groups,
             bad=bad,
-            world_size=world,
+            world_size=joined.world,
             rank=ranks[self.dump],
             dump=self.dump,
-            group=number[local],
+            group=joined.number[local],
             seq=np.where(p2p, point, collective),
             p2p=p2p,
             operation=operation_of_call[call],
@@ -99,6 +101,7 @@ class _Assembly:
             stack=stack,
             state=state,
             member=member,
+            follows=self.take("follows"),
             created_ns=self.take("created_ns"),
             started_ns=self.take("started_ns"),
             completed_ns=self.take("completed_ns"),
@@ -109,6 +112,7 @@ class _Assembly:
             stack_rows=stack_rows,
             frames=frames,
             notes=notes,
+            doubts=list(dict.fromkeys(joined.several.values())),
         )
 
     def take(self, name: str) -> Any:
@@ -120,10 +124,14 @@ class _Assembly:
         numbers: dict[T, int] = {}
         mapped: list[int] = []
         base = []
+        known: dict[int, list[int]] = {}  # tables that several dumps share are read once
         for piece in self.pieces:
             base.append(len(mapped))
-            for value in table(piece):
-                mapped.append(numbers.setdefault(value, len(numbers)))
+            values = table(piece)
+            row = known.get(id(values))
+            if row is None:
+                row = known[id(values)] = [numbers.setdefault(value, len(numbers)) for value in values]
+            mapped += row
         return list(numbers), np.array(mapped or [0], np.int32), np.array(base, np.int32)
 
     def _mapped(self, name: str, mapping: SmallInts, base: SmallInts) -> SmallInts:
@@ -175,12 +183,15 @@ class _Assembly:
         stacks: dict[tuple[int, ...], int] = {(): 0}
         mapped: list[int] = []
         base = []
+        known: dict[tuple[int, int], list[int]] = {}
         for piece in self.pieces:
             base.append(len(mapped))
-            numbers = [frames.setdefault(frame, len(frames)) for frame in piece.frames]
-            for row in piece.stacks:
-                whole = tuple([numbers[at] for at in row])
-                mapped.append(stacks.setdefault(whole, len(stacks)))
+            tables = id(piece.frames), id(piece.stacks)
+            if tables not in known:
+                numbers = [frames.setdefault(frame, len(frames)) for frame in piece.frames]
+                rows = (tuple([numbers[at] for at in row]) for row in piece.stacks)
+                known[tables] = [stacks.setdefault(row, len(stacks)) for row in rows]
+            mapped += known[tables]
         mapping = np.array(mapped or [0], np.int32)
         return list(stacks), list(frames), self._mapped("frames", mapping, np.array(base, np.int32))
 
@@ -190,7 +201,7 @@ class _Assembly:
         created, completed_ns = self.take_copy("created_ns"), self.take_copy("completed_ns")
         started_ns, timeout = self.take_copy("started_ns"), self.take_copy("timeout_ms")
         completed = (word == 2) | (completed_ns != NO_TIME)
-        timed = (created != NO_TIME) & (completed_ns != NO_TIME) & (timeout > 0) & (timeout < 1 << 40)
+        timed = (created > 0) & (completed_ns != NO_TIME) & (timeout > 0) & (timeout < 1 << 40)
         late = np.zeros(len(word), np.bool_)
         late[timed] = completed_ns[timed] - created[timed] > timeout[timed] * 1_000_000
         state = np.full(len(word), int(State.SCHEDULED), np.int8)

@@ -36,6 +36,8 @@ def main() -> None:
             answer, payload = wire.DONE, serve(kind, data)
         except Refused as refusal:
             answer, payload = wire.REFUSED, str(refusal).encode("utf-8", "backslashreplace")
+        except RecursionError:
+            answer, payload = wire.REFUSED, b"is nested too deeply"
         except MemoryError:
             answer = wire.REFUSED
             payload = f"needs more than {memory_bytes >> 20} MiB of memory to decode".encode()
@@ -59,7 +61,7 @@ def serve(kind: bytes, data: bytes) -> bytes:
         from torchctl.flightrec.describe import describe
 
         return describe(data).encode("utf-8", "backslashreplace")
-    return columns_of(load(data))
+    return columns_of(load(data), whole=kind == wire.DECODE_DUMP)
 
 
 def close_limits(memory_bytes: int) -> None:

@@ -44,10 +44,14 @@ _KEYS = (
     "frames",
 )
 _NONE_TYPE = type(None)
+_FLAGS = {None: wire.NONE, False: 0, True: 1}
 
 
-def columns_of(value: object) -> bytes:
+def columns_of(value: object, *, whole: bool = True) -> bytes:
     """Return the packed columns of a decoded dump.
+
+    Args:
+        whole: False leaves the columns of `wire.NOT_IN_TABLE` as if the dump did not say.
 
     Raises:
         Refused: it is not shaped as a dump; the sentence names the entry and the field.
@@ -59,7 +63,7 @@ def columns_of(value: object) -> bytes:
     _head(value, strings, columns)
     _groups(value.get("pg_config"), strings, columns)
     _statuses(value.get("pg_status"), columns)
-    _entries(value.get("entries"), strings, columns)
+    _entries(value.get("entries"), strings, columns, () if whole else wire.NOT_IN_TABLE)
     return wire.pack(strings.texts, columns)
 
 
@@ -118,19 +122,18 @@ def _statuses(status: object, columns: dict[str, Any]) -> None:
     columns.update(zip(names, numbers, strict=True), status_pg_id=ids)
 
 
-def _entries(entries: object, strings: Strings, columns: dict[str, Any]) -> None:
+def _entries(entries: object, strings: Strings, columns: dict[str, Any], left_out: Sequence[str]) -> None:
     if entries is None:  # JSON leaves an empty list out
         entries = []
     if type(entries) is not list or not set(map(type, entries)) <= {dict}:
         raise Refused("is malformed: entries is no list of dictionaries")
     if len(entries) > MAX_ENTRIES:
         raise Refused(f"has {len(entries)} entries; torchctl reads at most {MAX_ENTRIES}")
-    fields = _transpose(entries)
+    fields = _transpose(entries, left_out)
     for key in wire.ENTRY_INTS:
         columns[key] = _int_column(key, fields[key])
     for key in wire.ENTRY_TIMES:
-        # An unset time is None in pickle and 0 in JSON.
-        columns[key] = _int_column(key, [time or None for time in fields[key]])
+        columns[key] = _time_column(key, fields[key])
     for key in wire.ENTRY_FLAGS:
         columns[key] = _flag_column(key, fields[key])
     columns["duration_ms"] = _float_column("duration_ms", fields["duration_ms"])
@@ -151,14 +154,14 @@ def _entries(entries: object, strings: Strings, columns: dict[str, Any]) -> None
     columns.update(shapes.columns(), **dtypes.columns(), **stacks.columns())
 
 
-def _transpose(entries: list[dict[str, Any]]) -> dict[str, Sequence[Any]]:
-    """Return each known field as one sequence, None where an entry lacks it."""
+def _transpose(entries: list[dict[str, Any]], left_out: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Return each known field as one sequence, None where an entry lacks it or the field is `left_out`."""
     if not entries:
         return dict.fromkeys(_KEYS, ())
     # Entries of one dump have the same keys, so those that the first one lacks are rarely looked for.
     if "collective_seq_id" not in entries[0] and "seq_id" in entries[0]:  # before the two counters were told apart
         entries = [entry | {"collective_seq_id": entry.get("seq_id")} for entry in entries]
-    present = [key for key in _KEYS if key in entries[0]]
+    present = [key for key in _KEYS if key in entries[0] and key not in left_out]
     fields: dict[str, Sequence[Any]] = {}
     try:
         if len(present) < 2:
@@ -168,7 +171,7 @@ def _transpose(entries: list[dict[str, Any]]) -> dict[str, Sequence[Any]]:
         fields.clear()
     for key in _KEYS:
         if key not in fields:
-            fields[key] = [entry.get(key) for entry in entries]
+            fields[key] = [None] * len(entries) if key in left_out else [entry.get(key) for entry in entries]
     return fields
 
 
@@ -186,14 +189,24 @@ def _int_column(key: str, values: Sequence[Any]) -> array[int]:
         raise Refused(f"is malformed: a {key} does not fit into 64 bits") from None
 
 
+def _time_column(key: str, values: Sequence[Any]) -> array[int]:
+    """An unset time is None in pickle and 0 in JSON."""
+    if set(map(type, values)) <= {int, _NONE_TYPE}:
+        values = [value or wire.NONE for value in values]
+    return _int_column(key, values)
+
+
 def _flag_column(key: str, values: Sequence[Any]) -> array[int]:
     if not set(map(type, values)) <= {bool, _NONE_TYPE}:
         raise _wrong(key, values, (bool, _NONE_TYPE), "true or false")
-    return array("q", [wire.NONE if value is None else int(value) for value in values])
+    return array("q", map(_FLAGS.__getitem__, values))
 
 
 def _float_column(key: str, values: Sequence[Any]) -> array[float]:
-    if not set(map(type, values)) <= {float, int, _NONE_TYPE}:
+    kinds = set(map(type, values))
+    if kinds == {_NONE_TYPE}:  # timing is off, nearly everywhere
+        return array("d", [float("nan")]) * len(values)
+    if not kinds <= {float, int, _NONE_TYPE}:
         raise _wrong(key, values, (float, int, _NONE_TYPE), "a number")
     try:
         return array("d", [float("nan") if value is None else value for value in values])
@@ -202,8 +215,13 @@ def _float_column(key: str, values: Sequence[Any]) -> array[float]:
 
 
 def _text_column(key: str, values: Sequence[Any], strings: Strings) -> array[int]:
-    if not set(map(type, values)) <= {str}:
+    kinds = set(map(type, values))
+    if kinds == {_NONE_TYPE}:
+        return array("q", [strings[""]]) * len(values)
+    if not kinds <= {str}:
         values = [text_of(value, key) for value in values]
+    if values and values.count(values[0]) == len(values):  # a thread's name, a description
+        return array("q", [strings[values[0]]]) * len(values)
     return array("q", map(strings.__getitem__, values))
 
 

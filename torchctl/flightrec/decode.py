@@ -20,21 +20,22 @@ _NAMED_RANK = re.compile(r"rank[-_.]?(\d+)(?!.*rank[-_.]?\d)", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"(?:\A|_)(\d+)\Z")
 
 
-def decode_dump(data: bytes, source: str, *, guard: Guard | None = None) -> Dump:
+def decode_dump(data: bytes, source: str, *, guard: Guard | None = None, whole: bool = True) -> Dump:
     """Decode one dump, pickle or JSON, of any backend and any version 2.x.
 
     Args:
         data: the untrusted bytes; nothing in them is executed.
         source: the file or endpoint they come from, named in errors and in the result.
         guard: a child process to decode in, for more than one dump; None starts one for this dump alone.
+        whole: False leaves out durations and threads, which the table of all ranks has no column for.
 
     Raises:
         DumpError: the bytes are empty, cut, foreign or hostile, or take more than the limits allow.
     """
     if guard is None:
         with Guard() as own:
-            return decode_dump(data, source, guard=own)
-    payload = guard.ask(wire.DECODE_DUMP, data, source)
+            return decode_dump(data, source, guard=own, whole=whole)
+    payload = guard.ask(wire.DECODE_DUMP if whole else wire.DECODE_FOR_TABLE, data, source)
     # Only now, so that whoever needs it can import it meanwhile in another thread.
     from torchctl.flightrec.dump import dump_of_columns
 

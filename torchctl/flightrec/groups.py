@@ -2,7 +2,8 @@
 
 How this works. A rank knows a group by a number of its own and by a name that need not be the only one: split
 groups share names, and a second init_process_group begins again with the same. So a group is its name, its
-backend and its members; and of several groups of one name on one rank, the newest is matched with the newest.
+backend and its members; and of several groups of one name on one rank, the newest is matched with the newest. Where a
+name means several sets that a rank is in, what it does under that name is matched with nobody.
 Where a dump does not state the members (gloo after new_group), they are those who have been seen in it, and for
 the default group everybody.
 """
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
     from torchctl.flightrec.trace import Ints, SmallInts
 
 
-def join_groups(
-    pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], families: Sequence[str]
-) -> tuple[SmallInts, list[Group], int | None]:
-    """Return the job-wide number of each local group, the groups, and the world size where the dumps state it.
+def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], families: Sequence[str]) -> Joined:
+    """Return the job-wide number of each local group, and the groups.
 
     Args:
         pieces: the dumps.
@@ -35,24 +34,23 @@ def join_groups(
     """
     known_sets = MemberSets()
     stated = [_stated(piece, known_sets) for piece in pieces]
-    # The other members' dumps tell a group's ranks too, where a rank's own leaves them out.
-    named: dict[str, dict[int, Members]] = defaultdict(dict)
-    for table in stated:
-        for name, found in table.items():
-            named[name][id(found)] = found
+    possible = _possible(stated)
     epochs = _epochs(keys)
     world = _world(pieces, known_sets)
     groups: list[Group] = []
     numbers: dict[tuple[str, str, int, int], int] = {}
     seen: list[set[int]] = []
     number = np.zeros(len(keys), np.int32)
+    several: dict[int, str] = {}
     for at, (dump, _, name_at, desc_at, family) in enumerate(keys.tolist()):
         piece, name, desc = pieces[dump], texts[name_at], texts[desc_at]
-        members = stated[dump].get(name) if epochs[at] == 0 else None
-        if members is None and epochs[at] == 0:
-            possible = [one for one in named.get(name, {}).values() if piece.rank in one.ranks]
-            members = possible[0] if len(possible) == 1 else None
+        sets = possible.get((name, piece.rank), ())
+        members = sets[0] if len(sets) == 1 and epochs[at] == 0 else None
         key = (name, families[family], id(members), epochs[at])
+        if len(sets) > 1:
+            # The rank's own dump states the members of the group that was used first, which may be another one.
+            key = (name, families[family], -1 - at, epochs[at])
+            several[at] = f"rank {piece.rank} uses several groups named {name}, and which of them is which is not known"
         if key not in numbers:
             numbers[key] = len(groups)
             ordered = members.ordered if members is not None else ()
@@ -65,7 +63,23 @@ def join_groups(
     for group, in_it in zip(groups, seen, strict=True):
         if not group.known:
             group.members = tuple(sorted(in_it | (everybody if group.default else set())))
-    return number, groups, world
+    return Joined(number, groups, world, several)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The process groups of a job.
+
+    Attributes:
+        number: of each local group, its place in `groups`.
+        world: the size of the default group as the dumps state it.
+        several: local groups that may be any of several of their name, with a sentence about each.
+    """
+
+    number: SmallInts
+    groups: list[Group]
+    world: int | None
+    several: dict[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +105,20 @@ class MemberSets:
             ordered = tuple(sorted(members))
             found = self._by_object[id(ranks)] = self._by_value.setdefault(ordered, Members(ordered, members))
         return found
+
+
+def _possible(stated: Sequence[dict[str, Members]]) -> dict[tuple[str, int], list[Members]]:
+    """Return the sets that a name may mean to a rank: other members' dumps tell them where its own leaves them out."""
+    named: dict[str, dict[int, Members]] = defaultdict(dict)
+    for table in stated:
+        for name, found in table.items():
+            named[name][id(found)] = found
+    possible: dict[tuple[str, int], list[Members]] = defaultdict(list)
+    for name, sets in named.items():
+        for members in sets.values():
+            for rank in members.ordered:
+                possible[name, rank].append(members)
+    return possible
 
 
 def _stated(piece: Piece, sets: MemberSets) -> dict[str, Members]:

@@ -16,7 +16,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from fcntl import F_SETPIPE_SZ, fcntl
 from types import TracebackType
 
 from torchctl.errors import DumpError
@@ -24,6 +26,8 @@ from torchctl.flightrec import wire
 
 MAX_REPLY_BYTES = 512 << 20  # four times the largest input; the parent must hold it
 _CHUNK_BYTES = 1 << 20
+# For glibc: memory that one dump has used is kept for the next instead of being given back, 5 % of all the time.
+_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
 # The package's own folder goes last on the path: nothing beside it can stand in for the standard library.
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from torchctl.flightrec.child import main; main()"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -83,7 +87,7 @@ class Guard:
         """Return the payload of the child's answer to one request.
 
         Args:
-            kind: `wire.DECODE_DUMP` or `wire.DESCRIBE_PICKLE`.
+            kind: of request; see wire.py.
             data: the untrusted bytes.
             source: the file or endpoint they come from, named in every error.
 
@@ -116,12 +120,15 @@ class Guard:
                     stderr=subprocess.DEVNULL,
                     bufsize=0,
                     cwd="/",
+                    env=os.environ | _ENVIRONMENT,
                 )
             except OSError as error:
                 raise DumpError(f"the decoding process cannot be started: {error.strerror}") from error
             assert child.stdin is not None and child.stdout is not None
-            os.set_blocking(child.stdin.fileno(), False)
-            os.set_blocking(child.stdout.fileno(), False)
+            for pipe in (child.stdin, child.stdout):
+                os.set_blocking(pipe.fileno(), False)
+                with suppress(OSError):  # the system may allow no more than its 64 KiB
+                    fcntl(pipe.fileno(), F_SETPIPE_SZ, _CHUNK_BYTES)
             self._child = child
         return self._child
 

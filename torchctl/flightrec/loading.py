@@ -18,9 +18,10 @@ from torchctl.flightrec.decode import decode_dump
 from torchctl.flightrec.folder import Found, find_files, rank_by_pattern
 from torchctl.flightrec.gather import Failure, RawDump, collector_off, read_files
 from torchctl.flightrec.guard import Guard
+from torchctl.flightrec.runs import of_newest_run
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.pieces import Piece
+    from torchctl.flightrec.pieces import Piece, Shared
     from torchctl.flightrec.trace import Trace
 
 MAX_JOBS = 16
@@ -70,18 +71,25 @@ def load_raw(
         count: how many there are about; no more children are started.
         claimed: sources that are worth a word when they are no dump; None is all.
     """
-    from torchctl.flightrec.aborts import spread_aborts
-    from torchctl.flightrec.assemble import assemble
-    from torchctl.flightrec.sizes import tell_sizes
-
     with collector_off():
-        pieces, failures = _decode(iter(dumps), max(1, min(jobs or os.cpu_count() or 1, MAX_JOBS, count)))
+        pieces, failures = _decode(iter(dumps), max(1, min(jobs or _processors(), MAX_JOBS, count)))
+        from torchctl.flightrec.aborts import spread_aborts
+        from torchctl.flightrec.assemble import assemble
+        from torchctl.flightrec.sizes import tell_sizes
+
         bad = [failure for failure in failures if claimed is None or failure.source in claimed]
-        kept, notes = _one_per_rank(pieces)
+        run, notes = of_newest_run(pieces)
+        kept, others = _one_per_rank(run)
+        notes += others
         trace = assemble(kept, sorted(bad, key=lambda one: (one.rank is None, one.rank or 0, one.source)), notes)
         tell_sizes(trace)
         spread_aborts(trace)
     return trace
+
+
+def _processors() -> int:
+    """Return how many processors this process may use: a container or a scheduler may have given it few of many."""
+    return len(os.sched_getaffinity(0))
 
 
 def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
@@ -96,17 +104,18 @@ def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
 
 def _decode(dumps: Iterator[RawDump | Failure], jobs: int) -> tuple[list[Piece], list[Failure]]:
     """Return what of each dump is kept, in the order given, and the failures."""
-    from torchctl.flightrec.pieces import piece_of
-
     pieces: dict[int, Piece] = {}
     failures: list[Failure] = []
     broken: list[BaseException] = []
-    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+    shared: Shared = {}
     lock = threading.Lock()
     numbered = enumerate(dumps)
 
     def work() -> None:
         with Guard() as guard:
+            guard.start()
+            from torchctl.flightrec.pieces import piece_of  # NumPy, 50 ms, while the child starts
+
             while True:
                 with lock:
                     number, raw = next(numbered, (-1, None))
@@ -116,7 +125,7 @@ def _decode(dumps: Iterator[RawDump | Failure], jobs: int) -> tuple[list[Piece],
                     failures.append(raw)
                     continue
                 try:
-                    dump = decode_dump(raw.data, raw.source, guard=guard)
+                    dump = decode_dump(raw.data, raw.source, guard=guard, whole=False)
                     if raw.rank is None:
                         raise DumpError(
                             f"{raw.source} does not say which rank it is of",

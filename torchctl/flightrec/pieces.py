@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,23 +30,29 @@ class Piece:
     reported: tuple[ReportedStatus, ...]
     wrapped: bool
     gaps: bool
-    texts: list[str]
-    shapes: list[tuple[tuple[int, ...], ...]]
-    dtypes: list[tuple[str, ...]]
-    stacks: list[tuple[int, ...]]
-    frames: list[tuple[str, int, str]]
+    texts: Sequence[str]
+    shapes: Sequence[tuple[tuple[int, ...], ...]]
+    dtypes: Sequence[tuple[str, ...]]
+    stacks: Sequence[tuple[int, ...]]
+    frames: Sequence[tuple[str, int, str]]
     columns: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.columns["created_ns"])
 
 
-def piece_of(raw: RawDump, dump: Dump, shared: dict[tuple[int, ...], tuple[int, ...]] | None = None) -> Piece:
+Shared = dict[tuple[Any, ...], tuple[Any, ...]]
+
+
+def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     """Return the part of a dump that is kept; `raw.rank` must be known.
 
     Args:
-        shared: member lists of other dumps: equal ones are kept once.
+        shared: member lists and tables of other dumps. Ranks that run the same code have equal ones, which are kept
+            once and then read once.
     """
+    if shared is None:
+        shared = {}
     assert raw.rank is not None
     entries = dump.entries
     assert isinstance(entries, EntryColumns)
@@ -69,15 +75,20 @@ def piece_of(raw: RawDump, dump: Dump, shared: dict[tuple[int, ...], tuple[int, 
         columns[name] = _column(source, name).astype(np.int32)
     records = _column(source, "record_id")
     columns = {name: np.array(values) for name, values in columns.items()}  # copies: the payload can go
+    columns["follows"] = np.append(False, records[1:] - records[:-1] == 1)[: len(records)]
+    if len(records) and int(records.max()) == wire.NONE:  # no record says where it stood: a whole ring
+        columns["follows"][1:] = True
     operation_ids = _column(source, "op_id")
-    shapes, dtypes, stacks, frames = entries.tables()
+    tables: list[tuple[Any, ...]] = [tuple(table) for table in entries.tables()]
+    shapes, dtypes, stacks, frames = (shared.setdefault(table, table) for table in tables)
     return Piece(
         raw,
         raw.rank,
         dump.version,
-        tuple(_with_shared(group, {} if shared is None else shared) for group in dump.groups),
+        tuple(_with_shared(group, shared) for group in dump.groups),
         dump.reported,
-        bool(len(records)) and int(records.min()) > 0,
+        # A digest leaves entries out in the middle: what its ring lacks proves as little as what a ring has lost.
+        bool(len(records)) and (int(records.min()) > 0 or int(records.max()) >= len(records)),
         # Gloo counts sends and receives here, and records none of them.
         bool((operation_ids > columns["collective_seq_id"])[columns["collective_seq_id"] >= 0].any()),
         entries.strings,
@@ -89,7 +100,7 @@ def piece_of(raw: RawDump, dump: Dump, shared: dict[tuple[int, ...], tuple[int, 
     )
 
 
-def _with_shared(group: ProcessGroup, shared: dict[tuple[int, ...], tuple[int, ...]]) -> ProcessGroup:
+def _with_shared(group: ProcessGroup, shared: Shared) -> ProcessGroup:
     if group.ranks is None:
         return group
     return ProcessGroup(group.name, group.desc, shared.setdefault(group.ranks, group.ranks))

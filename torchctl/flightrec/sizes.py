@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchctl.ranks import MAX_RANKS
+
 if TYPE_CHECKING:
     from torchctl.flightrec.trace import Call, Trace
 
@@ -56,6 +58,7 @@ def _size_of(call: Call, operation: str) -> int:
     if len(small) != 1:
         return 0
     if len(large) > 1:
-        return len(large)
+        return len(large)  # bounded when it was decoded
     one, all_of_them = prod(small[0]), sum(map(prod, large))
-    return all_of_them // one if one and all_of_them > one and all_of_them % one == 0 else 0
+    members = all_of_them // one if one > 0 and all_of_them > one and all_of_them % one == 0 else 0
+    return members if members <= MAX_RANKS else 0  # sizes come from files that nobody vouches for

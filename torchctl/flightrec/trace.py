@@ -8,7 +8,6 @@ recorder's own counters (record_id, op_id, pg_id) are never compared between ran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,7 @@ class DumpInfo:
     Attributes:
         rank: global rank.
         first_row, rows: its part of the table.
-        wrapped: its ring may have lost its oldest entries.
+        wrapped: its ring may have lost its oldest entries, or it is a digest, which leaves some out.
         gaps: its counter of all operations is ahead of that of collectives: gloo has sends and receives that it
             does not record.
         answered_ns: when a live worker gave it, by our clock; None for a file.
@@ -119,6 +118,9 @@ class Trace:
         state: of class State.
         created_ns, started_ns, completed_ns: by the clock of the rank's host; NO_TIME where not known.
         member: the row belongs to a coalesced batch that another row closes.
+        follows: the row above it is what its rank recorded just before.
+        notes: dumps that were left aside, and why.
+        doubts: what of the groups could not be told; open rows of those are UNKNOWN and prove nothing.
     """
 
     dumps: list[DumpInfo]
@@ -136,6 +138,7 @@ class Trace:
     stack: SmallInts
     state: Bytes
     member: Flags
+    follows: Flags
     created_ns: Ints
     started_ns: Ints
     completed_ns: Ints
@@ -146,6 +149,7 @@ class Trace:
     stack_rows: list[tuple[int, ...]]
     frames: list[tuple[str, int, str]]
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.seq)
@@ -195,10 +199,5 @@ def empty_columns() -> dict[str, Any]:
         name: np.zeros(0, np.int32) for name in ("rank", "dump", "group", "operation", "signature", "call", "stack")
     }
     times = {name: np.zeros(0, np.int64) for name in ("seq", "created_ns", "started_ns", "completed_ns", "timeout_ms")}
-    flags = {name: np.zeros(0, np.bool_) for name in ("p2p", "member")}
+    flags = {name: np.zeros(0, np.bool_) for name in ("p2p", "member", "follows")}
     return {**small, **times, **flags, "state": np.zeros(0, np.int8)}
-
-
-def text_rows(rows: Sequence[tuple[int, ...]], texts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return rows of numbers as rows of text."""
-    return [tuple(texts[number] for number in row) for row in rows]

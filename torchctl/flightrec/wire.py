@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct("<cQ")
 DECODE_DUMP = b"D"
+DECODE_FOR_TABLE = b"T"  # without what only a single dump's own screen shows
 DESCRIBE_PICKLE = b"P"
 DONE = b"K"
 REFUSED = b"E"
@@ -46,6 +47,7 @@ ENTRY_COLUMNS = (
     *ENTRY_DTYPES,  # rows of the table of dtype lists
     "frames",  # rows of the table of stacks
 )
+NOT_IN_TABLE = ("duration_ms", "thread_id", "thread_name")  # one tenth of the decoding
 # Tables that entries point into. Row i of a table is values[offsets[i]:offsets[i + 1]].
 TABLE_COLUMNS = (
     "shape_offsets",

@@ -26,6 +26,7 @@ def reasons(survey: Survey[Any], room: int = 0) -> list[str]:
     Args:
         room: columns for a folded list of ranks; 0 for no limit.
     """
+    hosts = {one.endpoint.node for one in survey.outcomes if one.endpoint.node and not one.endpoint.path}
     by_kind: dict[str, list[WorkerError]] = {}
     for error in _errors(survey):
         by_kind.setdefault(error.kind, []).append(error)
@@ -34,19 +35,25 @@ def reasons(survey: Survey[Any], room: int = 0) -> list[str]:
         if len(errors) <= _SENTENCES:
             lines += [printable(str(error)) for error in errors]
         else:
-            lines.append(f"{_who(errors, room)}: {kind.replace('_', ' ')} ({len(errors)})")
+            lines.append(f"{_who(errors, hosts, room)}: {kind.replace('_', ' ')} ({len(errors)})")
     if survey.missing_ranks:
         lines.append(f"rank {fold_ranks(survey.missing_ranks)}: no worker found")
     return lines + _not_found(survey, room)
 
 
-def _who(errors: Sequence[WorkerError], room: int) -> str:
+def _who(errors: Sequence[WorkerError], hosts: set[str], room: int) -> str:
+    """Return the ranks as ranges, whole hosts as one list of ClusterShell's grammar, other workers by name."""
     from torchctl.render.members import folded
 
     members: list[Member] = [error.endpoint if error.rank is None else error.rank for error in errors]
     named = [member for member in members if isinstance(member, str)]
+    whole = [name for name in named if name in hosts]
+    if len(whole) > 1:
+        from torchctl.discovery.hostlist import fold_hosts
+
+        members = [member for member in members if member not in hosts] + [fold_hosts(whole)]
     text = printable(folded(members, max(room - 30, 20) if room else 200))
-    return text if len(named) == len(members) else f"ranks {text}"
+    return text if len(named) == len(errors) else f"ranks {text}"
 
 
 def _not_found(survey: Survey[Any], room: int) -> list[str]:

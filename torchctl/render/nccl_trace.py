@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchctl.errors import TorchctlError
 from torchctl.flightrec.dump import Entry
 from torchctl.flightrec.judge import Progress
 from torchctl.flightrec.summary import GroupSummary
@@ -126,12 +125,6 @@ def footings(view: TraceView) -> list[str]:
     if view.left_out:
         return [f"{view.left_out} of {view.asked} {what} not shown; --last 0 shows all"]
     return []
-
-
-def error_lines(error: TorchctlError) -> list[str]:
-    """Return what stderr says of one dump among several that could not be had."""
-    lines = [f"torchctl: {printable(str(error))}"]
-    return [*lines, f"  {printable(error.hint)}"] if error.hint else lines
 
 
 def group_columns(groups: Sequence[GroupSummary]) -> list[Column]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from torchctl.endpoint import Endpoint
+from torchctl.endpoint import RUNTIME_FOLDER, Endpoint
 from torchctl.render.console import text
 from torchctl.reply import degraded_words
+from torchctl.rollcall import rank_of
 from torchctl.silence.lastword import LastWord
 from torchctl.survey import Survey
 from torchctl.text import printable
@@ -31,22 +34,33 @@ def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
     folder = "" if width >= _WIDE else _shared_folder([str(outcome.endpoint) for outcome in survey.outcomes])
     shown = [index for index, name in enumerate(_COLUMNS) if width >= _NARROW or name not in _LEFT_OUT]
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left", caption_style="dim")
-    if folder:
-        table.caption = text(f"sockets in {folder}")
+    notes = [f"sockets in {folder}"] if folder else []
+    notes += _sources(survey)
+    if notes:
+        table.caption = Text("\n").join(text(note) for note in notes)
     for name in (_COLUMNS[index] for index in shown):
         right = name in ("rank", "pid", "uptime")
         fixed = name in ("rank", "pid", "state")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=fixed)
-    for outcome in survey.outcomes:
+    for outcome in sorted(survey.outcomes, key=lambda one: (rank_of(one) is None, rank_of(one) or 0)):
         if outcome.error is not None:
             rank = "?" if outcome.error.rank is None else str(outcome.error.rank)
-            cells = [rank, "", "", "", "", "", outcome.error.kind.replace("_", " "), _name(outcome.endpoint, folder)]
+            cells = [rank, "", "", "", "", "", outcome.error.kind.replace("_", " ")]
+            cells.append(_name(outcome.endpoint, folder) if folder else outcome.error.endpoint)
             table.add_row(*(text(cells[index], "red") for index in shown))
     for endpoint, info in survey.answers:
         state = text("ok", "green") if info.degraded is None else text("degraded", "bold red")
         row = [*map(text, _cells(info, width)), state, text(_name(endpoint, folder))]
         table.add_row(*(row[index] for index in shown))
     return table
+
+
+def _sources(survey: Survey[WorkerInfo]) -> list[str]:
+    """Return how the workers were found, where that is not the usual way."""
+    counts = Counter(outcome.endpoint.source for outcome in survey.outcomes)
+    if set(counts) <= {RUNTIME_FOLDER}:
+        return []
+    return ["found by " + ", ".join(f"{source} ({count})" for source, count in sorted(counts.items()))]
 
 
 def _shared_folder(paths: list[str]) -> str:
@@ -131,6 +145,7 @@ def ps_json(survey: Survey[WorkerInfo]) -> list[dict[str, Any]]:
             "since": info.since,
             "sentinel": info.sentinel,
             "endpoint": str(endpoint),
+            "found_by": endpoint.source,
         }
         for endpoint, info in survey.answers
     ]

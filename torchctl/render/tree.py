@@ -7,6 +7,7 @@ paths at their front, so that file, line and function stay readable at 80 column
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -49,8 +50,9 @@ def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeS
         for one in job.outside:
             cannot = f"  {counted(one.members)} cannot: {folded(one.members, style.width // 3)}, {one.reason}"
             yield [(shorten(cannot, max(style.width, 60)), "red")]
-    for reason in reasons:
-        yield [("  " + shorten(reason, max(style.width - 2, 60)), "red")]
+    for reason in reasons:  # never cut: its last words are what happened
+        for line in textwrap.wrap(reason, max(style.width - 2, 40), subsequent_indent="  ", break_on_hyphens=False):
+            yield [("  " + line, "red")]
 
 
 def outside_lines(job: JobStacks, style: TreeStyle) -> Iterator[Line]:

@@ -1,0 +1,117 @@
+"""The head of an HTTP request, from bytes: method, target, version, fields. Reads from any buffered stream."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Protocol
+
+from torchctl import protocol
+
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/(\d)\.(\d)")
+_ONLY_ONCE = ("content-length", "transfer-encoding", "authorization", "host", "origin")
+
+
+class BadRequest(Exception):
+    """What the client sent is no request that we serve: an HTTP status and one sentence."""
+
+    def __init__(self, status: int, text: str, *, allow: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.allow = allow
+
+
+class Lines(Protocol):
+    """What a head is read from."""
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+class Head(NamedTuple):
+    """A request without its body.
+
+    Attributes:
+        minor: 0 or 1, of HTTP/1.x.
+        host: whom the client thinks to talk to; None when it does not say.
+        fields: header fields by lower-case name.
+    """
+
+    method: str
+    path: str
+    query: str
+    minor: int
+    host: str | None
+    fields: dict[str, str]
+
+    @property
+    def keeps_open(self) -> bool:
+        """Whether the client may send another request on this connection."""
+        options = {option.strip() for option in self.fields.get("connection", "").lower().split(",")}
+        return "close" not in options and (self.minor != 0 or "keep-alive" in options)
+
+    @property
+    def body_bytes(self) -> int:
+        """The length of the body.
+
+        Raises:
+            BadRequest: it is chunked, too long, or no number.
+        """
+        if "transfer-encoding" in self.fields:
+            raise BadRequest(411, "send Content-Length; chunked bodies are not read here")
+        length = self.fields.get("content-length", "0")
+        if not (length.isascii() and length.isdigit() and len(length) < 20):
+            raise BadRequest(400, "Content-Length is no number")
+        if int(length) > protocol.MAX_BODY_BYTES:
+            raise BadRequest(413, f"the body is larger than {protocol.MAX_BODY_BYTES} bytes")
+        return int(length)
+
+
+def read_head(stream: Lines) -> Head | None:
+    """Read the head of one request; None at the end of the stream.
+
+    Raises:
+        BadRequest: malformed, or too large.
+    """
+    line = _line(stream)
+    if line in (b"\r\n", b"\n"):  # RFC 9112 2.2: tolerate an empty line before the request
+        line = _line(stream)
+    if not line:
+        return None
+    if len(line) > protocol.MAX_LINE_BYTES:
+        raise BadRequest(414, f"the request line is longer than {protocol.MAX_LINE_BYTES} bytes")
+    match = _REQUEST_LINE.fullmatch(line.rstrip(b"\r\n"))
+    if match is None or not line.endswith(b"\n"):
+        raise BadRequest(400, "this is no HTTP request")
+    if match[3] != b"1":
+        raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    fields = _read_fields(stream)
+    target, host = match[2].decode("ascii"), fields.get("host")
+    if target.lower().startswith("http://"):  # absolute form, as through a proxy; its host counts instead of Host
+        host, _, rest = target[7:].partition("/")
+        target = f"/{rest}"
+    path, _, query = target.partition("?")
+    return Head(match[1].decode("ascii"), path, query, int(match[4]), host, fields)
+
+
+def _read_fields(stream: Lines) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for _ in range(protocol.MAX_HEADERS + 1):
+        line = _line(stream)
+        if line in (b"\r\n", b"\n"):
+            return fields
+        if not line.endswith(b"\n"):
+            if len(line) > protocol.MAX_LINE_BYTES:
+                raise BadRequest(431, f"a header is longer than {protocol.MAX_LINE_BYTES} bytes")
+            raise BadRequest(400, "the request ended inside its headers")
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name.strip() != name:
+            raise BadRequest(400, "a header line has no name, or space around it")
+        key = name.decode("latin-1").lower()
+        if key in fields and key in _ONLY_ONCE:
+            raise BadRequest(400, f"the header {key} is there twice")
+        fields[key] = value.strip().decode("latin-1")
+    raise BadRequest(431, f"more than {protocol.MAX_HEADERS} headers")
+
+
+def _line(stream: Lines) -> bytes:
+    return stream.readline(protocol.MAX_LINE_BYTES + 1)

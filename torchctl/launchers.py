@@ -1,0 +1,46 @@
+"""What launchers put into a rank's environment: torchrun, Slurm, Open MPI, MPICH. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+# One row per launcher: rank, local rank, world size. The first row whose rank is set speaks for all three.
+_LAUNCHERS = (
+    ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
+)
+_JOB_VARIABLES = ("TORCHCTL_JOB_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+
+
+class Place(NamedTuple):
+    """Where a process stands in its job; None is unknown, never a guess."""
+
+    rank: int | None
+    local_rank: int | None
+    world_size: int | None
+
+
+def place_in(environment: Mapping[str, str]) -> Place:
+    """Return rank, local rank and world size as the launcher set them."""
+    for names in _LAUNCHERS:
+        values = [_whole_number(environment.get(name)) for name in names]
+        if values[0] is not None:
+            return Place(*values)
+    return Place(None, _whole_number(environment.get("LOCAL_RANK")), None)
+
+
+def job_in(environment: Mapping[str, str]) -> str | None:
+    """Return the job's id: the launcher's own, else the rendezvous address that its ranks share."""
+    for name in _JOB_VARIABLES:
+        value = environment.get(name)
+        if value and value != "none":  # torchrun's default run id is the word "none"
+            return value
+    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    return f"{address}:{port}" if address and port else None
+
+
+def _whole_number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
