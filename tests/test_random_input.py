@@ -43,7 +43,7 @@ def outcome(pieces: list[bytes]) -> Reply | type[Exception]:
             parser.feed(b"")
     except (ValueError, ConnectionResetError, TooLargeError) as error:
         return type(error)
-    return parser.reply(0.0)
+    return parser.reply(0.0)._replace(answered_at=0.0)
 
 
 @MANY
