@@ -13,7 +13,7 @@ from types import TracebackType
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
-from torchctl.server import forking
+from torchctl.server import companion, forking, native
 from torchctl.server.connections import Connections
 from torchctl.server.gate import Gate, own_names
 from torchctl.server.listener import Listener, TcpListener, UnixListener
@@ -35,6 +35,10 @@ class WorkerServer:
             of one's own that are not registered with ``costly=False``.
         token_file: path of a file with the token for TCP, closed to others.
         tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then speaks TLS only.
+        sentinel: start a small process beside this one, which answers while this one cannot; see `companion`.
+            TORCHCTL_SENTINEL=0 in the environment turns it off.
+        native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
+            then has traces too while the interpreter lock is held. It starts nine threads.
 
     Attributes:
         port: the TCP port in use, -1 for a Unix socket.
@@ -62,6 +66,8 @@ class WorkerServer:
         token_file: str = "",
         tls_cert: str = "",
         tls_key: str = "",
+        sentinel: bool = True,
+        native_companion: bool = False,
     ) -> None:
         self._owner_pid = os.getpid()
         self._connections = Connections(protocol.MAX_CONNECTIONS)
@@ -76,6 +82,9 @@ class WorkerServer:
             self.port, self.address, self.tls = -1, os.fspath(host_or_file), False
         else:
             self._listen_tcp(host_or_file, port, policy.tcp_gate())
+        self._native = native.start() if native_companion else None
+        if sentinel and companion.wanted():
+            self._listeners[0].companion = self._companion()
         forking.watch(self)
         atexit.register(self.shutdown)
         try:
@@ -86,6 +95,14 @@ class WorkerServer:
         except RuntimeError as error:
             self.shutdown()
             raise ServerError(f"no thread can be started for the server: {error}") from error
+
+    def _companion(self) -> companion.Companion:
+        # A sentinel speaks no TLS: such a socket stays the worker's own.
+        plain = [one for one in self._listeners if one.gate.tls is None]
+        shared = [companion.Shared(one.socket, isinstance(one, TcpListener)) for one in plain]
+        path = "" if self._native is None else self._native.path
+        token = self._listeners[0].gate.token
+        return companion.Companion(shared, self.address, None if token is None else token.decode("ascii"), path)
 
     def _listen_tcp(self, host: str, port: int, gate: Gate) -> None:
         addresses = _addresses(host)
@@ -126,8 +143,11 @@ class WorkerServer:
             deadline = time.monotonic() + protocol.SHUTDOWN_TIMEOUT_S
             for listener in self._listeners:
                 listener.stop(deadline - time.monotonic())
+                listener.stop_companion()
                 if isinstance(listener, UnixListener):
                     listener.unlink()
+            if self._native is not None:
+                self._native.stop()
         slots, threads = self._connections.slots(), self._connections.threads()
         for slot in slots:
             if slot.waiting_since is not None:
@@ -154,6 +174,8 @@ class WorkerServer:
         """In a forked child: close the inherited descriptors, so that they do not outlive the parent."""
         for listener in self._listeners:
             listener.release()
+            if listener.companion is not None:
+                listener.companion.release()
         for slot in self._connections.slots():
             slot.connection.close()
 
