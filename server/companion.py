@@ -6,6 +6,10 @@ private socket (abstract, made up by the kernel) on its command line, and goes o
 connects and is found to be a process of our own user, it gets the listening sockets and the shared page over that
 connection, which stays as the link between both: a probe comes on it, and its end is noticed on both sides. A
 sentinel that dies is not started again: whoever killed it may have had a reason, and a loop of starts would hurt.
+
+One sentinel serves all servers of a process, each over a link of its own: a second server does not start one, but has
+its private socket's name told to the one that is there, over another server's link. So it stays until the last
+server has said goodbye, and no server depends on another one.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import NamedTuple
 
 from torchctl import __version__, protocol, runtimedir
 from torchctl.server import dumps, identity, step
+from torchctl.server.gate import Gate
 from torchctl.server.handlers.pyspy import find_pyspy
 from torchctl.server.sentinel import handover
 from torchctl.server.sentinel.page import Page, make
@@ -34,34 +39,37 @@ _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _PR_SET_PTRACER = 0x59616D61
 _GOODBYE_S = 0.3
 
-_live: set[Companion] = set()
+_sharing = threading.Lock()  # held for what follows
+_live: set[Companion] = set()  # that have a link to the sentinel
+_waiting: list[Companion] = []  # for a sentinel that has been started for the first of them, and has not come yet
 
 
 class Shared(NamedTuple):
-    """A listening socket that the sentinel gets, and whether it is TCP."""
+    """A listening socket that the sentinel gets, and who may ask there."""
 
     socket: socket.socket
+    gate: Gate
     is_tcp: bool
 
 
 class Companion:
-    """One server's sentinel.
+    """One server's link to the sentinel of this process.
 
     Args:
-        listeners: the server's listening sockets.
+        listeners: the server's listening sockets; those that speak TLS are left out.
         address: as the operator would write it.
-        token: that TCP clients must present.
         native: path of torch's own server in this process, "" for none.
 
     Attributes:
         pid: the sentinel's, None before it has come and after it has gone.
+        address: of the server; None where its sockets are not shared.
     """
 
-    def __init__(self, listeners: Sequence[Shared], address: str, token: str | None, native: str) -> None:
+    def __init__(self, listeners: Sequence[Shared], address: str, native: str) -> None:
         self.pid: int | None = None
+        self.address = address if listeners else None
         self._listeners = listeners
         self._address = address
-        self._token = token
         self._native = native
         self._door: socket.socket | None = None  # where the sentinel knocks, until it has
         self._link: socket.socket | None = None
@@ -89,43 +97,49 @@ class Companion:
         if self._link is not None and descriptor == self._link.fileno():
             self._answer(poll, self._link)
         elif self._door is not None and descriptor == self._door.fileno():
-            poll.unregister(self._door)
-            with contextlib.suppress(Exception):
+            try:
                 self._hand_over(self._door)
-            self._close_door()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except Exception:  # no descriptor is left, say: the server goes on without
+                poll.unregister(self._door)
+                self._close_door()
+                return
             if self._link is not None:
+                poll.unregister(self._door)
+                self._close_door()
                 poll.register(self._link, select.POLLIN)
 
-    def stop(self, note: bytes = b"bye") -> None:
+    def stop(self) -> None:
         """Say goodbye and wait a moment until the sentinel has let go of the sockets."""
         self._close_door()
-        link, self._link = self._link, None
+        with _sharing:  # from here on nobody is told to the sentinel over our link
+            link, self._link = self._link, None
+            _live.discard(self)
+        self._give_up_waiting()
         if link is not None:
             with contextlib.suppress(OSError):
-                link.send(note, socket.MSG_NOSIGNAL)
+                link.send(handover.GOODBYE, socket.MSG_NOSIGNAL)
                 link.settimeout(_GOODBYE_S)
                 while link.recv(256):
                     pass  # probes; the end of the link is the end of the sentinel
             link.close()
-            self._collect()
+            if not _live:
+                self._collect()
         self.pid = None
-        _live.discard(self)
         self._forget()
 
     def release(self) -> None:
         """In a forked child: close what was inherited."""
-        for one in (self._door, self._link):
-            if one is not None:
-                one.close()
+        self._close_door()
+        if self._link is not None:
+            self._link.close()
         if self._dump is not None:
             self._dump.close()
-        step.page = None
+        _forget_all()
 
     def _start(self) -> None:
-        from torchctl.server import detach
-
-        ticks = start_ticks(os.getpid())
-        if ticks is None or not sys.executable:
+        if start_ticks(os.getpid()) is None or not sys.executable:
             return
         self._page, page = _shared_page()
         self._page_descriptor = page
@@ -133,14 +147,50 @@ class Companion:
         self._door.bind("")  # the kernel makes up an abstract name
         self._door.listen(1)
         self._door.setblocking(False)
-        name = self._door.getsockname()[1:].decode("ascii")
-        detach.start([sys.executable, "-I", "-S", _SCRIPT, name, str(os.getpid()), str(ticks)])
+        with _sharing:
+            if any(one._invite(self) for one in _live):
+                return
+            _waiting.append(self)
+            if len(_waiting) > 1:
+                return  # told as soon as the first one has its link
+        self._launch()
+
+    def _launch(self) -> None:
+        from torchctl.server import detach
+
+        ticks = start_ticks(os.getpid())
+        if ticks is not None and self._door is not None:
+            detach.start([sys.executable, "-I", "-S", _SCRIPT, self._name(), str(os.getpid()), str(ticks)])
+
+    def _name(self) -> str:
+        return "" if self._door is None else str(self._door.getsockname()[1:].decode("ascii"))
+
+    def _invite(self, other: Companion) -> bool:
+        """Tell the sentinel of another server of this process; False when it cannot be told."""
+        if self._link is None:
+            return False
+        try:
+            self._link.send(handover.JOIN + other._name().encode("ascii"), socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def _give_up_waiting(self) -> None:
+        """Stop waiting for a sentinel to come; the next one that waits starts its own."""
+        with _sharing:
+            was_first = bool(_waiting) and _waiting[0] is self
+            if self in _waiting:
+                _waiting.remove(self)
+            following = _waiting[0] if was_first and _waiting else None
+        if following is not None:
+            with contextlib.suppress(Exception):
+                following._launch()
 
     def _hand_over(self, door: socket.socket) -> None:
         link, _ = door.accept()
         pid, uid, _ = _CREDENTIALS.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if uid != os.geteuid():
-            link.close()
+            link.close()  # another user's process has guessed the name: ours may still come
             return
         _allow_reading_by(pid)
         where = identity.place()
@@ -148,8 +198,7 @@ class Companion:
             pid=os.getpid(),
             start_ticks=start_ticks(os.getpid()) or 0,
             address=self._address,
-            listeners=[one.is_tcp for one in self._listeners],
-            token=self._token,
+            listeners=[handover.rules_of(one.gate, one.is_tcp) for one in self._listeners],
             rank=where.rank,
             world_size=where.world_size,
             job_id=identity.job_id(),
@@ -170,9 +219,17 @@ class Companion:
             link.close()
             return
         link.setblocking(False)
-        self._link, self.pid = link, pid
-        _live.add(self)
-        step.page = self._page
+        if step.last is not None and self._page is not None:
+            self._page.report(*step.last)
+        with _sharing:
+            self._link, self.pid = link, pid
+            _live.add(self)
+            step.pages = tuple(one._page for one in _live if one._page is not None)
+            if self in _waiting:
+                _waiting.remove(self)
+                for other in _waiting:
+                    self._invite(other)
+                _waiting.clear()
 
     def _answer(self, poll: select.poll, link: socket.socket) -> None:
         """Answer a probe: the page first, which takes no second turn with the interpreter lock."""
@@ -184,8 +241,10 @@ class Companion:
             data = b""
         if not data:
             poll.unregister(link)
+            with _sharing:
+                self._link = None
+                _live.discard(self)
             link.close()
-            self._link = None
             self._collect()
             self.pid = None
             return
@@ -211,8 +270,7 @@ class Companion:
                 os.close(self._page_descriptor)
 
     def _forget(self) -> None:
-        if step.page is self._page:
-            step.page = None
+        step.pages = tuple(page for page in step.pages if page is not self._page)
         self._page = None
         if self._dump is not None:
             self._dump.close()
@@ -242,6 +300,20 @@ def _allow_reading_by(pid: int) -> None:
         pass
 
 
+def _forget_all() -> None:
+    """In a forked child: it has no sentinel, and no thread of ours that may hold the lock."""
+    global _sharing
+    _sharing = threading.Lock()
+    _live.clear()
+    _waiting.clear()
+    step.pages = ()
+
+
 def sentinel_pid() -> int | None:
     """Return the pid of this process's sentinel, None while it has none."""
     return next((one.pid for one in list(_live) if one.pid is not None), None)
+
+
+def sentinel_serves() -> list[str]:
+    """Return the addresses at which the sentinel answers while this process cannot; none that speaks TLS."""
+    return sorted(one.address for one in list(_live) if one.address is not None)

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 # (step, when in seconds since the epoch); replaced as a whole, so that a reader never sees half of it.
 last: tuple[int, float] | None = None
-# Where the sentinel reads it once this process cannot be asked; None without one.
-page: Page | None = None
+# Where the sentinel reads it once this process cannot be asked, one for each server; replaced as a whole too.
+pages: tuple[Page, ...] = ()
 
 
 def report_step(step: int) -> None:
-    """Tell the debug server which step the training is at; two stores, no lock, no check, no I/O.
+    """Tell the debug server which step the training is at; some stores, no lock, no check, no I/O.
 
     Args:
         step: shown by ``torchctl ps`` and `info`, with the time of this call.
@@ -23,5 +23,5 @@ def report_step(step: int) -> None:
     global last
     now = time.time()
     last = (step, now)
-    if page is not None:
+    for page in pages:
         page.report(step, now)

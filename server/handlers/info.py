@@ -38,6 +38,7 @@ def info(request: Request, response: Response) -> None:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "sentinel": companion.sentinel_pid(),
+                "sentinel_serves": companion.sentinel_serves(),
                 "job_id": identity.job_id(),
                 "start_time": started,
                 "uptime_s": uptime_s(),

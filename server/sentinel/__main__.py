@@ -1,4 +1,4 @@
-"""Started by a worker as ``python -I -S PATH SOCKET PID START_TICKS``; see `watch` for what it does.
+"""Started by a worker as ``python -I -S PATH SOCKET PID START_TICKS``; see `loop` for what it does.
 
 How this works: with ``-S`` no site-packages are there, and `torchctl/__init__` and `torchctl.server` would load what
 costs memory in every rank. So both names are put in place as bare packages that only know their folders.
@@ -19,6 +19,6 @@ for _name, _folder in (("torchctl", _PACKAGE), ("torchctl.server", _SERVER)):
     sys.modules[_name] = _package
 
 if __name__ == "__main__":
-    from torchctl.server.sentinel.watch import main
+    from torchctl.server.sentinel.loop import main
 
     main(sys.argv[1:])

@@ -2,20 +2,21 @@
 
 How this works: a client is read until its head is complete, answered once, and read on until it closes, so that the
 answer is not lost with what it still sends. Each has one deadline for all that. Stacks take a while: who asks for
-them meanwhile gets the same ones. Unix sockets answer the worker's own user and root; TCP wants the token, where
-the worker was given one, and on loopback nothing that looks like a web page: a foreign Host, any Origin.
+them meanwhile gets the same ones. The rules are the worker's own: `head` says what a request is, `gate` who may ask,
+and `guesses` how long a token waits after wrong ones.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import select
 import socket
-import struct
 import time
-from _operator import _compare_digest
 
 from torchctl import protocol
+from torchctl.server import guesses
+from torchctl.server.gate import Gate, peer_problem
+from torchctl.server.head import BadRequest, Head, read_head
 from torchctl.server.sentinel.native import Relayed
 from torchctl.server.sentinel.outside import Stacks
 from torchctl.server.sentinel.state import NATIVE_HANDLERS, State, as_json
@@ -24,23 +25,29 @@ _MAX_CLIENTS = 32
 _MAX_HEAD_BYTES = 16384
 _CLIENT_S = 20.0  # from accept to the end; py-spy takes up to 10 of them
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
-_REASONS |= {405: "Method Not Allowed", 503: "Service Unavailable"}
-_CREDENTIALS = struct.Struct("3i")
+_REASONS |= {405: "Method Not Allowed", 429: "Too Many Requests", 503: "Service Unavailable"}
+_ENDS = (b"\r\n\r\n", b"\n\n")  # of a head
 
 
 class _Client:
-    """One connection: `waits` for stacks or a relayed trace, or is being written to while `out` is not empty."""
+    """One connection: `waits` for stacks or a relayed trace, or is being written to while `out` is not empty.
 
-    __slots__ = ("answered", "data", "deadline", "loopback", "out", "sock", "token", "waits")
+    Attributes:
+        held: a request with a token that has to wait for its turn, at `wake` in `time.monotonic` seconds.
+    """
 
-    def __init__(self, sock: socket.socket, token: str | None, loopback: bool) -> None:
+    __slots__ = ("address", "answered", "data", "deadline", "gate", "held", "out", "sock", "waits", "wake")
+
+    def __init__(self, sock: socket.socket, address: str, gate: Gate) -> None:
         self.sock = sock
-        self.token = token
-        self.loopback = loopback  # reached over TCP on the host's own address
+        self.address = address
+        self.gate = gate
         self.data = b""
         self.out = b""
         self.answered = False
         self.waits: Stacks | Relayed | None = None
+        self.held: Head | None = None
+        self.wake = float("inf")
         self.deadline = time.monotonic() + _CLIENT_S
 
 
@@ -59,21 +66,36 @@ class Desk:
         self._clients: dict[int, _Client] = {}
         self._tasks: list[Stacks | Relayed] = []
 
-    def accept(self, listening: socket.socket, is_tcp: bool) -> None:
+    def accept(self, listening: socket.socket, gate: Gate) -> None:
         """Take one connection, unless the worker was quicker."""
         try:
-            sock, _ = listening.accept()
+            sock, address = listening.accept()
         except OSError:
             return
         sock.setblocking(False)
         if len(self._clients) >= _MAX_CLIENTS:
             self._drop(next(iter(self._clients)))
-        loopback = is_tcp and _is_loopback(str(sock.getsockname()[0]))
-        client = _Client(sock, self._state.worker.token if is_tcp else None, loopback)
+        is_unix = sock.family == socket.AF_UNIX
+        client = _Client(sock, "" if is_unix else str(address[0]), gate)
         self._clients[sock.fileno()] = client
         self._poll.register(sock, select.POLLIN)
-        if not is_tcp and _peer_uid(sock) not in (0, os.geteuid()):
-            self._answer(client, 403, "this worker answers its own user and root\n")
+        try:
+            problem = peer_problem(sock) if is_unix else ""
+        except OSError:
+            self._drop(sock.fileno())
+            return
+        if problem:
+            self._answer(client, 403, f"{problem}\n")
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        for task in self._tasks:
+            if task.descriptor >= 0:
+                self._poll.unregister(task.descriptor)
+            task.close()
+        self._tasks.clear()
+        for descriptor in list(self._clients):
+            self._drop(descriptor)
 
     def attend(self, descriptor: int) -> None:
         """Go on with what a descriptor is ready for."""
@@ -96,7 +118,7 @@ class Desk:
 
     def next_deadline(self) -> float:
         """Return when `sweep` has something to do, in `time.monotonic` seconds; infinity while nobody is here."""
-        deadlines = [client.deadline for client in self._clients.values()]
+        deadlines = [min(client.deadline, client.wake) for client in self._clients.values()]
         return min(deadlines + [task.wake for task in self._tasks], default=float("inf"))
 
     def sweep(self, now: float) -> None:
@@ -104,6 +126,8 @@ class Desk:
         for task in list(self._tasks):
             if now >= task.wake:
                 self._progress(task)
+        for client in [one for one in self._clients.values() if one.held is not None and now >= one.wake]:
+            self._check_token(client)
         for descriptor in [key for key, client in self._clients.items() if now >= client.deadline]:
             self._drop(descriptor)
 
@@ -111,45 +135,57 @@ class Desk:
         chunk = client.sock.recv(65536)
         if not chunk:
             self._drop(client.sock.fileno())
-        elif not client.answered and client.waits is None:
+        elif not client.answered and client.waits is None and client.held is None:
             client.data += chunk
-            head, end, _ = client.data.partition(b"\r\n\r\n")
-            if end:
-                self._route(client, head.decode("latin-1"))
+            if any(end in client.data for end in _ENDS):
+                self._listen(client)
             elif len(client.data) > _MAX_HEAD_BYTES:
                 self._answer(client, 400, "the request's head is too long\n")
 
-    def _route(self, client: _Client, head: str) -> None:
-        line, *rest = head.split("\r\n")
-        words = line.split(" ")
-        fields = {name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in rest)}
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            self._answer(client, 400, "this is no HTTP request\n")
+    def _listen(self, client: _Client) -> None:
+        try:
+            head = read_head(io.BytesIO(client.data))
+        except BadRequest as bad:
+            self._answer(client, bad.status, f"{bad.text}\n")
             return
-        if client.token is not None and not _compare_digest(
-            fields.get("authorization", "").encode("latin-1", "replace"), f"Bearer {client.token}".encode()
-        ):
-            self._answer(client, 401, "this server wants `Authorization: Bearer` with the token it was started with\n")
+        if head is None:
             return
-        if client.loopback and self._is_a_web_page(fields):
-            self._answer(client, 403, "the request looks like a web page's: it names another host or site\n")
+        problem = client.gate.web_problem(head.host, head.fields.get("origin"))
+        if problem:
+            self._answer(client, 403, f"{problem}\n")
             return
-        method, (path, _, query) = words[0], words[1].partition("?")
-        if path in ("/handler", protocol.HANDLER_PATH) and method in ("GET", "HEAD"):
-            self._answer(client, 200, as_json(self._state.handlers()), "application/json")
-        elif not path.startswith(protocol.HANDLER_PATH):
-            self._answer(client, 404, f"no such route: {path}\n{protocol.ROUTES}")
-        elif method != "POST":
-            self._answer(client, 405, f"{method} is not served at {path}; use POST\n")
+        client.held = head
+        authorization = head.fields.get("authorization", "")
+        wait_s = guesses.seen.turn(client.address) if client.gate.token is not None and authorization else 0.0
+        if wait_s is None:
+            client.held = None
+            words = "too many wrong tokens have come from your address; try again in a few seconds\n"
+            self._answer(client, 429, words)
+        elif wait_s:
+            client.wake = time.monotonic() + wait_s
         else:
-            self._handle(client, path[len(protocol.HANDLER_PATH) :], query)
+            self._check_token(client)
 
-    def _is_a_web_page(self, fields: dict[str, str]) -> bool:
-        """Whether a request names a host that is not this one, or comes from a page (browsers say so in a POST)."""
-        host = fields.get("host", "localhost").lower()
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].rstrip(".")
-        own = {"localhost", self._state.worker.host.lower(), self._state.worker.address.rpartition(":")[0].lower()}
-        return "origin" in fields or not (name in own or _is_loopback(name))
+    def _check_token(self, client: _Client) -> None:
+        head, client.held, client.wake = client.held, None, float("inf")
+        assert head is not None
+        authorization = head.fields.get("authorization", "")
+        if client.gate.knows(authorization):
+            self._route(client, head)
+            return
+        if authorization:
+            guesses.seen.wrong(client.address)
+        self._answer(client, 401, "this server wants `Authorization: Bearer` with the token it was started with\n")
+
+    def _route(self, client: _Client, head: Head) -> None:
+        if head.path in ("/handler", protocol.HANDLER_PATH) and head.method in ("GET", "HEAD"):
+            self._answer(client, 200, as_json(self._state.handlers()), "application/json")
+        elif not head.path.startswith(protocol.HANDLER_PATH):
+            self._answer(client, 404, f"no such route: {head.path}\n{protocol.ROUTES}\n")
+        elif head.method != "POST":
+            self._answer(client, 405, f"{head.method} is not served at {head.path}; use POST\n")
+        else:
+            self._handle(client, head.path[len(protocol.HANDLER_PATH) :], head.query)
 
     def _handle(self, client: _Client, name: str, query: str) -> None:
         if name == "ping":
@@ -229,16 +265,3 @@ class Desk:
         client = self._clients.pop(descriptor)
         self._poll.unregister(descriptor)
         client.sock.close()
-
-
-def _is_loopback(address: str) -> bool:
-    parts = address.removeprefix("::ffff:").split(".")
-    return address == "::1" or (len(parts) == 4 and parts[0] == "127" and all(part.isdigit() for part in parts))
-
-
-def _peer_uid(sock: socket.socket) -> int:
-    try:
-        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    except OSError:
-        return -1
-    return int(_CREDENTIALS.unpack(data)[1])

@@ -1,4 +1,8 @@
-"""What a worker hands to its sentinel, once: a description in JSON, and descriptors beside it."""
+"""What goes over the private link between a server and the sentinel.
+
+The server hands over once: a description in JSON, and descriptors beside it. Afterwards it answers probes, names
+the private socket of another server of the process, and says goodbye.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,31 @@ import json
 import socket
 from typing import Any, NamedTuple
 
+from torchctl.server.gate import Gate
+
+JOIN = b"join "  # and the name of another server's private socket
+GOODBYE = b"bye"
 _MAX_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 16
+
+
+class Rules(NamedTuple):
+    """Who may ask at one listening socket, as JSON can say it."""
+
+    is_tcp: bool
+    token: str | None
+    own_names: list[str] | None
+
+    def gate(self) -> Gate:
+        """Return the rules as the worker has them."""
+        names = None if self.own_names is None else frozenset(self.own_names)
+        return Gate(None if self.token is None else self.token.encode("ascii"), names)
+
+
+def rules_of(gate: Gate, is_tcp: bool) -> Rules:
+    """Return what the sentinel needs of a listener's rules."""
+    names = None if gate.own_names is None else sorted(gate.own_names)
+    return Rules(is_tcp, None if gate.token is None else gate.token.decode("ascii"), names)
 
 
 class Handover(NamedTuple):
@@ -17,8 +44,7 @@ class Handover(NamedTuple):
     Attributes:
         pid, start_ticks: the worker.
         address: of the server, as the operator would write it.
-        listeners: per shared listening socket, whether it is TCP, in the order of the descriptors.
-        token: that TCP clients must present; None for none.
+        listeners: per shared listening socket who may ask there, in the order of the descriptors.
         rank, world_size, job_id, host: who the worker is.
         runtime_dir: where its last word goes.
         pyspy: path of py-spy, None where it is not installed.
@@ -29,8 +55,7 @@ class Handover(NamedTuple):
     pid: int
     start_ticks: int
     address: str
-    listeners: list[bool]
-    token: str | None
+    listeners: list[Rules]
     rank: int | None
     world_size: int | None
     job_id: str | None
@@ -68,6 +93,7 @@ def receive(link: socket.socket) -> tuple[Handover, list[int]]:
             descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
     try:
         described: dict[str, Any] = json.loads(data)
-        return Handover(**described), list(descriptors)
-    except TypeError as error:
+        rules = [Rules(*one) for one in described.pop("listeners")]
+        return Handover(**described, listeners=rules), list(descriptors)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"no handover: {error}") from error
