@@ -96,5 +96,12 @@ def own_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     runtime = folder / "run"
     monkeypatch.setenv("TORCHCTL_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("TORCHCTL_SENTINEL", "0")  # a process more for each server of a test that is not about it
     monkeypatch.setenv("RES_OPTIONS", "attempts:0")  # TCPStore looks up names, and a lookup may stall
     return runtime
+
+
+@pytest.fixture
+def with_sentinel(own_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the servers that the test's processes start have their sentinel, as they have by default."""
+    monkeypatch.delenv("TORCHCTL_SENTINEL")

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,10 +29,8 @@ while sentinel_pid() is None and time.monotonic() < end:
     time.sleep(0.01)
 print(sentinel_pid(), flush=True)
 """
-# C code that keeps the interpreter lock: asleep, and computing.
-HOLD_ASLEEP = "ctypes.PyDLL(None).sleep({seconds})\n"
+# C code that keeps the interpreter lock.
 HOLD_UNTIL_TOLD = "ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(2), 2)\n"  # Process.tell("g") ends it
-HOLD_COMPUTING = "sum(range(10 ** 12))\n"
 IDLE = "sys.stdin.readline()\n"
 
 
@@ -40,7 +39,8 @@ def worker(
     path: Path, code: str = IDLE, options: str = "", environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Process, int]]:
     """Run a worker with a sentinel; yield the process and the sentinel's pid."""
-    with python(SERVE.format(path=str(path), options=options) + code, environment) as process:
+    settings = {"TORCHCTL_SENTINEL": "1", **(environment or {})}
+    with python(SERVE.format(path=str(path), options=options) + code, settings) as process:
         yield process, int(process.line())
 
 
@@ -53,6 +53,12 @@ def eventually(probe: Callable[[], T | None], timeout_s: float = DEADLINE_S) -> 
             return found
         assert time.monotonic() < deadline, "it did not come to be in time"
         time.sleep(0.02)
+
+
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """Make calls that wait, all at the same time; return what each gives."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 def alive(pid: int) -> bool:
@@ -74,8 +80,13 @@ def stop(pid: int) -> None:
 def held(process: Process) -> None:
     """Wait until a process has said "holding" and its main thread sleeps in C: no connection is taken any more."""
     process.wait_for("holding")
-    pid = process.pid
-    eventually(lambda: any(word in sample(pid, [pid]).threads[pid].wait for word in ("nanosleep", "pipe")))
+
+    def sleeps() -> bool:
+        main = sample(process.pid, [process.pid]).threads[process.pid]
+        # Where the kernel does not tell in what it sleeps, that it does must do.
+        return any(word in main.wait for word in ("nanosleep", "pipe")) or (not main.wait and main.state == "S")
+
+    eventually(sleeps)
 
 
 def degraded(path: Path) -> Reply:

@@ -8,9 +8,8 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tests.control_groups import frozen_group, memory_group
@@ -47,7 +46,7 @@ _FILL = f"sys.stdin.readline()\nfilled = bytearray(b'x') * int({64 * _MIB} * 0.9
 CODE = {
     "asleep": "s.report_step(5)\n" + _HOLD + HOLD_UNTIL_TOLD + IDLE,
     "computing": "s.report_step(5)\n" + _HOLD + _COMPUTING,
-    "stopped": IDLE,
+    "stopped": "def here():\n    sys.stdin.readline()\nhere()\n",
     "uninterruptible": _VFORK,
     "zombie": _HOLD + _MAIN_THREAD_ENDS,
     "traced": _MAY_BE_TRACED + _HOLD + HOLD_UNTIL_TOLD + IDLE,
@@ -111,8 +110,8 @@ def silent_workers() -> Iterator[dict[str, Silent]]:
             groups["frozen"].freeze()
             stack.callback(groups["frozen"].thaw)
         healthy = found.pop("healthy")
-        asked = [pool.submit(_ask, one) for one in found.values()]
-        asked.append(pool.submit(eventually, partial(_is_asked_for_a_token, found["tcp"].address)))
+        asked: list[Future[None]] = [pool.submit(_ask, one) for one in found.values()]
+        asked.append(pool.submit(_ask_for_a_token, found["tcp"].address))
         while not all(future.done() for future in asked):
             assert post(str(healthy.path), "ping").body == b"pong"
             time.sleep(0.01)
@@ -134,8 +133,8 @@ def _silence(name: str, one: Silent) -> None:
         one.process.wait_for("holding")
 
 
-def _is_asked_for_a_token(address: str) -> bool:
-    return request(address, "POST", "/handler/ping").status == 401
+def _ask_for_a_token(address: str) -> None:
+    eventually(lambda: request(address, "POST", "/handler/ping").status == 401)
 
 
 def _ask(one: Silent) -> None:

@@ -1,10 +1,12 @@
 """The commands when a worker cannot answer: what they show of it, its stack apart from the others', the exit code."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,32 +30,41 @@ def steady(text: str) -> str:
     return re.sub(r" *\d+\.\d\d ms", " N ms", text)
 
 
-@pytest.fixture
-def job(own_environment: Path) -> Iterator[list[Process]]:
-    """Three ranks in the runtime folder; rank 1 is stopped, and its sentinel answers."""
-    own_environment.mkdir(mode=0o700)
-    paths = [own_environment / f"rank{rank}-0.sock" for rank in range(3)]
-    about = {"WORLD_SIZE": "3", "TORCHCTL_JOB_ID": "j"}
-    with (
-        worker(paths[0], CODE, environment={**about, "RANK": "0"}) as (zero, _),
-        worker(paths[1], CODE, environment={**about, "RANK": "1"}) as (one, _),
-        worker(paths[2], CODE, environment={**about, "RANK": "2"}) as (two, _),
-    ):
-        stop(one.pid)
+@pytest.fixture(scope="module")
+def stopped_job() -> Iterator[tuple[list[Process], Path]]:
+    """Three ranks in a runtime folder; rank 1 is stopped, and its sentinel answers."""
+    with contextlib.ExitStack() as stack:
+        runtime_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tc-", ignore_cleanup_errors=True)))
+        about = {"WORLD_SIZE": "3", "TORCHCTL_JOB_ID": "j", "TORCHCTL_RUNTIME_DIR": str(runtime_dir)}
+        paths = [runtime_dir / f"rank{rank}-0.sock" for rank in range(3)]
+        processes = []
+        for rank, path in enumerate(paths):
+            process, _ = stack.enter_context(worker(path, CODE, environment={**about, "RANK": str(rank)}))
+            processes.append(process)
+        stop(processes[1].pid)
         degraded(paths[1])
-        yield [zero, one, two]
-        os.kill(one.pid, signal.SIGCONT)
+        yield processes, runtime_dir
+
+
+@pytest.fixture
+def job(
+    stopped_job: tuple[list[Process], Path], own_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Process], Path]:
+    """The job, whose runtime folder the commands look into."""
+    monkeypatch.setenv("TORCHCTL_RUNTIME_DIR", str(stopped_job[1]))
+    return stopped_job
 
 
 REASON = "stopped by a signal (SIGSTOP or SIGTSTP); SIGCONT lets it go on"
 
 
-def test_ping_ps_and_call_say_degraded_and_exit_with_3(job: list[Process], own_environment: Path) -> None:
+def test_ping_ps_and_call_say_degraded_and_exit_with_3(job: tuple[list[Process], Path]) -> None:
+    pid = job[0][1].pid
     result = run("ping", "--timeout", "20")
     assert result.exit_code == 3
     assert steady(result.stdout).splitlines()[1].split(maxsplit=6) == [
         "rank", "1", "degraded", "N", "ms", "pid",
-        f"{job[1].pid}  {own_environment}/rank1-0.sock  since HH:MM:SS: {REASON}",
+        f"{pid}  {job[1]}/rank1-0.sock  since HH:MM:SS: {REASON}",
     ]  # fmt: skip
     states = [one["state"] for one in json.loads(run("ping", "--json").stdout)["workers"]]
     assert states == ["ok", "degraded", "ok"]
@@ -63,14 +74,16 @@ def test_ping_ps_and_call_say_degraded_and_exit_with_3(job: list[Process], own_e
     assert [line.split()[-2] for line in lines[1:4]] == ["ok", "degraded", "ok"]
     assert steady(lines[-1]) == f"rank 1 degraded since HH:MM:SS: {REASON}"
     (told,) = [one for one in json.loads(run("ps", "--json").stdout)["workers"] if one["state"] == "degraded"]
-    assert (told["rank"], told["reason"], told["pid"]) == (1, REASON, job[1].pid)
+    assert (told["rank"], told["reason"], told["pid"]) == (1, REASON, pid)
     result = run("call", "torch_profile", "--ranks", "1", "-p", "duration=1")
     assert result.exit_code == 3
     assert "cannot answer for itself: degraded since" in result.stderr and REASON in result.stderr
 
 
 @pytest.mark.skipif(find_pyspy() is None, reason="py-spy is not installed")
-def test_its_stack_stands_apart_from_the_others(job: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_stack_stands_apart_from_the_others(
+    job: tuple[list[Process], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     result = run("traceback", "--timeout", "20")
     assert result.exit_code == 3
@@ -155,10 +168,10 @@ def test_a_held_lock_without_a_sentinel_is_found(folder: Path) -> None:
 
 def test_doctor_explains_a_worker_and_a_process_that_never_had_a_server(folder: Path) -> None:
     with worker(folder / "s", CODE, environment={"RANK": "4", "WORLD_SIZE": "8"}) as (process, sentinel):
-        result = run("doctor", str(process.pid))
+        result = run("doctor", str(process.pid), "--json")
         assert result.exit_code == 0
-        assert result.stdout.splitlines()[0] == f"process {process.pid} answers for itself"
-        facts = json.loads(run("doctor", str(process.pid), "--json").stdout)["facts"]
+        assert json.loads(result.stdout)["verdict"] == f"process {process.pid} answers for itself"
+        facts = json.loads(result.stdout)["facts"]
         assert facts["rank"] == "4 of 8"
         assert facts["server"].startswith(f"{folder}/s: answers, ")
         assert facts["sentinel"] == f"pid {sentinel}"

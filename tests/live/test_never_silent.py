@@ -1,22 +1,25 @@
 """Faults with real processes: what each leaves behind, and what the operator sees."""
 
+import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.http_client import connect, post
+from tests.namespaces import on_small_disk
 from tests.processes import python, running
-from tests.sentinels import IDLE, SERVE, alive, degraded, eventually, held, stop, words, worker
+from tests.sentinels import IDLE, SERVE, alive, at_once, degraded, eventually, held, stop, words, worker
 from torchctl.causes import sentinel_of
 from torchctl.cli import cli
+
+pytestmark = pytest.mark.usefixtures("with_sentinel")
 
 QUIET = "import warnings\nwarnings.simplefilter('ignore')\n"
 
@@ -39,74 +42,91 @@ def test_worker_and_sentinel_killed_at_once(folder: Path) -> None:
         assert post(str(path), "ping").headers["Torchctl-Pid"] == str(again.pid)
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_data_loaders_of_every_kind(folder: Path, method: str) -> None:
-    """Children come and go, outlive nothing, and take no connection; then the worker is silent and it is told."""
+LOADERS = (
+    QUIET
+    + """
+import ctypes, multiprocessing, os, sys, time
+from torchctl.server import WorkerServer
+from torchctl.server.companion import sentinel_pid
+def load(queue):
+    queue.put(1)
+    time.sleep(600)
+if __name__ == "__main__":
+    server = WorkerServer(sys.argv[1])
+    end = time.monotonic() + 20
+    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)
+    context = multiprocessing.get_context(sys.argv[2])
+    queue = context.Queue()
+    loaders = [context.Process(target=load, args=(queue,), daemon=True) for _ in range(3)]
+    [one.start() for one in loaders]
+    [queue.get() for _ in loaders]
+    print(sentinel_pid(), *[one.pid for one in loaders], flush=True)
+    print("holding", flush=True)
+    ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(2), 2)
+    sys.stdin.readline()
+"""
+)
+
+
+def test_data_loaders_of_every_kind(folder: Path) -> None:
+    """They take no connection of a silent worker's, and when it is killed they hold nothing although they live on."""
     script = folder / "train.py"
-    script.write_text(
-        QUIET + "import ctypes, multiprocessing, sys, time\n"
-        "from torchctl.server import WorkerServer\n"
-        "from torchctl.server.companion import sentinel_pid\n"
-        "def load(queue):\n    queue.put(1)\n    time.sleep(600)\n"
-        "if __name__ == '__main__':\n"
-        "    server = WorkerServer(sys.argv[1])\n"
-        "    end = time.monotonic() + 20\n"
-        "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
-        f"    context = multiprocessing.get_context({method!r})\n"
-        "    queue = context.Queue()\n"
-        "    loaders = [context.Process(target=load, args=(queue,), daemon=True) for _ in range(3)]\n"
-        "    [one.start() for one in loaders]\n"
-        "    [queue.get() for _ in loaders]\n"
-        "    print(sentinel_pid(), flush=True)\n"
-        "    print('holding', flush=True)\n"
-        "    ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(2), 2)\n"
-        "    sys.stdin.readline()\n"
-        "    [one.kill() for one in loaders]\n"
-    )
-    path = folder / "s"
-    with running([sys.executable, str(script), str(path)]) as process:
-        sentinel = int(process.line())
-        held(process)
-        assert b"interpreter lock held" in degraded(path).body
-        process.tell("g")
-        eventually(lambda: post(str(path), "ping").body == b"pong")
-        process.popen.kill()
-        process.popen.wait(10)
-        eventually(lambda: not alive(sentinel))
-        with pytest.raises(ConnectionRefusedError):
-            connect(str(path))
+    script.write_text(LOADERS)
+    paths = {method: folder / method for method in ("fork", "forkserver")}
+    with contextlib.ExitStack() as stack:
+        trainers, sentinels, loaders = [], [], []
+        for method, path in paths.items():
+            process = stack.enter_context(running([sys.executable, str(script), str(path), method]))
+            sentinel, *own = map(int, process.line().split())
+            loaders += own
+            stack.callback(_kill, own)
+            held(process)
+            trainers.append(process)
+            sentinels.append(sentinel)
+        for reply in at_once(*(partial(degraded, path) for path in paths.values())):
+            assert b"interpreter lock held" in reply.body
+        for process, path in zip(trainers, paths.values(), strict=True):
+            process.tell("g")
+            eventually(lambda path=path: post(str(path), "ping").body == b"pong")  # type: ignore[misc]
+            process.popen.kill()
+            process.popen.wait(10)
+        eventually(lambda: not any(map(alive, sentinels)))
+        assert all(map(alive, loaders))
+        for path in paths.values():
+            with pytest.raises(ConnectionRefusedError):
+                connect(str(path))
+    eventually(lambda: not any(map(alive, loaders)))
 
 
-def _unshare() -> str | None:
-    """Return unshare's path where a mount namespace of one's own can be made."""
-    program = shutil.which("unshare")
-    if program is None:
-        return None
-    mount = ["-m", "sh", "-c", "mount -t tmpfs -o size=4k none /mnt"]
-    works = subprocess.run([program, *mount], capture_output=True, timeout=30, check=False).returncode == 0
-    return program if works else None
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("options", ["size=4k,mode=0700", "size=64k,mode=0700,ro"])
-def test_a_full_or_read_only_runtime_folder_costs_the_last_word_alone(folder: Path, options: str) -> None:
-    unshare = _unshare()
-    if unshare is None:
-        pytest.skip("no mount namespace can be made here")
-    run_dir = folder / "run"
-    run_dir.mkdir(mode=0o700)
-    fill = f"dd if=/dev/zero of={run_dir}/fill bs=4096 count=1 2>/dev/null;" if "4k" in options else ""
-    code = SERVE.format(path=str(folder / "s"), options="") + "s.report_step(3)\n" + IDLE
-    shell = f'mount -t tmpfs -o {options} none {run_dir} && {{ {fill} exec "$@"; }}'
-    command = [unshare, "-m", "sh", "-c", shell, "sh", sys.executable, "-c", code]
-    with running(command) as process:
-        sentinel = int(process.line())
-        assert post(str(folder / "s"), "ping").body == b"pong"
-        stop(process.pid)
-        assert b"stopped" in degraded(folder / "s").body
-        process.popen.kill()
-        process.popen.wait(10)
-        eventually(lambda: not alive(sentinel))
-    assert os.listdir(run_dir) == []
+def test_a_full_or_read_only_runtime_folder_costs_the_last_word_alone(folder: Path) -> None:
+    code = SERVE.format(path="{path}", options="") + "s.report_step(3)\n" + IDLE
+    disks = {"full": "size=4k,mode=0700", "ro": "size=64k,mode=0700,ro"}
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for name, options in disks.items():
+            disk = folder / name
+            disk.mkdir()
+            fill = f"dd if=/dev/zero of={disk}/fill bs=4096 count=1 2>/dev/null; " if name == "full" else ""
+            program = ["sh", "-c", f'{fill}exec "$@"', "sh", sys.executable, "-c", code.format(path=f"{disk}.s")]
+            command = on_small_disk(disk, options, *program)
+            process = stack.enter_context(running(command, {"TORCHCTL_RUNTIME_DIR": str(disk)}))
+            workers.append((process, int(process.line()), Path(f"{disk}.s")))
+        for process, _, path in workers:
+            assert post(str(path), "ping").body == b"pong"
+            stop(process.pid)
+        for reply in at_once(*(partial(degraded, path) for _, _, path in workers)):
+            assert b"stopped" in reply.body
+        for process, sentinel, _ in workers:
+            process.popen.kill()
+            process.popen.wait(10)
+            eventually(lambda sentinel=sentinel: not alive(sentinel))  # type: ignore[misc]
+    assert [os.listdir(folder / name) for name in disks] == [[], []]
 
 
 def test_descriptors_used_up_cost_no_takeover(folder: Path) -> None:
@@ -119,7 +139,7 @@ def test_descriptors_used_up_cost_no_takeover(folder: Path) -> None:
     )
     with worker(folder / "s", code) as (process, sentinel):
         process.wait_for("full")
-        time.sleep(2)
+        time.sleep(1)
         process.tell("free them")
         process.wait_for("free")
         eventually(lambda: post(str(folder / "s"), "ping").body == b"pong")
@@ -163,35 +183,6 @@ def test_two_jobs_on_one_host(folder: Path, own_environment: Path) -> None:
         assert [word["job_id"] for word in words(str(own_environment))] == ["two"]
         assert "SIGKILL" not in run("ps", "--job", "one").stdout
         os.kill(first.pid, signal.SIGCONT)
-
-
-@pytest.mark.torch
-def test_torchrun_restarts_a_rank_on_the_same_socket(folder: Path) -> None:
-    """The first life of the rank is killed; the second has its socket, and a sentinel of its own."""
-    script = folder / "train.py"
-    script.write_text(
-        "import os, signal, sys, time\n"
-        "from torchctl.server import worker_main\n"
-        "from torchctl.server.companion import sentinel_pid\n"
-        "with worker_main():\n"
-        "    end = time.monotonic() + 20\n"
-        "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
-        "    if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    print('second', os.getpid(), flush=True)\n"
-        "    time.sleep(600)\n"
-    )
-    path = folder / "s"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
-    command += ["--max-restarts", "1", str(script)]
-    with running(command, {"TORCH_WORKER_SERVER_SOCKET": str(path), "OMP_NUM_THREADS": "1"}) as process:
-        while not (line := process.line()).startswith("second"):
-            pass
-        pid = int(line.split()[1])
-        assert post(str(path), "ping").headers["Torchctl-Pid"] == str(pid)
-        stop(pid)
-        assert b"stopped" in degraded(path).body
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.torch

@@ -4,5 +4,4 @@ from tests.soak import soak
 
 
 def test_a_short_soak_is_flat() -> None:
-    grown = soak(8.0)
-    assert grown["requests"] >= 10
+    assert soak(4.0, stops=1)["requests"] >= 4

@@ -12,6 +12,8 @@ from tests.sentinels import eventually
 from torchctl.server import detach
 from torchctl.server.handlers.pyspy import find_pyspy
 
+pytestmark = pytest.mark.usefixtures("with_sentinel")
+
 
 def test_it_runs_detached_and_its_output_goes_where_it_should(folder: Path) -> None:
     out = folder / "out with a ' quote"

@@ -1,21 +1,26 @@
 """Stacks of a worker that cannot answer: by py-spy, else by a signal to the server's own thread that hurts nobody."""
 
+import contextlib
 import os
 import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.http_client import Reply, post
 from tests.processes import Process
-from tests.sentinels import HOLD_UNTIL_TOLD, IDLE, SERVE, alive, degraded, eventually, held, stop, worker
-from torchctl.server.handlers.pyspy import find_pyspy
+from tests.sentinels import IDLE, SERVE, alive, at_once, degraded, eventually, held, stop, worker
+
+pytestmark = pytest.mark.usefixtures("with_sentinel")
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_PYSPY = {"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)}
-STUCK = "def stuck_in_c(seconds):\n    return ctypes.PyDLL(None).sleep(seconds)\n"
+STUCK = "def stuck_in_c():\n    return ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(2), 2)\n"
 HOLD = "print('holding', flush=True)\n"
 
 
@@ -34,129 +39,136 @@ def stacks_by_signal(path: Path) -> Reply:
     return eventually(ask)
 
 
-def run_bare(path: Path, code: str) -> Process:
-    """Start a worker that finds no py-spy: the interpreter by its real path, beside which there is none."""
+def can_run_bare() -> bool:
+    """Whether the interpreter by its real path has no py-spy beside it."""
+    return not os.access(os.path.join(os.path.dirname(os.path.realpath(sys.executable)), "py-spy"), os.X_OK)
+
+
+def bare(path: Path, code: str) -> Process:
+    """Start a worker that finds no py-spy."""
     program = os.path.realpath(sys.executable)
-    if os.access(os.path.join(os.path.dirname(program), "py-spy"), os.X_OK):
-        pytest.skip("py-spy lies beside the interpreter itself")
     return Process([program, "-c", SERVE.format(path=str(path), options="") + STUCK + code], WITHOUT_PYSPY)
 
 
-@pytest.mark.skipif(find_pyspy() is None, reason="py-spy is not installed")
-def test_pyspy_reads_a_stopped_worker(path: Path) -> None:
-    code = "def here():\n    sys.stdin.readline()\nhere()\n"
-    with worker(path, code) as (process, _):
-        stop(process.pid)
-        degraded(path)
-        for _ in range(3):
-            reply = post(str(path), "dump_traceback?format=json")
-            assert reply.status == 200
-            assert b"    here (<string>:" in reply.body
-        os.kill(process.pid, signal.SIGCONT)
-        eventually(lambda: post(str(path), "ping").body == b"pong")
-        process.tell("end")
-        assert process.finish() == (0, "", "")
+CHURN = """
+def churn():
+    for _ in range(200):
+        threads = [threading.Thread(target=time.sleep, args=(0.0005,)) for _ in range(4)]
+        [one.start() for one in threads]
+        [one.join() for one in threads]
+churn()
+"""
+# A thread sleeps in C all the while, without the lock; both calls tell whether a signal has cut them short.
+SLEEPER = """
+def sleep_in_c():
+    began = time.monotonic()
+    left = ctypes.CDLL(None).sleep(5)
+    slept.append((left, time.monotonic() - began))
+slept = []
+sleeper = threading.Thread(target=sleep_in_c)
+sleeper.start()
+"""
+HUNDRED = """
+for _ in range(120): threading.Thread(target=threading.Event().wait, daemon=True).start()
+"""
+UNREGISTERED = """
+import faulthandler
+from torchctl.server import dumps
+(number,) = dumps._taken
+faulthandler.unregister(number)
+os.kill(os.getpid(), number)
+"""
+STUCK_ONCE = "print('holding', flush=True)\nprint(stuck_in_c(), flush=True)\n"
+BARE = {
+    "stuck": CHURN
+    + SLEEPER
+    + STUCK_ONCE
+    + "sleeper.join()\nprint(*slept[0], flush=True)\n"
+    + CHURN
+    + STUCK_ONCE
+    + IDLE,
+    "hundred": HUNDRED + STUCK_ONCE,
+    "unregistered": UNREGISTERED + STUCK_ONCE + IDLE,
+    "stopped": IDLE,
+}
+Workers = dict[str, tuple[Process, Path]]
 
 
-def test_a_signal_to_the_servers_thread_shows_the_stuck_call_and_cuts_no_sleep_short(path: Path) -> None:
-    code = HOLD + "began = time.monotonic()\nleft = stuck_in_c(8)\nprint(left, time.monotonic() - began, flush=True)\n"
-    process = run_bare(path, code + IDLE)
-    try:
-        process.line()
-        held(process)
-        degraded(path)
-        for _ in range(5):
-            assert b"in stuck_in_c" in stacks_by_signal(path).body
-        left, slept = process.line().split()
-        assert left == "0" and 7.9 < float(slept) < 20
-        eventually(lambda: post(str(path), "ping").body == b"pong")
-        process.tell("end")
-        assert process.finish() == (0, "", "")
-    finally:
-        process.end()
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """Workers without py-spy that have all fallen silent, and whose sentinels answer."""
+    if not can_run_bare():
+        pytest.skip("py-spy lies beside the interpreter itself")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tc-", ignore_cleanup_errors=True)))
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv("TORCHCTL_RUNTIME_DIR", str(folder / "run"))
+        found = {}
+        for name, code in BARE.items():
+            process = bare(folder / name, code)
+            stack.callback(process.end)
+            found[name] = process, folder / name
+        for name, (process, _) in found.items():
+            process.line()
+            if name == "stopped":
+                stop(process.pid)
+            else:
+                held(process)
+        at_once(*(partial(degraded, path) for _, path in found.values()))
+        yield found
 
 
-def test_dumps_while_threads_come_and_go(path: Path) -> None:
-    code = (
-        "def churn():\n"
-        "    for _ in range(200):\n"
-        "        threads = [threading.Thread(target=time.sleep, args=(0.0005,)) for _ in range(4)]\n"
-        "        [one.start() for one in threads]\n"
-        "        [one.join() for one in threads]\n"
-        "for _ in range(2):\n"
-        "    churn()\n"
-        "    print('holding', flush=True)\n"
-        "    print(stuck_in_c(5), flush=True)\n"
-    )
-    process = run_bare(path, code + IDLE)
-    try:
-        process.line()
-        for _ in range(2):
-            held(process)
-            assert b"in stuck_in_c" in stacks_by_signal(path).body
-            assert process.line() == "0"
-        eventually(lambda: post(str(path), "ping").body == b"pong")
-        process.tell("end")
-        assert process.finish() == (0, "", "")
-    finally:
-        process.end()
+def test_a_signal_to_the_servers_thread_shows_the_stuck_call_and_cuts_no_sleep_short(workers: Workers) -> None:
+    """Before and after threads have come and gone."""
+    process, path = workers["stuck"]
+    for _ in range(5):
+        assert b"in stuck_in_c" in stacks_by_signal(path).body
+    process.tell("g")
+    assert process.line() == "2"  # bytes read; -1 where a signal has come
+    left, slept = process.line().split()
+    assert left == "0" and float(slept) > 4.9
+    held(process)
+    degraded(path)
+    assert b"in stuck_in_c" in stacks_by_signal(path).body
+    process.tell("g")
+    assert process.line() == "2"
+    eventually(lambda: post(str(path), "ping").body == b"pong")
+    process.tell("end")
+    assert process.finish() == (0, "", "")
 
 
-def test_more_than_a_hundred_threads_hide_the_main_one_and_the_answer_says_so(path: Path) -> None:
-    code = (
-        "threads = [threading.Thread(target=threading.Event().wait, daemon=True) for _ in range(120)]\n"
-        "[one.start() for one in threads]\n" + HOLD + "stuck_in_c(60)\n"
-    )
-    process = run_bare(path, code)
-    try:
-        process.line()
-        held(process)
-        body = stacks_by_signal(path).body
-        assert b"in stuck_in_c" not in body
-        assert b"the main thread is older than those" in body
-    finally:
-        process.end()
+def test_more_than_a_hundred_threads_hide_the_main_one_and_the_answer_says_so(workers: Workers) -> None:
+    body = stacks_by_signal(workers["hundred"][1]).body
+    assert b"in stuck_in_c" not in body
+    assert b"the main thread is older than those" in body
 
 
-def test_after_unregister_nothing_is_sent_and_the_signal_would_do_nothing(path: Path) -> None:
-    code = (
-        "from torchctl.server import dumps\n"
-        "(number,) = dumps._taken\n"
-        "import faulthandler\n"
-        "faulthandler.unregister(number)\n"
-        "os.kill(os.getpid(), number)\n" + HOLD + HOLD_UNTIL_TOLD
-    )
-    process = run_bare(path, code + IDLE)
-    try:
-        process.line()
-        held(process)
-        degraded(path)
+def test_after_unregister_nothing_is_sent_and_the_signal_would_do_nothing(workers: Workers) -> None:
+    process, path = workers["unregistered"]
+
+    def refused() -> Reply | None:
+        """Ask again while the evidence of the held lock is not complete."""
         reply = post(str(path), "dump_traceback")
-        assert reply.status == 503
-        assert b"the process does not catch it any more" in reply.body
-        process.tell("g")
-        eventually(lambda: post(str(path), "ping").body == b"pong")
-        process.tell("end")
-        assert process.finish() == (0, "", "")
-    finally:
-        process.end()
+        return None if b"does not wait" in reply.body else reply
+
+    reply = eventually(refused)
+    assert reply.status == 503
+    assert b"the process does not catch it any more" in reply.body
+    process.tell("g")
+    assert process.line() == "2"
+    eventually(lambda: post(str(path), "ping").body == b"pong")
+    process.tell("end")
+    assert process.finish() == (0, "", "")
 
 
-def test_a_stopped_worker_gets_no_signal(path: Path) -> None:
-    process = run_bare(path, IDLE)
-    try:
-        process.line()
-        stop(process.pid)
-        degraded(path)
-        reply = post(str(path), "dump_traceback")
-        assert reply.status == 503
-        assert b"no signal is sent, since it does not wait for the interpreter lock" in reply.body
-        assert b"py-spy is not installed" in reply.body
-        os.kill(process.pid, signal.SIGCONT)
-        process.tell("end")
-        assert process.finish() == (0, "", "")
-    finally:
-        process.end()
+def test_a_stopped_worker_gets_no_signal(workers: Workers) -> None:
+    process, path = workers["stopped"]
+    reply = post(str(path), "dump_traceback")
+    assert reply.status == 503
+    assert b"no signal is sent, since it does not wait for the interpreter lock" in reply.body
+    assert b"py-spy is not installed" in reply.body
+    os.kill(process.pid, signal.SIGCONT)
+    process.tell("end")
+    assert process.finish() == (0, "", "")
 
 
 def test_after_exec_the_new_program_lives_and_its_sentinel_is_gone(path: Path) -> None:

@@ -1,14 +1,11 @@
 """Memory groups of cgroup v1 and v2, on recorded trees and where this machine has one to make."""
 
-import contextlib
-import os
-import signal
-from collections.abc import Iterator
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.sentinels import degraded, held, worker
+from tests.control_groups import NO_MEMORY_GROUP, memory_group
 from torchctl.silence.memory import group_of
 
 V1_MOUNT = "35 28 0:31 {root} /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory\n"
@@ -75,61 +72,14 @@ def test_what_is_no_group_is_none(folder: Path, cgroup: str) -> None:
     assert (group.limit, group.full, group.frozen) == (None, False, False)
 
 
-@contextlib.contextmanager
-def child_group() -> Iterator[Path | None]:
-    """A memory group below this process's own, with a limit; None where none can be made."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        v1 = "memory" in controllers.split(",")
-        base = Path("/sys/fs/cgroup/memory" if v1 else "/sys/fs/cgroup") / path.strip("/")
-        group = base / f"torchctl-test-{os.getpid()}"
-        limit = group / ("memory.limit_in_bytes" if v1 else "memory.max")
-        if not v1 and controllers:
-            continue
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            limit.write_text(str(64 << 20))
-        except OSError:
-            group.rmdir()
-            continue
-        try:
-            yield group
-        finally:
-            group.rmdir()
-        return
-    yield None
-
-
-def test_a_worker_at_its_limit_is_told(folder: Path) -> None:
-    code = (
-        "sys.stdin.readline()\nfilled = bytearray(b'x') * int((64 << 20) * 0.97)\n"
-        "print('holding', flush=True)\nctypes.PyDLL(None).sleep(60)\n"
-    )
-    with child_group() as group:
-        if group is None:
-            pytest.skip("no control group with a memory limit can be made here")
-        with worker(folder / "s", code) as (process, _):
-            (group / "cgroup.procs").write_text(str(process.pid))
-            process.tell("fill it")
-            held(process)
-            assert b"its control group is at its memory limit of 64 MiB" in degraded(folder / "s").body
-
-
 def test_a_group_that_we_make_is_found() -> None:
-    with child_group() as group:
+    with memory_group(64 << 20) as group:
         if group is None:
-            pytest.skip("no control group with a memory limit can be made here")
-        child = os.fork()
-        if child == 0:
-            signal.pause()
-            os._exit(0)
-        try:
-            (group / "cgroup.procs").write_text(str(child))
-            found = group_of(child)
-            assert (found.path, found.limit) == (str(group), 64 << 20)
-        finally:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
+            pytest.skip(NO_MEMORY_GROUP)
+        with subprocess.Popen(["sleep", "60"]) as sleeper:
+            try:
+                group.enter(sleeper.pid)
+                found = group_of(sleeper.pid)
+                assert (found.path, found.limit) == (str(group.folder), 64 << 20)
+            finally:
+                sleeper.kill()
