@@ -50,8 +50,9 @@ def explain(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
     looks = {pid: (sample(pid), group_of(pid)) for pid, _ in known}
     if looks:
         time.sleep(_BETWEEN_LOOKS_S)
+    guarded = sentinels() if known else {}
     for pid, late in known:
-        late.because(_of_silence(pid, *looks[pid]))
+        late.because(_of_silence(pid, *looks[pid]) + ("" if pid in guarded else "; it has no sentinel"))
 
 
 def last_words() -> list[LastWord]:
@@ -152,6 +153,12 @@ def _holds(pid: int, inodes: set[str]) -> bool:
             if os.readlink(f"/proc/{pid}/fd/{name}") in inodes:
                 return True
     return False
+
+
+def sentinels() -> dict[int, int]:
+    """Return the sentinels of this host: the worker's pid to the sentinel's."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return {worker: pid for pid in pids if (worker := sentinel_of(pid)) is not None}
 
 
 def sentinel_of(pid: int) -> int | None:

@@ -132,9 +132,8 @@ def _server(report: Report, path: str, deadline: float) -> str:
     except TorchctlError as error:
         answer = text = error.detail if isinstance(error, WorkerError) else str(error)
     report.facts.append(("server", f"{path}: {text}"))
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    sentinels = [pid for pid in pids if causes.sentinel_of(pid) == report.pid]
-    report.facts.append(("sentinel", f"pid {sentinels[0]}" if sentinels else "none: nobody answers while it cannot"))
+    pid = causes.sentinels().get(report.pid)
+    report.facts.append(("sentinel", "none: nobody answers while it cannot" if pid is None else f"pid {pid}"))
     return answer
 
 

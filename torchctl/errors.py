@@ -265,7 +265,9 @@ class DeadlineError(WorkerError):
 
     exit_code = EXIT_DEADLINE
     kind = "timeout"
-    hint = "the process may be stopped or its interpreter lock held: try a longer --timeout, then `py-spy dump`"
+    hint = (
+        "the process may be stopped or its interpreter lock held: try a longer --timeout, then `torchctl doctor` there"
+    )
 
 
 class NotAskedError(DeadlineError):

@@ -136,7 +136,9 @@ def test_silence_without_a_sentinel_has_a_cause_too(folder: Path) -> None:
         stop(process.pid)
         result = run("ping", "--socket", str(path), "--timeout", "0.5")
         assert result.exit_code == 5
-        assert f"did not answer within 0.5 s; its process {process.pid}: {REASON}" in result.stderr
+        assert (
+            f"did not answer within 0.5 s; its process {process.pid}: {REASON}; it has no sentinel\n" in result.stderr
+        )
         told = run("doctor", "--socket", str(path), "--timeout", "0.5")
         assert told.exit_code == 3
         assert f"process {process.pid} cannot answer: {REASON}" in told.stdout

@@ -16,7 +16,7 @@ from tests.http_client import connect, post
 from tests.namespaces import on_small_disk
 from tests.processes import python, running
 from tests.sentinels import IDLE, SERVE, alive, at_once, degraded, eventually, held, stop, words, worker
-from torchctl.causes import sentinel_of
+from torchctl.causes import sentinels
 from torchctl.cli import cli
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
@@ -151,17 +151,11 @@ def test_descriptors_used_up_cost_no_takeover(folder: Path) -> None:
 def test_a_worker_that_crashes_at_import_leaves_nobody_behind(folder: Path, own_environment: Path) -> None:
     script = folder / "train.py"
     script.write_text("import nothing_of_that_name\n")
-    before = _sentinels()
     with running([sys.executable, "-m", "torchctl.server", str(script)]) as process:
         code, _, err = process.finish()
     assert code == 1 and "nothing_of_that_name" in err
-    eventually(lambda: not _sentinels() - before)
+    eventually(lambda: process.pid not in sentinels())
     assert os.listdir(own_environment) == []
-
-
-def _sentinels() -> set[int]:
-    """Return the workers that have a sentinel."""
-    return {worker for name in os.listdir("/proc") if name.isdigit() and (worker := sentinel_of(int(name)))}
 
 
 def test_two_jobs_on_one_host(folder: Path, own_environment: Path) -> None:

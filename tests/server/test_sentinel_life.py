@@ -12,7 +12,7 @@ import pytest
 from tests.http_client import connect, post
 from tests.processes import Process, python
 from tests.sentinels import IDLE, SERVE, alive, eventually, words, worker
-from torchctl.causes import sentinel_of
+from torchctl.causes import sentinel_of, sentinels
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
 
@@ -102,6 +102,25 @@ def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
         assert process.finish() == (0, "free\n", "")
 
 
+def test_it_ends_with_worker_main(path: Path) -> None:
+    code = (
+        "import sys, time, torchctl.server as s\n"
+        "from torchctl.server.companion import sentinel_pid\n"
+        "with s.worker_main():\n"
+        "    end = time.monotonic() + 20\n"
+        "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
+        "    print(sentinel_pid(), flush=True)\n"
+        "print(sentinel_pid(), flush=True)\n"
+    )
+    with python(code + IDLE, {"TORCH_WORKER_SERVER_SOCKET": str(path)}) as process:
+        sentinel = int(process.line())
+        assert process.line() == "None"
+        assert not path.exists()
+        eventually(lambda: not alive(sentinel))
+        process.tell("end")
+        assert process.finish() == (0, "", "")
+
+
 def test_a_loader_that_outlives_its_trainer_keeps_no_sentinel(path: Path) -> None:
     """A forked child has inherited the link; the pidfd tells of the death all the same."""
     code = "child = os.fork()\nif child == 0:\n    time.sleep(60)\n    os._exit(0)\nprint(child, flush=True)\n" + IDLE
@@ -133,7 +152,7 @@ def test_it_can_be_turned_off(path: Path, options: str, variable: str) -> None:
     with python(code, {"TORCHCTL_SENTINEL": variable}) as process:
         assert process.line() == "None"
         assert post(str(path), "ping").body == b"pong"  # by the thread that would have started it before
-        assert process.pid not in {sentinel_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+        assert process.pid not in sentinels()
 
 
 def test_two_servers_share_one_which_stays_for_the_last(path: Path) -> None:
