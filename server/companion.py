@@ -76,6 +76,7 @@ class Companion:
         self._page: Page | None = None
         self._dump: dumps.Dump | None = dumps.prepare()
         self._started = False
+        self._stopped = False
         self._page_descriptor = -1
 
     def join(self, poll: select.poll) -> None:
@@ -114,6 +115,7 @@ class Companion:
         """Say goodbye and wait a moment until the sentinel has let go of the sockets."""
         self._close_door()
         with _sharing:  # from here on nobody is told to the sentinel over our link
+            self._stopped = True
             link, self._link = self._link, None
             _live.discard(self)
         self._give_up_waiting()
@@ -222,6 +224,10 @@ class Companion:
         if step.last is not None and self._page is not None:
             self._page.report(*step.last)
         with _sharing:
+            if self._stopped:  # while we were at it, by a thread that has not waited for ours
+                link.send(handover.GOODBYE, socket.MSG_NOSIGNAL)
+                link.close()
+                return
             self._link, self.pid = link, pid
             _live.add(self)
             step.pages = tuple(one._page for one in _live if one._page is not None)
