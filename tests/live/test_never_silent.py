@@ -183,26 +183,27 @@ def test_two_jobs_on_one_host(folder: Path, own_environment: Path) -> None:
 def test_traces_while_the_lock_is_held_by_torchs_own_server(folder: Path) -> None:
     path = folder / "s"
     code = (
-        "import ctypes, os, time\n"
+        "import ctypes, os, sys, time\n"
         "import torch, torch.distributed\n"
         "import torchctl.server as s\n"
         "from torchctl.server.companion import sentinel_pid\n"
-        f"server = s.WorkerServer({str(path)!r}, native_companion=True)\n"
-        "end = time.monotonic() + 20\n"
-        "while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
-        "print('holding', flush=True)\n"
-        "ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(2), 2)\n"
-        "folder = os.path.dirname(server._native.path)\n"
-        "server.shutdown()\n"
-        "print(os.path.exists(folder), flush=True)\n"
+        "with s.worker_main(native_companion=True):\n"
+        "    end = time.monotonic() + 20\n"
+        "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
+        "    print('holding', flush=True)\n"
+        "    ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(2), 2)\n"
     )
-    with python(code) as process:
+    (folder / "tmp").mkdir()
+    with python(code, {"TORCH_WORKER_SERVER_SOCKET": str(path), "TMPDIR": str(folder / "tmp")}) as process:
         held(process)
         degraded(path)
+        (private,) = (folder / "tmp").glob("torchctl-native-*")
+        assert private.stat().st_mode & 0o777 == 0o700
         reply = post(str(path), "fr_trace_json")
         assert reply.status == 200, reply.body
         assert "Torchctl-Degraded" in reply.headers
         assert "pg_config" in json.loads(reply.body)
         assert post(str(path), "torch_profile").status == 503
         process.tell("g")
-        assert process.line() == "False"
+        assert process.finish()[0] == 0
+        assert not private.exists()

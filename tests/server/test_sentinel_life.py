@@ -259,7 +259,7 @@ def test_no_wait_of_the_trainer_ever_sees_it(path: Path) -> None:
 
 def test_a_restarted_rank_has_its_path_at_once(path: Path) -> None:
     """Whatever the sentinel of the dead one still holds."""
-    for _ in range(5):
+    for _ in range(2):
         with worker(path) as (process, sentinel):
             os.kill(sentinel, signal.SIGSTOP)  # it cannot let go of the socket
             try:
