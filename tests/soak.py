@@ -49,7 +49,7 @@ def soak(length_s: float, stops: int = STOPS) -> dict[str, int]:
         before = after = {"worker": 0, "sentinel": 0}
         requests, at_first = 0, (0, 0)
         while (now := time.monotonic()) < began + length_s or not before["worker"]:
-            if now >= next_stop:
+            if stops and now >= next_stop:
                 next_stop += length_s / (stops + 1)
                 stop(process.pid)
                 degraded(path)

@@ -177,7 +177,6 @@ def test_doctor_explains_a_worker_and_a_process_that_never_had_a_server(folder: 
         assert facts["server"].startswith(f"{folder}/s: answers, ")
         assert facts["sentinel"] == f"pid {sentinel}"
         assert facts["interpreter lock"] == "nobody waits for it"
-        assert run("doctor", str(sentinel), "--json").exit_code == 0
     with subprocess.Popen(["sleep", "60"]) as sleeper:
         try:
             result = run("doctor", str(sleeper.pid), "--timeout", "5")
