@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.processes import running
 from tests.sentinels import eventually
 
 NO_MEMORY_GROUP = "no control group with a memory limit can be made here"
@@ -24,17 +25,21 @@ class Group(NamedTuple):
         """Put a process into it."""
         (self.folder / "cgroup.procs").write_text(str(pid))
 
-    def freeze(self) -> None:
-        """Freeze it, and wait until it is."""
-        self._set("FROZEN", "1")
-        eventually(self._is_frozen)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        self._set("THAWED", "0")
-
-    def _set(self, state: str, number: str) -> None:
-        (self.folder / ("freezer.state" if self.v1 else "cgroup.freeze")).write_text(state if self.v1 else number)
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Keep it frozen; a process of its own lets it go on, even when this one is killed meanwhile."""
+        state = self.folder / ("freezer.state" if self.v1 else "cgroup.freeze")
+        on, off = ("FROZEN", "THAWED") if self.v1 else ("1", "0")
+        with running(
+            ["sh", "-c", f'echo {on} >"$1"; echo done; read line; echo {off} >"$1"', "sh", str(state)]
+        ) as shell:
+            shell.wait_for("done")
+            try:
+                eventually(self._is_frozen)
+                yield
+            finally:
+                shell.tell("go on")
+                shell.finish()
 
     def _is_frozen(self) -> bool:
         if self.v1:

@@ -29,7 +29,7 @@ _VFORK = (
     "top = (ctypes.addressof((ctypes.c_char * size).from_buffer(stack)) + size) & ~63\n"
     "libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]\n"
     + _HOLD
-    + "libc.clone(ctypes.cast(libc.sleep, ctypes.c_void_p), top, 0x4100 | signal.SIGCHLD, 600)\n"
+    + "libc.clone(ctypes.cast(libc.sleep, ctypes.c_void_p), top, 0x4100 | signal.SIGCHLD, 120)\n"
 )
 # With the lock: the others can never go on, and the process is a zombie with threads.
 _MAIN_THREAD_ENDS = "ctypes.PyDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)\n"
@@ -107,8 +107,7 @@ def silent_workers() -> Iterator[dict[str, Silent]]:
         found["traced"].tracer = stack.enter_context(python(_TRACER.format(pid=found["traced"].process.pid)))
         found["traced"].tracer.wait_for("traces")
         if groups["frozen"] is not None:
-            groups["frozen"].freeze()
-            stack.callback(groups["frozen"].thaw)
+            stack.enter_context(groups["frozen"].frozen())
         healthy = found.pop("healthy")
         asked: list[Future[None]] = [pool.submit(_ask, one) for one in found.values()]
         asked.append(pool.submit(_ask_for_a_token, found["tcp"].address))

@@ -80,13 +80,7 @@ os.kill(os.getpid(), number)
 """
 STUCK_ONCE = "print('holding', flush=True)\nprint(stuck_in_c(), flush=True)\n"
 BARE = {
-    "stuck": CHURN
-    + SLEEPER
-    + STUCK_ONCE
-    + "sleeper.join()\nprint(*slept[0], flush=True)\n"
-    + CHURN
-    + STUCK_ONCE
-    + IDLE,
+    "stuck": CHURN + SLEEPER + STUCK_ONCE + "sleeper.join()\nprint(*slept[0], flush=True)\n" + CHURN + IDLE,
     "hundred": HUNDRED + STUCK_ONCE,
     "unregistered": UNREGISTERED + STUCK_ONCE + IDLE,
     "stopped": IDLE,
