@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
 from torchctl import __version__, protocol
-from torchctl.server import gate, guesses, identity, registry
+from torchctl.server import gate, guesses, identity, pacing, registry
 from torchctl.server.deadline import DeadlineReader
 from torchctl.server.head import BadRequest, Head, read_head
 from torchctl.server.request import Request, Response
@@ -197,7 +197,10 @@ class Connection(BaseHTTPRequestHandler):
         return run_handler(name, request)
 
     def _refuse(self, bad: BadRequest) -> None:
-        """Answer a bad request, then read a little of what still comes, so that the answer is not lost."""
+        """Answer a bad request in its turn, then read a little of what still comes, so that the answer is not lost."""
+        wait_s = pacing.refusals.turn()
+        if wait_s:
+            self._pause(wait_s)
         self._send(_refusal(bad), stranger=True)
         self.slot.waiting_since = time.monotonic()
         self.connection.shutdown(socket.SHUT_WR)

@@ -26,10 +26,10 @@ TP = 8
 FRAMES = 8
 BASE_NS = 1_700_000_000_000_000_000
 TORCH = "/opt/app/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
-PROGRAM = (
+PROGRAM: tuple[tuple[str, str, list[list[int]], list[list[int]]], ...] = (
     ("tp", "all_reduce", [[8, 1024]], [[8, 1024]]),
     ("tp", "all_reduce", [[8, 1024]], [[8, 1024]]),
-    ("dp", "_reduce_scatter_base", [[1024]], [[32]]),
+    ("dp", "_reduce_scatter_base", [], [[32]]),
     ("tp", "_all_gather_base", [[8, 64]], [[64, 64]]),
     ("tp", "all_reduce", [[8, 512]], [[8, 512]]),
     ("world", "all_reduce", [[2]], [[2]]),
@@ -181,9 +181,11 @@ def dump_of(rank: int, ranks: int, entries: int, guilty: int) -> dict[str, Any]:
     ]
     seen = dict.fromkeys(groups, 0)
     rows = []
+    scattered = [[dp * 32]]  # torch's analyser gives up where the sizes do not fit the group
     for number in range(entries):
         at = number % len(PROGRAM) if number < entries - 1 else 0
         kind, op, ins, outs = PROGRAM[at]
+        ins = ins or scattered
         seen[kind] += 1
         last = number == entries - 1 and rank // tp == guilty // tp
         if last and rank == guilty:

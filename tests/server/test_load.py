@@ -19,6 +19,7 @@ from tests.http_client import post
 from tests.load import KINDS, load
 from tests.processes import Process, running
 
+COUNTS = {**KINDS, "garbage": 1000}  # garbage is refused at a pace: more of it only takes longer
 P99_S = 1.0
 PINGS = 150
 STEP_FACTOR = 8.0  # two cores for trainer, server, bad clients and the good one
@@ -71,7 +72,7 @@ def test_a_good_client_is_answered_the_training_goes_on_and_nothing_is_left(
     wait_until(lambda: counts(process.pid)[0] == 2)  # the first ping's thread has ended
     before, alone, resident = counts(process.pid), train(process, 0.5), resident_bytes(process.pid)
     times: list[float] = []
-    with load(kind, address) as bad:
+    with load(kind, address, COUNTS[kind]) as bad:
         process.tell("1.0")
         for _ in range(PINGS):
             began = time.monotonic()
