@@ -161,6 +161,8 @@ class Loop:
 
     def _let_go(self) -> list[Watch]:
         """Close everything, so that the loop ends; return the watches that there were."""
+        for descriptor in list(self._knocking):
+            self._enter(descriptor)  # handed over just before its end: there is a last word to be said
         watches = list(self._watches.values())
         for watch in watches:
             watch.let_go()

@@ -298,6 +298,29 @@ def test_its_last_word_says_of_what_the_worker_died(path: Path, own_environment:
     assert path.exists()  # a dead worker's socket file is not the sentinel's to remove
 
 
+def test_a_worker_that_dies_right_after_the_handover_has_its_last_word(path: Path, own_environment: Path) -> None:
+    """The sentinel is stopped before it can take what is handed over, and goes on when the worker is dead."""
+    code = (
+        "import os, signal, socket, struct, time\n"
+        "from torchctl.server.sentinel import handover\n"
+        "send = handover.send\n"
+        "def send_to_one_that_is_stopped(link, *rest):\n"
+        "    pid = struct.unpack('3i', link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]\n"
+        "    os.kill(pid, signal.SIGSTOP)\n"
+        "    while 'T (stopped)' not in open(f'/proc/{pid}/status').read(): time.sleep(0.001)\n"
+        "    send(link, *rest)\n"
+        "handover.send = send_to_one_that_is_stopped\n"
+    )
+    kill = "os.kill(os.getpid(), signal.SIGKILL)\n"
+    with python(code + SERVE.format(path=str(path), options="") + kill) as process:
+        sentinel = int(process.line())
+        process.popen.wait(10)
+        os.kill(sentinel, signal.SIGCONT)
+        eventually(lambda: not alive(sentinel))
+    (word,) = words(str(own_environment))
+    assert (word["pid"], word["endpoint"]) == (process.pid, str(path))
+
+
 def test_an_exit_code_is_seen_too(path: Path, own_environment: Path) -> None:
     with worker(path, IDLE + "os._exit(7)\n") as (process, sentinel):
         process.tell("end")
