@@ -18,10 +18,13 @@ from collections.abc import Sequence
 from torchctl.server.sentinel.handover import GOODBYE, JOIN, receive
 from torchctl.server.sentinel.watch import Watch
 from torchctl.silence import lastword, memory
-from torchctl.silence.samples import start_ticks
+from torchctl.silence.samples import start_ticks, stat_fields
 
 _LOOK_S = 1.0
-_DEATH_TIMEOUT_S = 2.0  # between the end of a link and the end of the process
+_DEATH_TIMEOUT_S = 10.0  # between the end of a link and the end of the process, on a busy machine
+_STATUS_TIMEOUT_S = 2.0  # until its exit status can be seen, where it can
+_FLAGS = 6  # index of field 9 of stat among those from the third on
+_PF_EXITING = 0x4  # include/linux/sched.h
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -150,11 +153,14 @@ class Loop:
     def _lost(self) -> None:
         """A link closed without a goodbye: the process dies, or is another program since an exec."""
         watches = self._let_go()
+        if not _is_ending(self._pid):
+            return
         if self._pidfd is not None:
             death = select.poll()
             death.register(self._pidfd, select.POLLIN)
-            if death.poll(_DEATH_TIMEOUT_S * 1000):
-                self._write_last_word(watches)
+            if not death.poll(_DEATH_TIMEOUT_S * 1000):
+                return
+        self._write_last_word(watches)
 
     def _died(self) -> None:
         self._write_last_word(self._let_go())
@@ -177,7 +183,7 @@ class Loop:
         if not watches:
             return
         died = time.time()
-        deadline = time.monotonic() + _DEATH_TIMEOUT_S
+        deadline = time.monotonic() + _STATUS_TIMEOUT_S
         while (status := lastword.exit_status(self._pid, self._pidfd)) is None and time.monotonic() < deadline:
             time.sleep(0.02)
         state = min(watches, key=lambda one: not one.has_file).state
@@ -188,3 +194,9 @@ class Loop:
         """Return a note where the kernel's out-of-memory killer has been at work in the worker's group."""
         kills = memory.group_of(os.getpid()).kills
         return "the out-of-memory killer ran in its control group" if kills > self._first_kills else ""
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a process is about to end, or has: its files are closed on the way."""
+    fields = stat_fields(f"/proc/{pid}/stat")
+    return len(fields) <= _FLAGS or fields[0] in ("Z", "X") or bool(int(fields[_FLAGS]) & _PF_EXITING)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.http_client import Reply, post
 from tests.processes import Process
-from tests.sentinels import IDLE, SERVE, alive, at_once, degraded, eventually, held, stop, worker
+from tests.sentinels import IDLE, SERVE, alive, at_once, degraded, eventually, held, stop, words, worker
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
 
@@ -160,7 +160,7 @@ def test_a_stopped_worker_gets_no_signal(workers: Workers) -> None:
     assert process.finish() == (0, "", "")
 
 
-def test_after_exec_the_new_program_lives_and_its_sentinel_is_gone(path: Path) -> None:
+def test_after_exec_the_new_program_lives_and_its_sentinel_is_gone(path: Path, own_environment: Path) -> None:
     code = HOLD + IDLE + "os.execv('/bin/sh', ['sh', '-c', 'echo new; read line; echo $line'])\n"
     with worker(path, code) as (process, sentinel):
         process.wait_for("holding")
@@ -170,3 +170,4 @@ def test_after_exec_the_new_program_lives_and_its_sentinel_is_gone(path: Path) -
         time.sleep(0.2)
         process.tell("alive")
         assert process.finish() == (0, "alive\n", "")
+    assert not words(str(own_environment))

@@ -67,24 +67,27 @@ def test_idle_it_wakes_up_once_a_second_at_most(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "causes"),
     [
-        "",
-        "sys.exit(3)",
-        "os._exit(4)",
-        "os.kill(os.getpid(), signal.SIGTERM)",
-        "os.kill(os.getpid(), signal.SIGKILL)",
-        "os.abort()",
-        "server.shutdown()\nsys.stdin.readline()\n",
+        ("", []),
+        ("sys.exit(3)", []),
+        ("server.shutdown()\nsys.stdin.readline()\n", []),
+        ("os._exit(7)", ["exit code 7"]),
+        ("os.kill(os.getpid(), signal.SIGTERM)", ["SIGTERM"]),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ["SIGKILL"]),
+        ("os.abort()", ["SIGABRT"]),
     ],
 )
-def test_it_ends_in_every_way_of_dying(path: Path, code: str) -> None:
+def test_it_ends_in_every_way_of_dying_with_a_last_word_unless_in_order(
+    path: Path, own_environment: Path, code: str, causes: list[str]
+) -> None:
     with worker(path, IDLE + code) as (process, sentinel):
         assert alive(sentinel)
         process.tell("end")
         eventually(lambda: not alive(sentinel))
         with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
             connect(str(path))
+    assert [str(word["cause"]).partition(",")[0] for word in words(str(own_environment))] == causes
 
 
 def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
@@ -319,21 +322,6 @@ def test_a_worker_that_dies_right_after_the_handover_has_its_last_word(path: Pat
         eventually(lambda: not alive(sentinel))
     (word,) = words(str(own_environment))
     assert (word["pid"], word["endpoint"]) == (process.pid, str(path))
-
-
-def test_an_exit_code_is_seen_too(path: Path, own_environment: Path) -> None:
-    with worker(path, IDLE + "os._exit(7)\n") as (process, sentinel):
-        process.tell("end")
-        eventually(lambda: not alive(sentinel))
-    assert [word["cause"] for word in words(str(own_environment))] == ["exit code 7"]
-
-
-def test_who_shuts_down_in_order_leaves_no_last_word(path: Path, own_environment: Path) -> None:
-    with worker(path) as (process, sentinel):
-        process.tell("end")
-        assert process.finish()[0] == 0
-        eventually(lambda: not alive(sentinel))
-    assert not words(str(own_environment))
 
 
 def test_a_runtime_folder_that_cannot_be_had_costs_the_word_alone(path: Path, folder: Path) -> None:
