@@ -105,6 +105,8 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def stop(self, timeout_s: float) -> None:
         """Stop accepting for good and close the listening socket; connections that are open go on."""
         self.pause(timeout_s)
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # the port is free even while a sentinel has not let go of it yet
         self.release()
 
     def release(self) -> None:

@@ -91,6 +91,7 @@ def test_it_ends_in_every_way_of_dying_with_a_last_word_unless_in_order(
 
 
 def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
+    """Even where the sentinel has no time to let go of them."""
     code = IDLE + "began = time.monotonic()\nserver.shutdown()\nprint(time.monotonic() - began, flush=True)\n" + IDLE
     with worker(path, code) as (process, sentinel):
         process.tell("shut down")
@@ -98,16 +99,18 @@ def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
         assert not path.exists()
         eventually(lambda: not alive(sentinel))
     code = (
-        "import socket, time, torchctl.server as s\n"
+        "import os, signal, time, torchctl.server as s\n"
         "from torchctl.server.companion import sentinel_pid\n"
-        "for _ in range(5):\n"
+        "for has_time in (True, False):\n"
         "    server = s.WorkerServer('localhost', 0)\n"
         "    end = time.monotonic() + 20\n"
         "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
-        "    port = server.port\n"
+        "    port, sentinel = server.port, sentinel_pid()\n"
+        "    if not has_time: os.kill(sentinel, signal.SIGSTOP)\n"
         "    server.shutdown()\n"
         "    again = s.WorkerServer('localhost', port, sentinel=False)\n"
         "    again.shutdown()\n"
+        "    if not has_time: os.kill(sentinel, signal.SIGCONT)\n"
         "print('free')\n"
     )
     with python(code) as process:
