@@ -29,6 +29,8 @@ class Worker:
     rank: int
     answers: dict[str, Answer]
     recorder: str = "generic"
+    pid: int = 1
+    job: str | None = None
     asked: list[str] = field(default_factory=list)
 
 
@@ -122,8 +124,9 @@ def _http(status: str, body: bytes, worker: Worker) -> bytes:
     head: Mapping[str, object] = {
         "Content-Length": len(body),
         "Torchctl-Rank": worker.rank,
-        "Torchctl-Pid": 1,
+        "Torchctl-Pid": worker.pid,
         "Torchctl-Recorder": worker.recorder,
+        **({} if worker.job is None else {"Torchctl-Job": worker.job}),
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
     return f"HTTP/1.1 {status}\r\n{lines}\r\n".encode() + body

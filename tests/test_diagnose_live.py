@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-import threading
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -17,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from tests.flightrec.synthetic import BASE_NS, active, dump, entry
-from tests.processes import DEADLINE_S, Process
 from tests.simulated_workers import Worker, worker_of, working
 from torchctl.cli import cli
 
@@ -160,45 +154,3 @@ def test_a_rank_that_goes_on_before_its_whole_trace_is_taken_is_no_longer_accuse
         code, found = diagnose(folder)
     assert late["asked"]
     assert (code, found["healthy"], found["findings"]) == (0, True, [])
-
-
-@pytest.mark.parametrize("silent_in", ["first look", "second look"])
-def test_ctrl_c_prints_what_has_come_and_accuses_nobody_who_was_not_waited_for(folder: Path, silent_in: str) -> None:
-    slow = STUCK - 1  # its group's members wait for STUCK, and all others for them
-    workers = workers_of()
-    asked, over = threading.Event(), threading.Event()
-
-    def keep_silent(query: str) -> bytes:
-        asked.set()
-        over.wait(60)
-        return b""
-
-    handler = "fr_digest" if silent_in == "second look" else "dump_nccl_trace_json"
-    workers[slow].answers[handler] = keep_silent
-    command = ["diagnose", "--json", "--interval", "0.05", "--timeout", "100", "--socket", str(folder)]
-    with working(folder, workers[:slow] + workers[slow + 1 :]), working(folder, [workers[slow]]):
-        process = Process([sys.executable, "-m", "torchctl", *command])
-        try:
-            assert asked.wait(DEADLINE_S)
-            wait_until_asked(workers[:slow] + workers[slow + 1 :], handler)
-            os.kill(process.pid, signal.SIGINT)
-            code, out, err = process.finish()
-        finally:
-            over.set()
-            process.end()
-    found = json.loads(out)
-    assert code == 130
-    assert err.splitlines()[-1] == "torchctl: interrupted"
-    assert slow in found["ranks"]["missing"]
-    # The last answers may have been under way: then nobody is named.
-    assert [one["culprit_ranks"] for one in found["findings"]] in ([], [[STUCK]] if silent_in == "second look" else [])
-    if not found["findings"]:
-        assert (found["healthy"], found["verdict"][:25]) == (None, "Cannot tell: interrupted ")
-
-
-def wait_until_asked(workers: list[Worker], handler: str) -> None:
-    """Wait until each of these workers has been asked for a handler."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not all(any(path.startswith(handler) for path in worker.asked) for worker in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

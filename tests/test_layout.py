@@ -17,9 +17,9 @@ ALLOWED = {
     "silence": {"silence", "errors", "runtimedir"},
     "storeutil": {"storeutil", "errors", "endpoint", "ranks", "text"},
     "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir", "storeutil"},
-    "flightrec": {"flightrec", "errors", "codepaths", "text", "ranks"},
+    "flightrec": {"flightrec", "collected", "errors", "codepaths", "text", "ranks"},
     "stacks": {"stacks", "codepaths", "errors", "ranks"},
-    "diagnosis": {"diagnosis", "flightrec", "stacks", "ranks", "errors", "codepaths"},
+    "diagnosis": {"diagnosis", "flightrec", "stacks", "collected", "ranks", "errors", "codepaths"},
 }
 
 

@@ -59,6 +59,7 @@ class _Entry:
     host: str | None = None
     job_id: str | None = None
     world_size: int | None = None
+    start_time: float | None = None
     clock_offset_s: float | None = None
     degraded: str | None = None  # why its stacks were read from outside
     files: dict[str, str] = field(default_factory=dict)
@@ -218,10 +219,11 @@ def _take_info(entry: _Entry, reply: Reply) -> None:
     """Take host and clock from a worker's `info`; its clock is compared with the middle of asking and answer."""
     try:
         document: Any = json.loads(reply.body)
-        host, clock = document.get("host"), document.get("time")
+        host, clock, start = document.get("host"), document.get("time"), document.get("start_time")
     except (ValueError, AttributeError, RecursionError):
         return
     entry.host = host[:200] if isinstance(host, str) else None
+    entry.start_time = float(start) if isinstance(start, (int, float)) else None
     if isinstance(clock, float):
         entry.clock_offset_s = round(clock - (reply.answered_at - reply.elapsed_s / 2), 6)
 

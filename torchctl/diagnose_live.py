@@ -104,17 +104,24 @@ def _waited(seconds: float) -> bool:
 
 
 def watching(targets: Targets, interval_s: float, *, everything: bool = False) -> Evidence:
-    """Look again and again, and return the first evidence that something is wrong; arguments and errors as `look`."""
-    pause = threading.Event()
+    """Look again and again, and return the first evidence that something is wrong; arguments and errors as `look`.
+
+    An interrupt within a look ends it with what that look has brought, one between two looks with the last.
+    """
+    evidence = None
     while True:
-        evidence = look(replace(targets), interval_s)
-        if evidence.interrupted:
+        try:
+            evidence = look(replace(targets), interval_s)
+            if not evidence.interrupted and everything and diagnose(evidence).healthy is False:
+                evidence = look(replace(targets), interval_s, everything=True)
+            if evidence.interrupted or diagnose(evidence).healthy is False:
+                return evidence
+            threading.Event().wait(interval_s)
+        except KeyboardInterrupt:
+            if evidence is None:
+                raise
+            evidence.ended = True
             return evidence
-        if diagnose(evidence).healthy is False and everything:
-            evidence = look(replace(targets), interval_s, everything=True)
-        if evidence.interrupted or diagnose(evidence).healthy is False:
-            return evidence
-        pause.wait(interval_s)
 
 
 def _refuse_doubles(outcomes: Iterable[Outcome[Sight]]) -> None:

@@ -217,3 +217,35 @@ def test_the_process_imports_neither_torch_nor_urllib3(stuck: Path) -> None:
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert shown.stdout.splitlines()[-1] == "[]"
     assert shown.stderr == ""
+
+
+WITHOUT_NUMPY = "import sys; sys.modules['numpy'] = None; from torchctl.cli import cli; cli(sys.argv[1:])"
+
+
+@pytest.mark.parametrize("form", [[], ["--json", "--last", "0"]], ids=["screen", "json"])
+def test_a_folder_is_printed_from_the_table_of_all_ranks_as_each_file_alone_is(tmp_path: Path, form: list[str]) -> None:
+    """The files named one by one are viewed without the table; so is the folder where there is no NumPy."""
+    write(tmp_path / "rank_0.json", as_json(dump([entry(1), active(2, timeout_ms=None)])))
+    write(tmp_path / "rank_1", pickled(dump([entry(7, record_id=90), active(8, state="started", thread_name="t")])))
+    write(tmp_path / "rank_2", pickled(dump([], pg_status={"3": {"last_enqueued_collective": 9}}, ncclx_state={})))
+    write(tmp_path / "rank_3", pickled(dump([active(1, profiling_name="gloo:barrier", retired=True)])))
+    write(tmp_path / "rank_4", pickled(dump([entry(1)]))[:50])
+    write(tmp_path / "whose", pickled(dump([entry(1, duration_ms=2.5), entry(1, pg_id=1, process_group=("1", "tp"))])))
+    folder, files = run(*form, tmp_path), run(*form, *sorted(tmp_path.iterdir()))
+    assert folder.exit_code == 3
+    assert (folder.stdout, folder.stderr) == (files.stdout, files.stderr)
+    command = [sys.executable, "-c", WITHOUT_NUMPY, "nccl-trace", *form, str(tmp_path)]
+    bare = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (bare.returncode, bare.stdout, bare.stderr) == (3, folder.stdout, folder.stderr)
+
+
+def test_only_a_folder_needs_the_table_and_its_numpy(stuck: Path) -> None:
+    code = (
+        "import sys; from torchctl.cli import cli\n"
+        "try: cli(sys.argv[1:])\n"
+        "except SystemExit: print(sorted({'numpy', 'torchctl.flightrec.trace'} & set(sys.modules)))"
+    )
+    for path, loaded in ((stuck, "[]"), (stuck.parent, "['numpy', 'torchctl.flightrec.trace']")):
+        command = [sys.executable, "-c", code, "nccl-trace", str(path)]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert shown.stdout.splitlines()[-1] == loaded

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.flightrec.synthetic import ALL_VERSIONS, active, as_json, dump, entry, of_version, pickled
+from torchctl import flightrec
 from torchctl.errors import DumpError
 from torchctl.flightrec import State, load
+from torchctl.flightrec.tables import MemberTexts
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -29,6 +32,26 @@ def test_pickle_and_json_of_all_versions_make_one_table(tmp_path: Path) -> None:
     assert trace.bad == []
     assert set(trace.state.tolist()) == {State.DONE, State.SCHEDULED}
     assert len({(call.name, call.input_sizes) for call in trace.calls}) == 1
+
+
+def test_members_that_many_dumps_state_are_read_once_and_those_of_other_groups_are_their_own(tmp_path: Path) -> None:
+    """One child decodes all; the texts differ in a blank, in an order or in a rank."""
+    texts = {0: "[0, 1, 2]", 1: "[0, 1, 2]", 2: "[0,1,2]", 3: "[3, 4]", 4: "[4, 3]", 5: "[]"}
+    for rank, text in texts.items():
+        config = {"g": {"name": "g", "desc": "", "ranks": text}, "one": {"name": "one", "desc": "", "ranks": [rank]}}
+        (tmp_path / f"trace_{rank}").write_bytes(pickled(dump([entry(1)], pg_config=config)))
+    stated = [one.groups[0].ranks for one in load([tmp_path], jobs=1).dumps]
+    assert stated == [(0, 1, 2), (0, 1, 2), (0, 1, 2), (3, 4), (4, 3), None]
+    assert stated[0] is stated[1] is stated[2]
+    assert [one.groups[1].ranks for one in load([tmp_path], jobs=1).dumps] == [(rank,) for rank in texts]
+
+
+def test_texts_of_members_are_kept_within_bounds() -> None:
+    kept = MemberTexts()
+    for number in range(5):
+        kept.keep(f"{number}" + " " * 1_500_000, array("q", [number]))
+        assert kept[f"{number}" + " " * 1_500_000] == array("q", [number])
+    assert len(kept) == 1
 
 
 def test_ranks_come_from_names_of_every_habit(tmp_path: Path) -> None:
@@ -161,3 +184,8 @@ def test_an_abort_makes_no_operation_complete(tmp_path: Path) -> None:
     beside = entry(3, time_discovered_completed_ns=late["time_discovered_completed_ns"] + 1000)
     (tmp_path / "trace_0").write_bytes(pickled(dump([entry(1), late, beside])))
     assert [State(state).name for state in load([tmp_path]).state] == ["DONE", "LATE", "LATE"]
+
+
+def test_no_module_of_the_package_takes_the_place_of_a_public_name() -> None:
+    folder = Path(flightrec.__file__).parent
+    assert not {path.stem for path in folder.glob("*.py")} & set(flightrec.__all__)

@@ -88,7 +88,7 @@ def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
         from torchctl.render.diagnosis import print_diagnosis
 
         print_diagnosis(diagnosis, evidence.places, live=not paths)
-    if evidence.interrupted:
+    if evidence.interrupted or evidence.ended:
         click.echo("torchctl: interrupted", err=True)
         return EXIT_INTERRUPTED
     return exit_code(diagnosis)

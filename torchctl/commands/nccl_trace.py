@@ -6,9 +6,10 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +28,9 @@ from torchctl.text import printable
 if TYPE_CHECKING:
     from torchctl.flightrec.dump import Dump
     from torchctl.flightrec.view import TraceView
+
+    Taking = Callable[[], list[RawDump | Failure]]
+    Decoded = tuple[list[tuple[RawDump, Dump]], list[Failure]]
 
 
 @click.command("nccl-trace")
@@ -66,13 +70,18 @@ def command(
     paths = _dumps_of([*files, *options])
     if paths and (targets.names_any() or targets.ranks is not None):
         raise click.UsageError("--socket, --host and --ranks ask live workers; a FILE is read without them")
-    with collector_off(), Guard() as guard:
-        guard.start()
-        with _importing_ahead(targets.as_json):  # while the child boots and decodes
-            raw = _read(paths) if paths else fetch_dumps(targets, choice)
-            if output is not None:
-                _save(raw, output)  # before decoding: what cannot be read is worth keeping
-            decoded, failures = decode_all(raw, guard)
+
+    def take() -> list[RawDump | Failure]:
+        raw = list(_read(paths) if paths else fetch_dumps(targets, choice))
+        if output is not None:
+            _save(raw, output)  # before decoding: what cannot be read is worth keeping
+        return raw
+
+    # A few dumps need no NumPy, which takes 50 ms to import; without it a folder is read one by one as well.
+    table = any(map(os.path.isdir, [*files, *options])) and find_spec("numpy") is not None
+    with collector_off():
+        with _importing_ahead(targets.as_json):  # while children boot and decode
+            decoded, failures = (_by_table if table else _one_by_one)(take)
         views = _views(decoded, choice)
     if group is not None:
         _refuse_unknown_group(views, group)
@@ -94,10 +103,31 @@ def _dumps_of(paths: list[str]) -> list[Found]:
     return found
 
 
-def _read(files: list[Found]) -> list[RawDump | Failure]:
-    """Return the bytes of each file with the rank that its name, or its folder's other names, tell."""
+def _read(files: list[Found]) -> Iterator[RawDump | Failure]:
+    """Yield the bytes of each file with the rank that its name, or its folder's other names, tell."""
     raw_dumps = read_files([file.path for file in files])
-    return [replace(raw, rank=file.rank) for file, raw in zip(files, raw_dumps, strict=True)]
+    return (replace(raw, rank=file.rank) for file, raw in zip(files, raw_dumps, strict=True))
+
+
+def _by_table(take: Taking) -> Decoded:
+    """Return the dumps as they stand in the table of all ranks, which all processors fill."""
+    from torchctl.flightrec.loading import load_raw
+    from torchctl.flightrec.recorded import dumps_of
+    from torchctl.flightrec.trace import NO_RANK
+
+    taken = take()
+    trace = load_raw(taken, count=len(taken), every=True)
+    about = [
+        RawDump(info.source, None if info.rank == NO_RANK else info.rank, b"", None, info.written_ns)
+        for info in trace.dumps
+    ]
+    return list(zip(about, dumps_of(trace), strict=True)), trace.bad
+
+
+def _one_by_one(take: Taking) -> Decoded:
+    with Guard() as guard:
+        guard.start()  # it boots while files are read or workers answer
+        return decode_all(take(), guard)
 
 
 def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:

@@ -31,6 +31,7 @@ class Evidence:
         live: asked from running workers, at one time.
         left: ranks whose process has ended and left its socket behind.
         interrupted: by the operator, before everything had been asked.
+        ended: by the operator, who had it looked at again and again; everything had been asked.
         unasked: ranks that the operator, or the deadline, has left out; nothing is known of them.
         files: what live workers gave, as bytes under the names that it is saved under.
     """
@@ -45,6 +46,7 @@ class Evidence:
     left: frozenset[int] = frozenset()
     files: dict[str, bytes] = field(default_factory=dict)
     interrupted: bool = False
+    ended: bool = False
     unasked: frozenset[int] = frozenset()
 
     def activities(self) -> dict[int, Activity]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from torchctl.collected import former_files
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.errors import DumpError
 from torchctl.flightrec.decode import rank_from_name, read_file
@@ -19,6 +21,7 @@ from torchctl.stacks.stack import Stacks, parse_stacks
 WORKERS_FILE = "diagnose_info.json"
 WORKERS_SCHEMA = "torchctl.diagnose-info/1"
 _LAST_NUMBER = re.compile(r"(\d{1,6})(?:\.\w+)?\Z")
+_HEADLINE = re.compile(rb'# torchctl \{[^\n]*"time":\s?"(\d{4}-\d\d-\d\dT[0-9:.]{8,15}Z)"')
 _LOOKS_LIKE_STACKS = (b"most recent call first", b"torchctl.stacks/1", b'"frames"', b"Process ")
 
 
@@ -34,11 +37,15 @@ def read_evidence(
 
     Raises:
         DumpError: a path does not exist, or the pattern is none.
+        TorchctlError: a folder of `torchctl collect` holds one rank of several jobs.
     """
     dumps, others = find_files(paths)
-    stacks: dict[int, Stacks] = {}
+    former, notes = former_files([*others, *(found.path for found in dumps)])
+    stacks: dict[int, list[tuple[str, Stacks]]] = defaultdict(list)
     kept: list[Found] = []
     for found in dumps:
+        if found.path in former:
+            continue
         if found.path.lower().endswith(".txt"):
             others.append(found.path)
         elif os.path.basename(found.path) != WORKERS_FILE:
@@ -49,10 +56,12 @@ def read_evidence(
             saved = _saved(path)
             continue
         rank = _rank_of(path, rank_from)
-        parsed = _stacks_in(path)
+        parsed = None if path in former else _stacks_in(path)
         if rank is not None and parsed is not None:
-            stacks.setdefault(rank, parsed)
-    evidence = Evidence(load_files(kept, rank_from=rank_from, jobs=jobs), stacks)
+            stacks[rank].append((path, parsed))
+    trace = load_files(kept, rank_from=rank_from, jobs=jobs)
+    evidence = Evidence(trace, {rank: _newest(rank, found, notes) for rank, found in stacks.items()})
+    trace.notes[:0] = notes
     if saved:
         restore(evidence, saved)
     return evidence
@@ -108,6 +117,22 @@ def _rank_of(path: str, rank_from: str | None) -> int | None:
     if rank is None and (match := _LAST_NUMBER.search(os.path.basename(path))):
         rank = int(match[1])  # `stacks_3.txt`, `pyspy-3.json`: names that hold one number for one rank
     return rank
+
+
+def _newest(rank: int, found: list[tuple[str, Stacks]], notes: list[str]) -> Stacks:
+    """Return one of the stacks of a rank, the newest where all of them say when they were taken; note the others."""
+    times = [_taken(path) for path, _ in found] if len(found) > 1 else []
+    at = times.index(max(times)) if all(times) and times else 0
+    for other, (path, _) in enumerate(found):
+        if other != at:
+            notes.append(f"rank {rank}: the stacks in {path} are left aside for those in {found[at][0]}")
+    return found[at][1]
+
+
+def _taken(path: str) -> str:
+    """Return when a file's stacks were taken, as `torchctl collect` writes it, "" where it does not say."""
+    match = _HEADLINE.match(read_file(path)[:10_000])
+    return match[1].decode() if match else ""
 
 
 def _stacks_in(path: str) -> Stacks | None:

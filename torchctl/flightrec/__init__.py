@@ -13,6 +13,9 @@ A whole job is one table (this needs NumPy, the extra `analysis`):
     for failure in trace.bad:
         print(failure.source, failure.error)
 
+`load(paths, every=True)` keeps all dumps and all that recorders write; `dumps_of(trace)` gives it rank by rank. That is
+what `torchctl nccl-trace DIR` prints.
+
 Names are loaded on first use: the decoding child imports this package too and needs none of them.
 """
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from torchctl.flightrec.dump import Dump, Entry, Frame, ProcessGroup, ReportedStatus
     from torchctl.flightrec.guard import Guard, Limits
     from torchctl.flightrec.loading import load
+    from torchctl.flightrec.recorded import Recorded, dumps_of
     from torchctl.flightrec.trace import Call, DumpInfo, Group, State, Trace
 
 _HOMES = {
@@ -37,11 +41,13 @@ _HOMES = {
     "Guard": "guard",
     "Limits": "guard",
     "ProcessGroup": "dump",
+    "Recorded": "recorded",
     "ReportedStatus": "dump",
     "State": "trace",
     "Trace": "trace",
     "decode_dump": "decode",
     "describe_pickle": "decode",
+    "dumps_of": "recorded",
     "load": "loading",
     "read_dump": "decode",
 }
@@ -56,11 +62,13 @@ __all__ = [
     "Guard",
     "Limits",
     "ProcessGroup",
+    "Recorded",
     "ReportedStatus",
     "State",
     "Trace",
     "decode_dump",
     "describe_pickle",
+    "dumps_of",
     "load",
     "read_dump",
 ]

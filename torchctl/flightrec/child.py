@@ -13,7 +13,8 @@ import sys
 
 from torchctl.flightrec import wire
 from torchctl.flightrec.columns import columns_of
-from torchctl.flightrec.load import Refused, load
+from torchctl.flightrec.tables import MemberTexts
+from torchctl.flightrec.unpickler import Refused, load
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
     gc.freeze()
     close_limits(memory_bytes)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
+    members = MemberTexts()
     while True:
         header = source.read(wire.HEADER.size)
         if len(header) < wire.HEADER.size:
@@ -33,7 +35,7 @@ def main() -> None:
         data = None
         try:
             data = source.read(size)
-            answer, payload = wire.DONE, serve(kind, data)
+            answer, payload = wire.DONE, serve(kind, data, members)
         except Refused as refusal:
             answer, payload = wire.REFUSED, str(refusal).encode("utf-8", "backslashreplace")
         except RecursionError:
@@ -51,17 +53,17 @@ def main() -> None:
         gc.collect()
 
 
-def serve(kind: bytes, data: bytes) -> bytes:
-    """Return the payload that answers one request.
+def serve(kind: bytes, data: bytes, members: MemberTexts) -> bytes:
+    """Return the payload that answers one request; `members` is what remains from one to the next.
 
     Raises:
-        Refused, MemoryError: as `load.load` and `columns.columns_of`.
+        Refused, MemoryError: as `unpickler.load` and `columns.columns_of`.
     """
     if kind == wire.DESCRIBE_PICKLE:
         from torchctl.flightrec.describe import describe
 
         return describe(data).encode("utf-8", "backslashreplace")
-    return columns_of(load(data), whole=kind == wire.DECODE_DUMP)
+    return columns_of(load(data), whole=kind == wire.DECODE_DUMP, members=members)
 
 
 def close_limits(memory_bytes: int) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 from torchctl.flightrec import wire
-from torchctl.flightrec.load import Refused
-from torchctl.flightrec.tables import DtypeTable, ShapeTable, StackTable, Strings, text_of
+from torchctl.flightrec.tables import MAX_RANKS_TEXT, DtypeTable, MemberTexts, ShapeTable, StackTable, Strings, text_of
+from torchctl.flightrec.unpickler import Refused
 
 # `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
 TYPE_CHECKING = False
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 250_000  # torch's ring holds 2000 by default; this bounds what the parent must take
 MAX_GROUPS = 100_000
-MAX_RANKS_TEXT = 2_000_000  # "[0, 1, ...]" of 250 thousand ranks
 _MAX_WALKED = 4_000_000  # items of the lists of one column; 2000 entries with 30 frames have 60 thousand
 _TOP_KEYS = frozenset(
     {"version", "comm_lib_version", "nccl_version", "pg_config", "pg_status", "entries", "nccl_comm_state"}
@@ -47,11 +46,12 @@ _NONE_TYPE = type(None)
 _FLAGS = {None: wire.NONE, False: 0, True: 1}
 
 
-def columns_of(value: object, *, whole: bool = True) -> bytes:
+def columns_of(value: object, *, whole: bool = True, members: MemberTexts | None = None) -> bytes:
     """Return the packed columns of a decoded dump.
 
     Args:
         whole: False leaves the columns of `wire.NOT_IN_TABLE` as if the dump did not say.
+        members: of the dumps before this one; added to.
 
     Raises:
         Refused: it is not shaped as a dump; the sentence names the entry and the field.
@@ -61,7 +61,7 @@ def columns_of(value: object, *, whole: bool = True) -> bytes:
     strings = Strings()
     columns: dict[str, Any] = {}
     _head(value, strings, columns)
-    _groups(value.get("pg_config"), strings, columns)
+    _groups(value.get("pg_config"), strings, columns, MemberTexts() if members is None else members)
     _statuses(value.get("pg_status"), columns)
     _entries(value.get("entries"), strings, columns, () if whole else wire.NOT_IN_TABLE)
     return wire.pack(strings.texts, columns)
@@ -78,7 +78,7 @@ def _head(value: dict[Any, Any], strings: Strings, columns: dict[str, Any]) -> N
     columns["head"] = array("q", [strings[text] for text in heads])
 
 
-def _groups(config: object, strings: Strings, columns: dict[str, Any]) -> None:
+def _groups(config: object, strings: Strings, columns: dict[str, Any], members: MemberTexts) -> None:
     """pg_config: group name -> {name, desc, ranks}, ranks being text such as "[0, 1]"."""
     names, descs, offsets, ranks = array("q"), array("q"), array("q", [0]), array("q")
     for key, group in _pairs(config, "pg_config", MAX_GROUPS):
@@ -86,24 +86,29 @@ def _groups(config: object, strings: Strings, columns: dict[str, Any]) -> None:
             raise Refused(f"is malformed: a group of pg_config is {_kind(group)}, not a dictionary")
         names.append(strings[text_of(group.get("name", key), "pg_config name")])
         descs.append(strings[text_of(group.get("desc"), "pg_config desc")])
-        ranks.extend(_ranks(group.get("ranks")))
+        ranks.extend(_ranks(group.get("ranks"), members))
         offsets.append(len(ranks))
     columns.update(config_name=names, config_desc=descs, config_rank_offsets=offsets, config_ranks=ranks)
 
 
-def _ranks(value: object) -> array[int]:
+def _ranks(value: object, members: MemberTexts) -> array[int]:
     """Return a group's global ranks; empty when the dump does not say, which gloo's "[]" means too."""
     parts: Iterable[object] = ()
     if type(value) is str:
         if len(value) > MAX_RANKS_TEXT:
             raise Refused("is malformed: the ranks of a group are over 2 million characters long")
+        if value in members:
+            return members[value]
         inner = value.strip().removeprefix("[").removesuffix("]").strip()
         parts = inner.split(",") if inner else ()
     elif type(value) in (list, tuple):
         parts = value  # type: ignore[assignment]
     elif value is not None:
         raise Refused(f"is malformed: the ranks of a group are {_kind(value)}")
-    return array("q", [_integer(part, "the ranks of a group") for part in parts])
+    ranks = array("q", [_integer(part, "the ranks of a group") for part in parts])
+    if type(value) is str:
+        members.keep(value, ranks)
+    return ranks
 
 
 def _statuses(status: object, columns: dict[str, Any]) -> None:

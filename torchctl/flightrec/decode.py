@@ -12,7 +12,7 @@ from torchctl.flightrec import wire
 from torchctl.flightrec.guard import Guard, Limits, too_large
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.dump import Dump
+    from torchctl.flightrec.dump import Dump, Members
 
 MAX_RANK_DIGITS = 6
 _EXTENSIONS = re.compile(r"\.(pkl|pickle|json|bin|dump|trace|txt)\Z", re.IGNORECASE)
@@ -20,7 +20,9 @@ _NAMED_RANK = re.compile(r"rank[-_.]?(\d+)(?!.*rank[-_.]?\d)", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"(?:\A|_)(\d+)\Z")
 
 
-def decode_dump(data: bytes, source: str, *, guard: Guard | None = None, whole: bool = True) -> Dump:
+def decode_dump(
+    data: bytes, source: str, *, guard: Guard | None = None, whole: bool = True, members: Members | None = None
+) -> Dump:
     """Decode one dump, pickle or JSON, of any backend and any version 2.x.
 
     Args:
@@ -28,18 +30,19 @@ def decode_dump(data: bytes, source: str, *, guard: Guard | None = None, whole: 
         source: the file or endpoint they come from, named in errors and in the result.
         guard: a child process to decode in, for more than one dump; None starts one for this dump alone.
         whole: False leaves out durations and threads, which the table of all ranks has no column for.
+        members: of groups in other dumps, added to; equal ones are then one object.
 
     Raises:
         DumpError: the bytes are empty, cut, foreign or hostile, or take more than the limits allow.
     """
     if guard is None:
         with Guard() as own:
-            return decode_dump(data, source, guard=own, whole=whole)
+            return decode_dump(data, source, guard=own, whole=whole, members=members)
     payload = guard.ask(wire.DECODE_DUMP if whole else wire.DECODE_FOR_TABLE, data, source)
     # Only now, so that whoever needs it can import it meanwhile in another thread.
     from torchctl.flightrec.dump import dump_of_columns
 
-    return dump_of_columns(*wire.unpack(payload), source)
+    return dump_of_columns(*wire.unpack(payload), source, {} if members is None else members)
 
 
 def read_dump(path: str | os.PathLike[str], *, guard: Guard | None = None) -> Dump:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from typing import Any
 
-from torchctl.flightrec.load import Refused, reader_of, run
+from torchctl.flightrec.unpickler import Refused, reader_of, run
 
 MAX_NODES = 5_000
 MAX_DEPTH = 30

@@ -215,12 +215,15 @@ class EntryColumns(Sequence[Entry]):
 _FIELD_NAMES = tuple(field.name for field in fields(Entry))
 
 
-def dump_of_columns(strings: list[str], columns: Mapping[str, memoryview[Any]], source: str) -> Dump:
-    """Return the dump that the decoding child's columns describe."""
+Members = dict[bytes, tuple[int, ...]]  # ranks of a group by their bytes in a column
+
+
+def dump_of_columns(strings: list[str], columns: Mapping[str, memoryview[Any]], source: str, members: Members) -> Dump:
+    """Return the dump that the decoding child's columns describe; equal `members` become one object."""
     version, library, *unknown = (strings[number] for number in columns["head"])
     offsets, ranks = columns["config_rank_offsets"], columns["config_ranks"]
     groups = tuple(
-        ProcessGroup(strings[name], strings[desc], tuple(ranks[offsets[at] : offsets[at + 1]]) or None)
+        ProcessGroup(strings[name], strings[desc], _members(ranks[offsets[at] : offsets[at + 1]], members) or None)
         for at, (name, desc) in enumerate(zip(columns["config_name"], columns["config_desc"], strict=True))
     )
     counters = (columns[f"status_{word}"] for word in ("pg_id", "enqueued", "started", "completed"))
@@ -229,3 +232,12 @@ def dump_of_columns(strings: list[str], columns: Mapping[str, memoryview[Any]], 
         for pg_id, *values in zip(*counters, strict=True)
     )
     return Dump(source, version, library, tuple(unknown), groups, reported, EntryColumns(strings, columns))
+
+
+def _members(ranks: memoryview[Any], known: Members) -> tuple[int, ...]:
+    """Return the ranks of a group; of a thousand dumps that state the same thousand, each is read as bytes alone."""
+    key = ranks.tobytes()
+    found = known.get(key)
+    if found is None:
+        found = known[key] = tuple(ranks)
+    return found

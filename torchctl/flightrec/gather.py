@@ -74,8 +74,8 @@ def decode_all(
             decoded.append((raw, decode_dump(raw.data, raw.source, guard=guard)))
         except DumpError as error:
             failures.append(Failure(raw.source, raw.rank, error))
-    decoded.sort(key=lambda pair: _order(pair[0]))
-    failures.sort(key=_order)
+    decoded.sort(key=lambda pair: order(pair[0]))
+    failures.sort(key=order)
     return decoded, failures
 
 
@@ -91,6 +91,6 @@ def collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _order(one: RawDump | Failure) -> tuple[bool, int, str]:
+def order(one: RawDump | Failure) -> tuple[bool, int, str]:
     """Ranks in order, those without one last."""
     return one.rank is None, one.rank or 0, one.source

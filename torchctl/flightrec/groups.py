@@ -2,7 +2,8 @@
 
 How this works. A rank knows a group by a number of its own and by a name that need not be the only one: split
 groups share names, and a second init_process_group begins again with the same. So a group is its name, its
-backend and its members; and of several groups of one name on one rank, the newest is matched with the newest. Where a
+backend and its members; and of several groups of one name on one rank, the first is matched with the first where all
+rings are whole, else the newest with the newest. Where a
 name means several sets that a rank is in, what it does under that name is matched with nobody.
 Where a dump does not state the members (gloo after new_group), they are those who have been seen in it, and for
 the default group everybody.
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchctl.flightrec.pieces import Piece
-from torchctl.flightrec.trace import Group
+from torchctl.flightrec.trace import NO_RANK, Group
 
 if TYPE_CHECKING:
     from torchctl.flightrec.trace import Ints, SmallInts
@@ -35,7 +36,7 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
     known_sets = MemberSets()
     stated = [_stated(piece, known_sets) for piece in pieces]
     possible = _possible(stated)
-    epochs = _epochs(keys)
+    epochs = _epochs(keys, pieces, possible, texts)
     world = _world(pieces, known_sets)
     groups: list[Group] = []
     numbers: dict[tuple[str, str, int, int], int] = {}
@@ -57,7 +58,8 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
             groups.append(Group(name, desc, families[family], ordered, members is not None, None, epochs[at]))
             seen.append(set())
         number[at] = numbers[key]
-        seen[numbers[key]].add(piece.rank)
+        if piece.rank != NO_RANK:
+            seen[numbers[key]].add(piece.rank)
     # The default group has all ranks, those too that a gap in the dumps' ranks tells of.
     everybody = set(range(max([world or 0, *(piece.rank + 1 for piece in pieces)])))
     for group, in_it in zip(groups, seen, strict=True):
@@ -132,15 +134,31 @@ def _stated(piece: Piece, sets: MemberSets) -> dict[str, Members]:
     return found
 
 
-def _epochs(keys: Ints) -> list[int]:
-    """Return, for each local group, 0 for the newest of its name on its rank, -1 for the one before, and so on."""
+def _epochs(
+    keys: Ints, pieces: Sequence[Piece], possible: dict[tuple[str, int], list[Members]], texts: Sequence[str]
+) -> list[int]:
+    """Return, for each local group, 0 for the newest of its name, -1 for the one before, and so on.
+
+    A rank that has not made the newest one yet has none of number 0: whole rings tell that, where its name means the
+    same members to all; else the newest of every rank counts as the same.
+    """
     by_name: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
     for at, (dump, pg_id, name, desc, family) in enumerate(keys.tolist()):
         by_name[dump, name, desc, family].append((pg_id, at))
+    most: dict[tuple[int, ...], int] = defaultdict(int)
+    unclear: set[tuple[int, ...]] = set()
+    meant: dict[tuple[int, ...], Members] = {}
+    for (dump, *name), same in by_name.items():
+        group, piece = tuple(name), pieces[dump]
+        sets = possible.get((texts[group[0]], piece.rank), [])
+        most[group] = max(most[group], len(same))
+        if piece.wrapped or len(sets) != 1 or meant.setdefault(group, sets[0]) is not sets[0]:
+            unclear.add(group)
     epochs = [0] * len(keys)
-    for same in by_name.values():
+    for (_, *name), same in by_name.items():
+        newest = 0 if tuple(name) in unclear else len(same) - most[tuple(name)]
         for age, (_, at) in enumerate(sorted(same, reverse=True)):
-            epochs[at] = -age
+            epochs[at] = newest - age
     return epochs
 
 

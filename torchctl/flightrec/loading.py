@@ -13,21 +13,29 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from torchctl.collected import former_files
 from torchctl.errors import DumpError
 from torchctl.flightrec.decode import decode_dump
 from torchctl.flightrec.folder import Found, find_files, rank_by_pattern
-from torchctl.flightrec.gather import Failure, RawDump, collector_off, read_files
+from torchctl.flightrec.gather import Failure, RawDump, collector_off, order, read_files
 from torchctl.flightrec.guard import Guard
 from torchctl.flightrec.runs import of_newest_run
 
 if TYPE_CHECKING:
+    from torchctl.flightrec.dump import Members
     from torchctl.flightrec.pieces import Piece, Shared
     from torchctl.flightrec.trace import Trace
 
 MAX_JOBS = 16
 
 
-def load(paths: Iterable[str | os.PathLike[str]], *, rank_from: str | None = None, jobs: int | None = None) -> Trace:
+def load(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    rank_from: str | None = None,
+    jobs: int | None = None,
+    every: bool = False,
+) -> Trace:
     """Return the entries of every dump in files and folders as one table.
 
     A file that cannot be used is in the result's `bad`, and the rest goes on. Needs NumPy.
@@ -37,15 +45,24 @@ def load(paths: Iterable[str | os.PathLike[str]], *, rank_from: str | None = Non
         rank_from: a regular expression whose first group is the rank in a path; it takes the place of our own
             reading of names.
         jobs: how many processes decode at once; the processors by default.
+        every: dumps of former runs, a rank's second dump and dumps that tell no rank too, and in `recorded` all that
+            the recorders wrote: for looking at, not for comparing ranks.
 
     Raises:
         DumpError: a path does not exist, or the pattern is none.
+        TorchctlError: a folder of `torchctl collect` holds one rank of several jobs.
     """
     found, _ = find_files(paths)
-    return load_files(found, rank_from=rank_from, jobs=jobs)
+    former, notes = (set(), []) if every else former_files(file.path for file in found)
+    kept = [file for file in found if file.path not in former]
+    trace = load_files(kept, rank_from=rank_from, jobs=jobs, every=every)
+    trace.notes[:0] = notes
+    return trace
 
 
-def load_files(files: Sequence[Found], *, rank_from: str | None = None, jobs: int | None = None) -> Trace:
+def load_files(
+    files: Sequence[Found], *, rank_from: str | None = None, jobs: int | None = None, every: bool = False
+) -> Trace:
     """Return the table of files that `folder.find_files` has found; as `load`."""
     files = _named(files, rank_from)
     claimed = {file.path for file in files if file.claimed}
@@ -58,11 +75,16 @@ def load_files(files: Sequence[Found], *, rank_from: str | None = None, jobs: in
                 else:
                     yield RawDump(raw.source, file.rank, raw.data, written_ns=raw.written_ns)
 
-    return load_raw(read(), count=len(files), jobs=jobs, claimed=claimed)
+    return load_raw(read(), count=len(files), jobs=jobs, claimed=claimed, every=every)
 
 
 def load_raw(
-    dumps: Iterable[RawDump | Failure], *, count: int = 1, jobs: int | None = None, claimed: set[str] | None = None
+    dumps: Iterable[RawDump | Failure],
+    *,
+    count: int = 1,
+    jobs: int | None = None,
+    claimed: set[str] | None = None,
+    every: bool = False,
 ) -> Trace:
     """Return the table of dumps whose bytes are here.
 
@@ -70,18 +92,23 @@ def load_raw(
         dumps: asked for one after the other, so that not all bytes are in memory at once.
         count: how many there are about; no more children are started.
         claimed: sources that are worth a word when they are no dump; None is all.
+        every: as in `load`.
     """
     with collector_off():
-        pieces, failures = _decode(iter(dumps), max(1, min(jobs or _processors(), MAX_JOBS, count)))
+        pieces, failures = _decode(iter(dumps), max(1, min(jobs or _processors(), MAX_JOBS, count)), every)
         from torchctl.flightrec.aborts import spread_aborts
         from torchctl.flightrec.assemble import assemble
         from torchctl.flightrec.sizes import tell_sizes
 
         bad = [failure for failure in failures if claimed is None or failure.source in claimed]
-        run, notes = of_newest_run(pieces)
-        kept, others = _one_per_rank(run)
-        notes += others
-        trace = assemble(kept, sorted(bad, key=lambda one: (one.rank is None, one.rank or 0, one.source)), notes)
+        notes: list[str] = []
+        if every:
+            pieces.sort(key=lambda piece: order(piece.raw))
+        else:
+            pieces, notes = of_newest_run(pieces)
+            pieces, others = _one_per_rank(pieces)
+            notes += others
+        trace = assemble(pieces, sorted(bad, key=order), notes, every=every)
         tell_sizes(trace)
         spread_aborts(trace)
     return trace
@@ -102,12 +129,13 @@ def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
     return [Found(file.path, rank_by_pattern(file.path, pattern), file.claimed) for file in files]
 
 
-def _decode(dumps: Iterator[RawDump | Failure], jobs: int) -> tuple[list[Piece], list[Failure]]:
+def _decode(dumps: Iterator[RawDump | Failure], jobs: int, every: bool) -> tuple[list[Piece], list[Failure]]:
     """Return what of each dump is kept, in the order given, and the failures."""
     pieces: dict[int, Piece] = {}
     failures: list[Failure] = []
     broken: list[BaseException] = []
     shared: Shared = {}
+    members: Members = {}
     lock = threading.Lock()
     numbered = enumerate(dumps)
 
@@ -125,14 +153,14 @@ def _decode(dumps: Iterator[RawDump | Failure], jobs: int) -> tuple[list[Piece],
                     failures.append(raw)
                     continue
                 try:
-                    dump = decode_dump(raw.data, raw.source, guard=guard, whole=False)
-                    if raw.rank is None:
+                    dump = decode_dump(raw.data, raw.source, guard=guard, whole=every, members=members)
+                    if raw.rank is None and not every:
                         raise DumpError(
                             f"{raw.source} does not say which rank it is of",
                             hint="name the rank with --rank-from REGEX, whose first group is the rank in the path",
                         )
                     light = RawDump(raw.source, raw.rank, b"", raw.answered_ns, raw.written_ns)
-                    pieces[number] = piece_of(light, dump, shared)
+                    pieces[number] = piece_of(light, dump, shared, every=every)
                 except DumpError as error:
                     failures.append(Failure(raw.source, raw.rank, error))
 

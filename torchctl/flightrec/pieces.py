@@ -11,6 +11,8 @@ import numpy as np
 from torchctl.flightrec import wire
 from torchctl.flightrec.dump import Dump, EntryColumns, ProcessGroup, ReportedStatus
 from torchctl.flightrec.gather import RawDump
+from torchctl.flightrec.recorded import recorded_columns
+from torchctl.flightrec.trace import NO_RANK
 
 if TYPE_CHECKING:
     from torchctl.flightrec.trace import Ints, SmallInts
@@ -26,6 +28,8 @@ class Piece:
     raw: RawDump
     rank: int
     version: str
+    comm_lib_version: str
+    unknown_keys: tuple[str, ...]
     groups: tuple[ProcessGroup, ...]
     reported: tuple[ReportedStatus, ...]
     wrapped: bool
@@ -44,16 +48,16 @@ class Piece:
 Shared = dict[tuple[Any, ...], tuple[Any, ...]]
 
 
-def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
-    """Return the part of a dump that is kept; `raw.rank` must be known.
+def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None, *, every: bool = False) -> Piece:
+    """Return the part of a dump that is kept.
 
     Args:
-        shared: member lists and tables of other dumps. Ranks that run the same code have equal ones, which are kept
+        every: all that the recorder wrote, for `Trace.recorded`.
+        shared: tables of other dumps. Ranks that run the same code have equal ones, which are kept
             once and then read once.
     """
     if shared is None:
         shared = {}
-    assert raw.rank is not None
     entries = dump.entries
     assert isinstance(entries, EntryColumns)
     source = entries.columns
@@ -73,6 +77,8 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     }
     for name in ("group", "group_desc", "profiling_name", *wire.ENTRY_SHAPES, *wire.ENTRY_DTYPES, "frames"):
         columns[name] = _column(source, name).astype(np.int32)
+    if every:
+        columns |= recorded_columns(source)
     records = _column(source, "record_id")
     columns = {name: np.array(values) for name, values in columns.items()}  # copies: the payload can go
     columns["follows"] = np.append(False, records[1:] - records[:-1] == 1)[: len(records)]
@@ -83,9 +89,11 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     shapes, dtypes, stacks, frames = (shared.setdefault(table, table) for table in tables)
     return Piece(
         raw,
-        raw.rank,
+        NO_RANK if raw.rank is None else raw.rank,
         dump.version,
-        tuple(_with_shared(group, shared) for group in dump.groups),
+        dump.comm_lib_version,
+        dump.unknown_keys,
+        dump.groups,
         dump.reported,
         # A digest leaves entries out in the middle: what its ring lacks proves as little as what a ring has lost.
         bool(len(records)) and (int(records.min()) > 0 or int(records.max()) >= len(records)),
@@ -98,12 +106,6 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
         frames,
         columns,
     )
-
-
-def _with_shared(group: ProcessGroup, shared: Shared) -> ProcessGroup:
-    if group.ranks is None:
-        return group
-    return ProcessGroup(group.name, group.desc, shared.setdefault(group.ranks, group.ranks))
 
 
 def _column(source: Mapping[str, memoryview[Any]], name: str) -> Ints:

@@ -1,4 +1,4 @@
-"""Strings, shapes, dtype lists and stacks, each kept once and numbered. Runs in the limited child only.
+"""Strings, members, shapes, dtype lists and stacks, each kept once and numbered. Runs in the limited child only.
 
 The limits are far above what torch writes; they keep a hostile dump from making the parent, which has no
 memory limit of its own, hold or print something absurd.
@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from torchctl.flightrec.load import Refused
+from torchctl.flightrec.unpickler import Refused
 
 # `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_TEXT = 65_536  # characters; a C++ frame's name can have thousands
+MAX_RANKS_TEXT = 2_000_000  # "[0, 1, ...]" of 250 thousand ranks
 MAX_TENSORS = 131_072  # of one operation; all_gather has one per rank
 MAX_DIMENSIONS = 64  # torch's own limit
 MAX_VALUES = 10_000_000  # numbers in one table, equal rows counted once
@@ -56,6 +57,23 @@ def text_of(value: object, what: str) -> str:
     if type(value) is int and value.bit_length() <= 64:
         return str(value)
     raise Refused(f"is malformed: {what} holds a value of type {type(value).__name__}, not text")
+
+
+class MemberTexts(dict[str, "array[int]"]):
+    """Members of groups by their text: the dumps of a large job all state the same, which is long to read."""
+
+    _MOST = 2 * MAX_RANKS_TEXT  # characters that are kept
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._size = 0
+
+    def keep(self, text: str, ranks: array[int]) -> None:
+        self._size += len(text)
+        if self._size > self._MOST:
+            self.clear()
+            self._size = len(text)
+        self[text] = ranks
 
 
 class ShapeTable:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from torchctl.flightrec.dump import Frame, ReportedStatus
+    from torchctl.flightrec.dump import Frame, ProcessGroup, ReportedStatus
     from torchctl.flightrec.gather import Failure
+    from torchctl.flightrec.recorded import Recorded
 
     Ints = npt.NDArray[np.int64]
     SmallInts = npt.NDArray[np.int32]
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 NO_TIME = -(2**63)
 NO_SEQ = -(2**63)
+NO_RANK = -1
 
 
 class State(IntEnum):
@@ -52,12 +54,15 @@ class DumpInfo:
     """One dump of the job.
 
     Attributes:
-        rank: global rank.
+        rank: global rank; NO_RANK where nothing tells it, which only `load(..., every=True)` gives.
         first_row, rows: its part of the table.
         wrapped: its ring may have lost its oldest entries, or it is a digest, which leaves some out.
         gaps: its counter of all operations is ahead of that of collectives: gloo has sends and receives that it
             does not record.
+        groups, reported: its `pg_config` and `pg_status`.
         answered_ns: when a live worker gave it, by our clock; None for a file.
+        written_ns: when the file was last written.
+        comm_lib_version, unknown_keys: as in `Dump`.
     """
 
     source: str
@@ -67,9 +72,12 @@ class DumpInfo:
     rows: int
     wrapped: bool
     gaps: bool = False
+    groups: tuple[ProcessGroup, ...] = ()
     reported: tuple[ReportedStatus, ...] = ()
     answered_ns: int | None = None
     written_ns: int | None = None
+    comm_lib_version: str = ""
+    unknown_keys: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -121,6 +129,7 @@ class Trace:
         follows: the row above it is what its rank recorded just before.
         notes: dumps that were left aside, and why.
         doubts: what of the groups could not be told; open rows of those are UNKNOWN and prove nothing.
+        recorded: what the recorders wrote besides; None unless loaded with `every=True`.
     """
 
     dumps: list[DumpInfo]
@@ -150,6 +159,7 @@ class Trace:
     frames: list[tuple[str, int, str]]
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    recorded: Recorded | None = None
 
     def __len__(self) -> int:
         return len(self.seq)
@@ -157,7 +167,7 @@ class Trace:
     @property
     def ranks(self) -> list[int]:
         """The ranks with a usable dump, sorted."""
-        return sorted({dump.rank for dump in self.dumps})
+        return sorted({dump.rank for dump in self.dumps} - {NO_RANK})
 
     def stack_of(self, row: int) -> tuple[Frame, ...]:
         """Return the Python stack of one row, innermost call first; () where the dump has none."""
