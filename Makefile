@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check fix types lint format-check pytest other-pythons bench completions
+.PHONY: demo test check fix types lint format-check pytest other-pythons bench completions soak
 .DEFAULT_GOAL := check
 
 # torch is named with its exact version, before everything else: a range could fetch a much larger build.
@@ -46,6 +46,10 @@ fix: $(READY)
 # Speed, beside torch's own server and the bare imports, in one run; asserts nothing.
 bench: $(READY)
 	for bench in tests/bench/bench_*.py; do PYTHONPATH=. $(BIN)/python $$bench || exit 1; done
+
+# The long run: 20 minutes, a request every 50 ms; fails where worker or sentinel grow by more than 2 MB.
+soak: $(READY)
+	$(BIN)/python -m tests.soak
 
 completions: $(READY)
 	$(BIN)/python -m tests.completions

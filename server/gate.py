@@ -4,20 +4,24 @@ How this works: a Unix socket lets in its owner and root, by the credentials tha
 the file's mode says the same, but the mode can be changed and a descriptor handed on. A TCP listener asks for the
 token where there is one. On loopback, where every web page of this host's browser can connect, it also refuses a
 request that names a foreign host (a name that an attacker's DNS has led here) or comes from a page of another origin.
+
+The sentinel asks here too, in a process that counts its memory: `hmac` would load OpenSSL for one function, and
+`ipaddress` is a megabyte.
 """
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 import os
 import socket
 import struct
+from _operator import _compare_digest  # what `hmac.compare_digest` is
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torchctl.server.tls import ServerTls
 
+_IPV6_LOOPBACK = bytes(15) + b"\1"
+_IPV4_WITHIN = bytes(10) + b"\xff\xff"  # ::ffff:127.0.0.1
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -40,7 +44,7 @@ class Gate(NamedTuple):
         """Whether an Authorization header carries the token, compared in constant time."""
         if self.token is None:
             return True
-        return hmac.compare_digest(authorization.encode("latin-1", "replace"), b"Bearer " + self.token)
+        return _compare_digest(authorization.encode("latin-1", "replace"), b"Bearer " + self.token)
 
     def web_problem(self, host: str | None, origin: str | None) -> str:
         """Return why a request looks like a web page's and not an operator's, "" when it does not.
@@ -59,12 +63,20 @@ class Gate(NamedTuple):
 
     def _is_own(self, host: str) -> bool:
         name = _host_of(host)
-        if name in (self.own_names or ()):
-            return True
-        try:
-            return ipaddress.ip_address(name).is_loopback
-        except ValueError:
-            return False
+        return name in (self.own_names or ()) or is_loopback(name)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a text is an address of the loopback interface, in IPv4, IPv6, or IPv4 within IPv6."""
+    try:
+        return socket.inet_pton(socket.AF_INET, address)[0] == 127
+    except (OSError, ValueError):
+        pass
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except (OSError, ValueError):  # no address; a NUL in it
+        return False
+    return packed == _IPV6_LOOPBACK or (packed[:12] == _IPV4_WITHIN and packed[12] == 127)
 
 
 def own_names(host: str) -> frozenset[str]:

@@ -34,7 +34,13 @@ logger = logging.getLogger("torchctl.server")
 
 @contextlib.contextmanager
 def worker_main(
-    *, read_only: bool = False, token_file: str = "", tls_cert: str = "", tls_key: str = ""
+    *,
+    read_only: bool = False,
+    token_file: str = "",
+    tls_cert: str = "",
+    tls_key: str = "",
+    sentinel: bool = True,
+    native_companion: bool = False,
 ) -> Iterator[None]:
     """Run the debug server while the body runs: ``with worker_main():`` or ``@worker_main()`` over main.
 
@@ -51,24 +57,28 @@ def worker_main(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_recorded())
         policy = Policy(read_only, token_file, tls_cert, tls_key)
-        server = start_server(policy)
+        server = start_server(policy, sentinel=sentinel, native_companion=native_companion)
         if server is not None:
             stack.enter_context(server)
-        start_tcp_server(stack, policy)
+        start_tcp_server(stack, policy, sentinel=sentinel)
         yield
 
 
-def start_server(policy: Policy = NO_POLICY) -> WorkerServer | None:
+def start_server(
+    policy: Policy = NO_POLICY, *, sentinel: bool = True, native_companion: bool = False
+) -> WorkerServer | None:
     """Start the server where the environment says; None when it says no, or when it cannot start."""
     try:
         path = socket_path()
-        return None if path is None else WorkerServer(path, **policy._asdict())
+        if path is None:
+            return None
+        return WorkerServer(path, **policy._asdict(), sentinel=sentinel, native_companion=native_companion)
     except Exception as error:
         logger.warning("torchctl: no debug server in this process: %s", error)
         return None
 
 
-def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY) -> None:
+def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY, *, sentinel: bool = True) -> None:
     """Start a server on TCP too, where TORCHCTL_WORKER_PORT says so, and register it in the job's store.
 
     TORCHCTL_WORKER_HOST is the interface, loopback when unset; another one needs TORCHCTL_TOKEN. In both ``{rank}``,
@@ -84,7 +94,7 @@ def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY) ->
         filled = _filled_in(port)
         if not (filled.isascii() and filled.isdigit() and int(filled) <= 65535):
             raise ServerError(f"{protocol.WORKER_PORT_VARIABLE} is {filled!r}, which is no TCP port")
-        server = stack.enter_context(WorkerServer(host, int(filled), **policy._asdict()))
+        server = stack.enter_context(WorkerServer(host, int(filled), **policy._asdict(), sentinel=sentinel))
         registration = Registration(host, server.port, tls=server.tls)
         registration.start()
         stack.callback(registration.stop)

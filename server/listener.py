@@ -20,6 +20,7 @@ from typing import Any
 
 from torchctl import protocol
 from torchctl.server import unixpath
+from torchctl.server.companion import Companion
 from torchctl.server.connection import Connection
 from torchctl.server.connections import Connections
 from torchctl.server.gate import Gate
@@ -50,6 +51,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
     request_queue_size = protocol.BACKLOG
     allow_pause = False
+    companion: Companion | None = None  # of the server, on the thread of its first listener
 
     def __init__(self, address: Any, connections: Connections, gate: Gate) -> None:
         self._wake_end, self._stop_end = socket.socketpair()  # first: nothing is bound yet if it fails
@@ -103,6 +105,8 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def stop(self, timeout_s: float) -> None:
         """Stop accepting for good and close the listening socket; connections that are open go on."""
         self.pause(timeout_s)
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # the port is free even while a sentinel has not let go of it yet
         self.release()
 
     def release(self) -> None:
@@ -110,19 +114,31 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         for own in (self.socket, self._wake_end, self._stop_end):
             own.close()
 
+    def stop_companion(self) -> None:
+        """Say goodbye to the sentinel, which then lets go of the sockets."""
+        companion, self.companion = self.companion, None
+        if companion is not None:
+            companion.stop()
+
     def serve_forever(self, poll_interval: float = 0.0) -> None:
         """Accept until `stop`; `poll_interval` is socketserver's and not needed here."""
         block_signals()
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         poll.register(self._wake_end, select.POLLIN)
-        listening = self.socket.fileno()
+        listening, wake = self.socket.fileno(), self._wake_end.fileno()
+        companion = self.companion
+        if companion is not None:
+            companion.join(poll)
         while True:
-            ready = poll.poll()
-            if any(descriptor != listening for descriptor, _ in ready):
-                return
-            with contextlib.suppress(Exception):  # out of memory, say: one client is lost, stderr stays clean
-                self._accept()
+            for descriptor, _ in poll.poll():
+                if descriptor == wake:
+                    return
+                with contextlib.suppress(Exception):  # out of memory, say: one client is lost, stderr stays clean
+                    if descriptor == listening:
+                        self._accept()
+                    elif companion is not None:
+                        companion.attend(poll, descriptor)
 
     def _accept(self) -> None:
         try:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
+from torchctl.silence.samples import start_ticks
 
 _LOCK_TIMEOUT_S = 2.0
 Identity = tuple[int, int]  # device and inode
@@ -103,6 +104,8 @@ def _owner(path: str) -> str | None:
             raise
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", credentials)
+    if pid and start_ticks(pid) is None and os.path.exists("/proc/self/stat"):
+        return None  # who listened has died: only its sentinel still holds the socket, and lets go of it just now
     return f"pid {pid} (uid {uid}{_command_of(pid)})"
 
 

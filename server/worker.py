@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import ipaddress
 import os
 import socket
 import threading
@@ -13,9 +12,9 @@ from types import TracebackType
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
-from torchctl.server import forking
+from torchctl.server import companion, forking, native
 from torchctl.server.connections import Connections
-from torchctl.server.gate import Gate, own_names
+from torchctl.server.gate import Gate, is_loopback, own_names
 from torchctl.server.listener import Listener, TcpListener, UnixListener
 from torchctl.server.policy import Policy
 
@@ -35,6 +34,10 @@ class WorkerServer:
             of one's own that are not registered with ``costly=False``.
         token_file: path of a file with the token for TCP, closed to others.
         tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then speaks TLS only.
+        sentinel: have a small process beside this one answer while this one cannot; one for all servers of the process,
+            started by the first. It speaks no TLS. TORCHCTL_SENTINEL=0 in the environment turns it off.
+        native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
+            then has traces too while the interpreter lock is held. It starts nine threads.
 
     Attributes:
         port: the TCP port in use, -1 for a Unix socket.
@@ -62,6 +65,8 @@ class WorkerServer:
         token_file: str = "",
         tls_cert: str = "",
         tls_key: str = "",
+        sentinel: bool = True,
+        native_companion: bool = False,
     ) -> None:
         self._owner_pid = os.getpid()
         self._connections = Connections(protocol.MAX_CONNECTIONS)
@@ -76,6 +81,9 @@ class WorkerServer:
             self.port, self.address, self.tls = -1, os.fspath(host_or_file), False
         else:
             self._listen_tcp(host_or_file, port, policy.tcp_gate())
+        self._native = native.start() if native_companion else None
+        if sentinel and companion.wanted():
+            self._listeners[0].companion = self._companion()
         forking.watch(self)
         atexit.register(self.shutdown)
         try:
@@ -87,9 +95,15 @@ class WorkerServer:
             self.shutdown()
             raise ServerError(f"no thread can be started for the server: {error}") from error
 
+    def _companion(self) -> companion.Companion:
+        # A sentinel speaks no TLS: such a socket stays the worker's own.
+        plain = [one for one in self._listeners if one.gate.tls is None]
+        shared = [companion.Shared(one.socket, one.gate, isinstance(one, TcpListener)) for one in plain]
+        return companion.Companion(shared, self.address, "" if self._native is None else self._native.path)
+
     def _listen_tcp(self, host: str, port: int, gate: Gate) -> None:
         addresses = _addresses(host)
-        if gate.token is None and not all(_is_loopback(address) for _, (address, _) in addresses):
+        if gate.token is None and not all(is_loopback(address) for _, (address, _) in addresses):
             raise ServerError(
                 f"refusing to listen on {host}, which others can reach, without a token",
                 hint=f"set {protocol.TOKEN_VARIABLE} or {protocol.TOKEN_FILE_VARIABLE}, or use a loopback address",
@@ -126,8 +140,11 @@ class WorkerServer:
             deadline = time.monotonic() + protocol.SHUTDOWN_TIMEOUT_S
             for listener in self._listeners:
                 listener.stop(deadline - time.monotonic())
+                listener.stop_companion()
                 if isinstance(listener, UnixListener):
                     listener.unlink()
+            if self._native is not None:
+                self._native.stop()
         slots, threads = self._connections.slots(), self._connections.threads()
         for slot in slots:
             if slot.waiting_since is not None:
@@ -154,6 +171,8 @@ class WorkerServer:
         """In a forked child: close the inherited descriptors, so that they do not outlive the parent."""
         for listener in self._listeners:
             listener.release()
+            if listener.companion is not None:
+                listener.companion.release()
         for slot in self._connections.slots():
             slot.connection.close()
 
@@ -192,11 +211,7 @@ def _addresses(host: str) -> list[_Address]:
 
 def _at(host: str, address: _Address, gate: Gate) -> Gate:
     """Return the rules for one address: on loopback a request must name this host."""
-    return gate._replace(own_names=own_names(host)) if _is_loopback(address[1][0]) else gate
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    return gate._replace(own_names=own_names(host)) if is_loopback(address[1][0]) else gate
 
 
 def _has_ipv6_loopback() -> bool:

@@ -31,11 +31,16 @@ def connect(address: str, timeout_s: float = TIMEOUT_S) -> socket.socket:
 
 
 def request(
-    address: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    address: str,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Reply:
     """Send one request on a connection of its own."""
     connection = http.client.HTTPConnection("localhost")
-    connection.sock = connect(address)
+    connection.sock = connect(address, timeout_s)
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "torchctl"
 
 # Package -> what it may import of torchctl; "" is any module right under torchctl.
 ALLOWED = {
-    "server": {"server", "protocol", "errors", "runtimedir", "launchers", "secretfile", "storeutil"},
+    "server": {"server", "protocol", "errors", "runtimedir", "launchers", "secretfile", "storeutil", "silence"},
+    "silence": {"silence", "errors", "runtimedir"},
     "storeutil": {"storeutil", "errors", "endpoint", "ranks", "text"},
     "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir", "storeutil"},
     "flightrec": {"flightrec", "collected", "errors", "codepaths", "text", "ranks"},

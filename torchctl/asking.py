@@ -21,13 +21,13 @@ _NAMES_BYTES = 1 << 20
 
 @Question
 def ping(endpoint: Endpoint) -> Steps[Reply]:
-    """Return a worker's `pong`.
+    """Return a worker's `pong`, or what its sentinel says in its place (`Identity.degraded`).
 
     Raises:
         WorkerError: as `client.call`; NotAWorkerError for any other word.
     """
     reply = yield ask_handler("ping", max_bytes=_PING_BYTES)
-    if reply.body.strip() != b"pong":
+    if reply.body.strip() != b"pong" and reply.identity.degraded is None:
         raise NotAWorkerError("answered the ping with something else", endpoint=str(endpoint), rank=reply.rank)
     return reply
 
@@ -59,12 +59,16 @@ def ask_names(endpoint: Endpoint) -> Steps[Handlers]:
 
 
 class WorkerStacks(NamedTuple):
-    """One worker's stacks; `step` is the training step it had reported."""
+    """One worker's stacks; `step` is the training step it had reported.
+
+    `degraded` says why the stacks were read from outside, None when the worker sent them itself.
+    """
 
     rank: int | None
     pid: int | None
     stacks: Stacks
     step: int | None = None
+    degraded: str | None = None
 
 
 def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str = "json") -> Question[WorkerStacks]:
@@ -86,7 +90,8 @@ def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str 
         # torch's own server ignores the parameter and answers text.
         reply = yield ask_handler("dump_traceback", {"format": form})
         try:
-            return WorkerStacks(reply.rank, reply.pid, read(reply.body), reply.identity.step)
+            about = reply.identity
+            return WorkerStacks(reply.rank, reply.pid, read(reply.body), about.step, about.degraded)
         except ValueError as error:
             raise NotAWorkerError(f"sent no stacks: {error}", endpoint=str(endpoint), rank=reply.rank) from error
 

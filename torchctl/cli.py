@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "traceback": "traceback",
     "nccl-trace": "nccl_trace",
     "diagnose": "diagnose",
+    "doctor": "doctor",
     "handlers": "handlers",
     "call": "call",
     "barrier": "barrier",

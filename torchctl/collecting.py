@@ -61,6 +61,7 @@ class _Entry:
     world_size: int | None = None
     start_time: float | None = None
     clock_offset_s: float | None = None
+    degraded: str | None = None  # why its stacks were read from outside
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -166,6 +167,7 @@ class Collection:
         if part == INFO:
             _take_info(entry, reply)
         elif part == STACKS:
+            entry.degraded = identity.degraded
             body = _headline(entry, reply).encode() + body
         name = self._name(entry, part)
         try:

@@ -6,7 +6,7 @@ import os
 import re
 
 from torchctl.endpoint import Endpoint
-from torchctl.errors import DeadlineError, RefusedError, WorkerError
+from torchctl.errors import DeadlineError, DegradedError, RefusedError, WorkerError
 
 _PID_IN_NAME = re.compile(r"-(\d{1,9})\.sock\Z")
 _DEAD = ("", "Z", "X")  # letters of /proc/PID/stat
@@ -15,7 +15,7 @@ _DEAD = ("", "Z", "X")  # letters of /proc/PID/stat
 def reason_of(endpoint: Endpoint, error: WorkerError) -> str:
     """Return in words why a worker gave nothing."""
     pid = _pid_of(endpoint)
-    if pid is None:
+    if pid is None or isinstance(error, DegradedError):
         return error.detail
     state = _process_state(pid)
     if state in _DEAD:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torchctl.endpoint import Endpoint
-from torchctl.errors import HandlerError, NoSuchHandlerError
+from torchctl.errors import DegradedError, HandlerError, NoSuchHandlerError
 from torchctl.flightrec_live import dumps_question
 from torchctl.question import Question, Steps, ask_handler
 from torchctl.reply import Reply
@@ -66,6 +66,9 @@ def sight_question(kind: str) -> Question[Sight]:
             traces = ()
         # After the traces: counters that stand still from before until here say that the traces are of one moment.
         info = yield from ask_info.steps(endpoint)
+        if info.degraded is not None:
+            words = f"cannot answer for itself: {info.degraded}"
+            raise DegradedError(words, endpoint=str(endpoint), rank=info.rank)
         moving = yield from _moving(info)
         return Sight(info.rank if info.rank is not None else endpoint.rank, info, moving, traces)
 

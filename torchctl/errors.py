@@ -19,6 +19,7 @@ TorchctlError                 exit 1
     │   ├── RefusedError      3  nobody listens
     │   ├── AccessDeniedError 3  the operating system or the server's token says no
     │   ├── BusyError         3  backlog full, or all connections in use
+    │   ├── DegradedError     3  the worker's sentinel answers, and has not what was asked for
     │   ├── UnknownHostError  3  the host name is not known
     │   ├── CertificateError  3  TLS: the other end is not proved to be the worker
     │   └── NotAWorkerError   3  something else answered
@@ -159,6 +160,11 @@ class WorkerError(TorchctlError):
         self.rank = rank
         super().__init__(f"{endpoint} {detail}", hint=hint)
 
+    def because(self, cause: str) -> None:
+        """Add what was found out about the cause."""
+        self.detail = f"{self.detail}; {cause}"
+        self.message = f"{self.endpoint} {self.detail}"
+
     def __str__(self) -> str:
         return self.message if self.rank is None else f"rank {self.rank}: {self.message}"
 
@@ -197,6 +203,13 @@ class BusyError(UnreachableError):
 
     kind = "busy"
     hint = "try again in a few seconds; if it stays busy, the process may be stopped or stuck in C code"
+
+
+class DegradedError(UnreachableError):
+    """The worker cannot answer, and its sentinel, which says why, has not what was asked for."""
+
+    kind = "degraded"
+    hint = "`torchctl traceback` shows where it stands, read from outside; `torchctl doctor` says all that is known"
 
 
 class UnknownHostError(UnreachableError):
@@ -252,7 +265,9 @@ class DeadlineError(WorkerError):
 
     exit_code = EXIT_DEADLINE
     kind = "timeout"
-    hint = "the process may be stopped or its interpreter lock held: try a longer --timeout, then `py-spy dump`"
+    hint = (
+        "the process may be stopped or its interpreter lock held: try a longer --timeout, then `torchctl doctor` there"
+    )
 
 
 class NotAskedError(DeadlineError):

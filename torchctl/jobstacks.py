@@ -41,18 +41,29 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """Workers that cannot answer for one and the same reason, and where they stand."""
+
+    reason: str
+    members: list[Member]
+    merged: Merged
+
+
+@dataclass(frozen=True, slots=True)
 class JobStacks:
     """One job's merged stacks.
 
     Attributes:
         job_id: None where no worker told.
-        members: the workers that answered.
+        members: the workers that answered themselves.
+        outside: those whose stacks were read from outside, apart from the others.
     """
 
     job_id: str | None
     world_size: int | None
     members: list[Member]
     merged: Merged
+    outside: tuple[Outside, ...] = ()
 
 
 class StackFileError(WorkerError):
@@ -116,6 +127,7 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
     """
     outcomes: list[Outcome[WorkerStacks]] = []
     highest = -1
+    degraded = _degraded(paths)
     for one in read_stack_files(paths, StackReader()):
         endpoint = Endpoint(path=one.path, rank=one.rank)
         highest = max(highest, -1 if one.rank is None else one.rank)
@@ -123,16 +135,33 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
             error = StackFileError(f"holds no stacks: {one.reason}", endpoint=one.path, rank=one.rank)
             outcomes.append(Outcome(endpoint, None, error))
         else:
-            outcomes.append(Outcome(endpoint, WorkerStacks(one.rank, None, one.stacks), None))
+            stacks = WorkerStacks(one.rank, None, one.stacks, None, degraded.get(one.path))
+            outcomes.append(Outcome(endpoint, stacks, None))
     failures, world = _of_manifests(paths)
     have = {one.endpoint.rank for one in outcomes}
     outcomes += [one for one in failures if one.endpoint.rank is None or one.endpoint.rank not in have]
     highest = max([highest, world - 1, *(one.endpoint.rank or 0 for one in failures)])
     known = [
-        Outcome(one.endpoint, one.value, one.error, Identity(one.endpoint.rank, world_size=highest + 1))
+        Outcome(
+            one.endpoint,
+            one.value,
+            one.error,
+            Identity(one.endpoint.rank, world_size=highest + 1, degraded=one.value.degraded if one.value else None),
+        )
         for one in outcomes
     ]
     return Survey(known, [], [], absent_ranks(known) if highest >= 0 else {})
+
+
+def _degraded(paths: Sequence[str]) -> dict[str, str]:
+    """Return, by file, why `torchctl collect` had its stacks from outside."""
+    return {
+        os.path.join(path, str(worker["files"]["traceback"])): str(worker["degraded"])
+        for path in paths
+        if os.path.isdir(path)
+        for worker in (read_manifest(path) or {"workers": []})["workers"]
+        if worker.get("degraded") and "traceback" in worker["files"]
+    }
 
 
 def _of_manifests(paths: Sequence[str]) -> tuple[list[Outcome[WorkerStacks]], int]:
@@ -162,13 +191,22 @@ def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion
     jobs = []
     for job, group in sorted(by_job.items(), key=lambda item: (item[0] is None, item[0] or "")):
         answers = [(one, one.value) for one in group if one.value is not None]
-        members = name_workers([(value.rank, str(one.endpoint)) for one, value in answers])
-        workers = [
-            Worker(member, value.stacks, motion.moved(one.endpoint) if motion is not None else None)
-            for member, (one, value) in zip(members, answers, strict=True)
-        ]
+        names = name_workers([(value.rank, str(one.endpoint)) for one, value in answers])
         sizes = [one.identity.world_size or 0 for one in group]
         world = max((size for size in sizes if size <= MAX_RANKS), default=0) or None
-        merged = merge(workers, thread=choice.thread, all_threads=choice.all_threads)
-        jobs.append(JobStacks(job, world, members, merged))
+        # By the reason of their silence; None are those that answered themselves.
+        by_reason: dict[str | None, list[Worker]] = {}
+        for member, (one, value) in zip(names, answers, strict=True):
+            moved = motion.moved(one.endpoint) if motion is not None else None
+            by_reason.setdefault(value.degraded, []).append(Worker(member, value.stacks, moved))
+        own = by_reason.pop(None, [])
+        outside = tuple(
+            Outside(reason or "", *_merged(workers, choice))
+            for reason, workers in sorted(by_reason.items(), key=lambda item: len(item[1]))
+        )
+        jobs.append(JobStacks(job, world, *_merged(own, choice), outside))
     return jobs
+
+
+def _merged(workers: list[Worker], choice: Choice) -> tuple[list[Member], Merged]:
+    return [one.member for one in workers], merge(workers, thread=choice.thread, all_threads=choice.all_threads)

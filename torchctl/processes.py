@@ -25,6 +25,9 @@ from torchctl.errors import (
 from torchctl.launchers import job_in, place_in
 from torchctl.question import Ask
 from torchctl.reply import MAX_JOB_CHARS, Identity, Reply
+from torchctl.silence.memory import Group
+from torchctl.silence.reasons import reasons
+from torchctl.silence.samples import sample
 
 
 def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
@@ -44,6 +47,11 @@ def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
         what = ask.handler or "its handlers"
         raise HandlerError(f"has no server, which {what} would need", endpoint=str(endpoint), status=501)
     elapsed = time.monotonic() - began
+    now = sample(endpoint.pid, [endpoint.pid])
+    found = reasons(now, now, 0, (Group(), Group()))
+    if found:
+        # Read from outside it stands still all the same: not one of those that run.
+        identity = identity._replace(degraded="; ".join(one.text for one in found))
     return Reply(200, body, identity.rank, identity.pid, "", elapsed, identity, time.time())
 
 

@@ -29,6 +29,9 @@ PID_HEADER = "Torchctl-Pid"
 WORLD_SIZE_HEADER = "Torchctl-World-Size"
 JOB_HEADER = "Torchctl-Job"
 STEP_HEADER = "Torchctl-Step"  # the last reported training step
+# Only in a sentinel's answers: since when (seconds since the epoch), a space, and why the worker does not answer.
+DEGRADED_HEADER = "Torchctl-Degraded"
+SENTINEL_VARIABLE = "TORCHCTL_SENTINEL"
 # Which of torch's two recorders a trace came from: "nccl", "generic", or "none" before torch is loaded.
 RECORDER_HEADER = "Torchctl-Recorder"
 

@@ -17,6 +17,7 @@ from torchctl.errors import (
     BusyError,
     CertificateError,
     DeadlineError,
+    DegradedError,
     HandlerError,
     NoSuchHandlerError,
     NoSuchSocketError,
@@ -34,13 +35,20 @@ _LATER = "set TORCHCTL_TOKEN or --token-file to the server's token, and try agai
 
 
 class Identity(NamedTuple):
-    """Who a worker says it is, in the headers of every answer; None from a server that does not say (torch's own)."""
+    """Who a worker says it is, in the headers of every answer; None from a server that does not say (torch's own).
+
+    Attributes:
+        degraded: why the worker itself does not answer, when its sentinel has in its place; None for its own answer.
+        since: when it was first seen not to, in whole seconds since the epoch.
+    """
 
     rank: int | None = None
     pid: int | None = None
     world_size: int | None = None
     job_id: str | None = None
     step: int | None = None
+    degraded: str | None = None
+    since: int | None = None
 
 
 NOBODY = Identity()
@@ -76,12 +84,15 @@ def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: 
         headers: by name, in lower case or in a mapping that ignores case.
     """
     job = headers.get(protocol.JOB_HEADER.lower())
+    since, _, degraded = headers.get(protocol.DEGRADED_HEADER.lower(), "").partition(" ")
     identity = Identity(
         number(headers.get(protocol.RANK_HEADER.lower())),
         number(headers.get(protocol.PID_HEADER.lower())),
         number(headers.get(protocol.WORLD_SIZE_HEADER.lower())),
         job[:MAX_JOB_CHARS] if job else None,
         number(headers.get(protocol.STEP_HEADER.lower())),
+        degraded[:_MESSAGE_CHARS] or None,
+        _seconds(since) if degraded else None,
     )
     recorder = headers.get(protocol.RECORDER_HEADER.lower(), "")
     return Reply(status, body, identity.rank, identity.pid, recorder, elapsed_s, identity, time.time())
@@ -90,6 +101,19 @@ def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: 
 def number(text: str | None) -> int | None:
     """Return a header's whole number, None for anything else."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _seconds(text: str) -> int | None:
+    whole = text.partition(".")[0]
+    return int(whole) if whole.isascii() and whole.isdigit() and len(whole) < 12 else None
+
+
+def degraded_words(identity: Identity) -> str:
+    """Return since when and why a worker does not answer itself, "" for one that does."""
+    if identity.degraded is None:
+        return ""
+    since = "" if identity.since is None else time.strftime(" since %H:%M:%S", time.localtime(identity.since))
+    return f"degraded{since}: {identity.degraded}"
 
 
 def request_headers(endpoint: Endpoint) -> dict[str, str]:
@@ -110,6 +134,9 @@ def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
     where, rank = str(endpoint), reply.rank if reply.rank is not None else endpoint.rank
     if reply.status == 404 and text.startswith("Handler "):
         return NoSuchHandlerError(f"has no handler {handler!r}", endpoint=where, rank=rank, status=404)
+    if reply.status == 503 and reply.identity.degraded is not None:
+        detail = f"cannot answer for itself: {degraded_words(reply.identity)}"
+        return DegradedError(detail, endpoint=where, rank=rank)
     if reply.status == 401:
         return wants_token(endpoint, rank)
     if reply.status == 403 and not text.startswith("Handler "):

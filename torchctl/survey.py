@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -65,12 +65,14 @@ class Survey(Generic[T]):
     def exit_code(self) -> int:
         """0 when all answered; the failures' own code when all failed alike; 130 when interrupted; else 3.
 
+        A worker whose sentinel has answered in its place has not answered.
         Ranks that were merely not found leave it alone: they may run on hosts that nobody asked for.
         """
         if self.interrupted:
             return EXIT_INTERRUPTED
         code = exit_code(self.outcomes)
-        return EXIT_UNREACHABLE if self.missing_ranks and code == EXIT_OK else code
+        incomplete = self.missing_ranks or any(one.identity.degraded is not None for one in self.outcomes)
+        return EXIT_UNREACHABLE if incomplete and code == EXIT_OK else code
 
 
 def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
@@ -95,6 +97,7 @@ def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
     ]
     outcomes, notes = of_job(asked, targets.job)
     outcomes, leftovers = without_leftovers(outcomes)
+    _explain(outcomes)
     if leftovers:
         notes.append(f"left aside: {len(leftovers)} socket(s) of ended workers ({sockets_named(leftovers)})")
     if not outcomes and not targets.ranks:
@@ -105,6 +108,14 @@ def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
     whole = targets.ranks is None and not targets.names_one(endpoints)
     absent = absent_ranks(outcomes) if whole else {}
     return Survey(outcomes, missing, notes + oddities(outcomes), absent, targets.store is not None)
+
+
+def _explain(outcomes: Sequence[Outcome[T]]) -> None:
+    failures = [(one.endpoint, one.error) for one in outcomes if one.error is not None and not one.endpoint.node]
+    if failures:
+        from torchctl.causes import explain
+
+        explain(failures)
 
 
 def _ask_everywhere(

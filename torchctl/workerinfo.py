@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torchctl.endpoint import Endpoint
@@ -23,6 +23,8 @@ class WorkerInfo:
     Attributes:
         uptime_s: seconds since its process started.
         step, step_age_s: the last reported step, and how many seconds ago, by the worker's own clock.
+        degraded, since: why and since when (seconds since the epoch) its sentinel answers in its place; None otherwise.
+        sentinel: the sentinel's pid, None where there is none.
         server: "torchctl VERSION", or "torch" for torch's own server, which knows none of the rest.
     """
 
@@ -36,6 +38,9 @@ class WorkerInfo:
     step_age_s: float | None = None
     server: str = "torch"
     start_time: float | None = None
+    degraded: str | None = None
+    since: int | None = None
+    sentinel: int | None = None
 
 
 @Question
@@ -56,7 +61,7 @@ def ask_info(endpoint: Endpoint) -> Steps[WorkerInfo]:
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise NotAWorkerError("answered `info` in another form", endpoint=str(endpoint), rank=reply.rank) from error
-    return _checked(document)
+    return replace(_checked(document), degraded=reply.identity.degraded, since=reply.identity.since)
 
 
 ask_info.name = "info"
@@ -73,6 +78,7 @@ def _checked(document: dict[str, Any]) -> WorkerInfo:
         uptime_s=_get(document, "uptime_s", float),
         step=_get(document, "step", int),
         step_age_s=None if step_time is None or now is None else max(0.0, now - step_time),
+        sentinel=_get(document, "sentinel", int),
         start_time=_get(document, "start_time", float),
         server=f"torchctl {_get(document, 'server_version', str) or '?'}",
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from torchctl import __version__
 from torchctl.protocol import compact_json
-from torchctl.server import guesses, identity, registry, step, torchlink
+from torchctl.server import companion, guesses, identity, registry, step, torchlink
 from torchctl.server.request import Request, Response
 
 _SECRET_WORD = r"(?:key|token|secret|passw|credential)"
@@ -37,6 +37,8 @@ def info(request: Request, response: Response) -> None:
                 **place._asdict(),
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
+                "sentinel": companion.sentinel_pid(),
+                "sentinel_serves": companion.sentinel_serves(),
                 "job_id": identity.job_id(),
                 "start_time": started,
                 "uptime_s": uptime_s(),

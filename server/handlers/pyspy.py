@@ -1,28 +1,31 @@
 """`pyspy_dump`: this process's stacks as py-spy reads them from outside, native frames and children too.
 
-How this works: py-spy must not stay a child of the trainer, whose `os.wait()` would see it end 100 ms later. So a
-shell, leader of a session of its own, starts it in the background and ends at once; only that shell is ours, for some
-milliseconds. py-spy's output and exit status come back through one pipe, and the session's number ends it in need.
+How this works: py-spy must not be a child of the trainer, whose `os.wait()` would see it end 100 ms later, so it is
+started by `detach`. A shell around it says its own pid, by which both are ended in need, and the exit status; all that
+comes back through one pipe, which the shell opens by its path under /proc.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
+from torchctl.server import detach
 from torchctl.server.handlers.parameters import check_names
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
+from torchctl.silence.samples import read
 
+_PID = re.compile(r"^pid=(\d+)\n", re.MULTILINE)
 _TIMEOUT_S = 30.0  # native frames of a large process take seconds to resolve
 _MAX_OUTPUT_BYTES = 16 << 20
-_DETACH = '{ "$@" 2>&1; echo "exit=$?"; } </dev/null &'
+_SCRIPT = 'echo "pid=$$"; "$@"; echo "exit=$?"'
 
 
 def pyspy_dump(request: Request, response: Response) -> None:
@@ -76,20 +79,27 @@ def _run_detached(arguments: list[str]) -> tuple[int, str]:
     read_end, write_end = os.pipe()
     try:
         try:
-            command = ["/bin/sh", "-c", _DETACH, "sh", *arguments]
-            shell = subprocess.Popen(command, stdout=write_end, stderr=subprocess.DEVNULL, start_new_session=True)
+            detach.start(["/bin/sh", "-c", _SCRIPT, "sh", *arguments], f"/proc/{os.getpid()}/fd/{write_end}")
         finally:
             os.close(write_end)
-        shell.wait()
         output, ended = _read_all(read_end)
     finally:
         os.close(read_end)
+    match = _PID.search(output)
     if not ended:
-        with contextlib.suppress(OSError):
-            os.killpg(shell.pid, signal.SIGKILL)
+        if match is not None:
+            _end(int(match[1]))
         raise Refusal(500, f"py-spy did not answer within {_TIMEOUT_S:g} s, or wrote too much; it was ended")
-    text, _, status = output.rpartition("exit=")
+    text, _, status = _PID.sub("", output, count=1).rpartition("exit=")
     return (int(status) if status.strip().isdigit() else -1), text
+
+
+def _end(shell: int) -> None:
+    """End a shell and what it has started."""
+    children = read(f"/proc/{shell}/task/{shell}/children").split()
+    for pid in [shell, *map(int, children)]:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _read_all(descriptor: int) -> tuple[str, bool]:

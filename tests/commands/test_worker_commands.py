@@ -40,7 +40,7 @@ def test_ping_json_is_one_sorted_object(worker: str) -> None:
     assert 0 < rtt < 10_000
     assert document == {
         "schema": "torchctl.ping/1",
-        "workers": [{"rank": 3, "pid": os.getpid(), "endpoint": worker, "state": "ok"}],
+        "workers": [{"rank": 3, "pid": os.getpid(), "endpoint": worker, "state": "ok", "reason": None, "since": None}],
         "failures": [],
         "missing_ranks": [],
         "not_found": [],
@@ -146,17 +146,17 @@ def test_a_killed_ranks_socket_is_a_rank_without_an_answer(
     worker: str, own_environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    for name in ("rank5-99.sock", "rank9-99.sock", "rank3-99.sock"):
+    for name in ("rank5-9999999.sock", "rank9-9999999.sock", "rank3-9999999.sock"):
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(own_environment / name))
     result = run("ping")
     assert result.exit_code == 3
     assert result.stderr.splitlines()[:2] == [
-        f"torchctl: rank 5: {own_environment}/rank5-99.sock refused the connection",
+        f"torchctl: rank 5: {own_environment}/rank5-9999999.sock refused the connection; its process 9999999 has ended",
         "torchctl: ranks 0-2,4,6-7: not found (6)",
     ]
     assert result.stderr.splitlines()[-1] == (
-        "torchctl: left aside: 2 socket(s) of ended workers (rank3-99.sock, rank9-99.sock)"
+        "torchctl: left aside: 2 socket(s) of ended workers (rank3-9999999.sock, rank9-9999999.sock)"
     )
 
 

@@ -17,7 +17,10 @@ from tests.eventually import wait_until
 from tests.http_client import connect, post, request
 from tests.namespaces import on_small_disk
 from tests.processes import Process, running
+from tests.sentinels import alive, eventually
 from torchctl.cli import cli
+
+pytestmark = pytest.mark.usefixtures("with_sentinel")
 
 ROOT = str(Path(__file__).parents[2])
 SERVER = [sys.executable, "-m", "torchctl.server"]
@@ -277,9 +280,17 @@ def test_a_rank_that_torchrun_restarts_has_its_socket_again(folder: Path, own_en
     with torchrun_job(Path(name), 2, own_environment, environment=environment):
         wait_until(lambda: up(0), 100)
         first = [int(post(path, "ping").headers["Torchctl-Pid"]) for path in sockets]
+        sentinels = [sentinel_at(path) for path in sockets]
         (marks / "die").touch()
         wait_until(lambda: up(1), 100)
         second = [int(post(path, "ping").headers["Torchctl-Pid"]) for path in sockets]
         assert not set(first) & set(second)
         assert second == [int((marks / f"up-{rank}-1").read_text()) for rank in range(2)]
         assert run("ping", "--socket", sockets[0], "--socket", sockets[1]).exit_code == 0
+        assert not set(sentinels) & {sentinel_at(path) for path in sockets}
+        wait_until(lambda: not any(alive(pid) for pid in sentinels))
+
+
+def sentinel_at(path: str) -> int:
+    """Return the pid of a worker's sentinel, as soon as it has one."""
+    return int(eventually(lambda: json.loads(post(path, "info").body)["sentinel"]))

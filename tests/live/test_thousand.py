@@ -46,7 +46,7 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tc-") as folder, contextlib.ExitStack() as stack:
         for number in range(PROCESSES):
             code = SERVERS.format(first=number * EACH, count=EACH, folder=folder)
-            environment = {"TORCHCTL_JOB_ID": "thousand", "PYTHONPATH": os.getcwd()}
+            environment = {"TORCHCTL_JOB_ID": "thousand", "PYTHONPATH": os.getcwd(), "TORCHCTL_SENTINEL": "0"}
             stack.enter_context(python(code, environment)).wait_for("up")
         yield Path(folder)
 

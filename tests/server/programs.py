@@ -7,6 +7,12 @@ from tests.processes import Process
 
 SERVE = "import torchctl.server as s, os, sys, threading, time, signal\nserver = s.WorkerServer(sys.argv[-1])\n"
 
+# For what is counted: the sentinel's start is over.
+SETTLED = (
+    "from torchctl.server.companion import sentinel_pid\n"
+    "end = time.monotonic() + 20\n"
+    "while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
+)
 # Python 3.13 looks for threads after our hook has started ours again, and warns when `__main__` forks.
 QUIET_FORKS = "import warnings\nwarnings.simplefilter('ignore')\n" if sys.version_info >= (3, 13) else ""
 

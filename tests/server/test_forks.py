@@ -8,6 +8,8 @@ from tests.http_client import connect, post
 from tests.processes import python
 from tests.server.programs import QUIET_FORKS, start
 
+pytestmark = pytest.mark.usefixtures("with_sentinel")
+
 
 @pytest.fixture
 def path(folder: Path) -> Path:

@@ -9,7 +9,9 @@ import pytest
 
 from tests.http_client import connect, post
 from tests.processes import python
-from tests.server.programs import start
+from tests.server.programs import SETTLED, start
+
+pytestmark = pytest.mark.usefixtures("with_sentinel")
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def switches(pid: int) -> int:
 
 
 def test_threads_and_descriptors_are_back_after_shutdown(path: Path) -> None:
-    code = (
+    code = SETTLED + (
         "print(threading.active_count(), len(os.listdir('/proc/self/fd')), flush=True)\nsys.stdin.readline()\n"
         "server.shutdown()\nprint(threading.active_count(), len(os.listdir('/proc/self/fd')), flush=True)\n"
         "sys.stdin.readline()\n"
@@ -50,7 +52,8 @@ def test_threads_and_descriptors_are_back_after_shutdown(path: Path) -> None:
             process.tell("shut down")
             after_threads, after_descriptors = map(int, process.line().split())
         assert (running_threads, after_threads) == (2, 1)
-        assert running_descriptors - after_descriptors == 3  # the listening socket and a pair to wake it
+        # The listening socket and a pair to wake it; the link to the sentinel, the shared page, the file for stacks.
+        assert running_descriptors - after_descriptors == 6
         process.tell("end")
         assert process.finish()[::2] == (0, "")
     finally:
@@ -58,7 +61,7 @@ def test_threads_and_descriptors_are_back_after_shutdown(path: Path) -> None:
 
 
 def test_idle_it_does_not_wake_up(path: Path) -> None:
-    process = start("print('ready', flush=True)\nsys.stdin.readline()\n", path)
+    process = start(SETTLED + "print('ready', flush=True)\nsys.stdin.readline()\n", path)
     try:
         process.wait_for("ready")
         assert post(str(path), "ping").status == 200

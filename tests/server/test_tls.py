@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -17,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from tests.certificates import Certificates, certificates
 from tests.eventually import wait_until
-from tests.http_client import connect, raw
+from tests.http_client import connect, post, raw
 from tests.processes import python
 from torchctl.asking import ping
 from torchctl.cli import cli
@@ -305,3 +306,19 @@ def test_ssl_is_not_set_up_without_tls() -> None:
     )
     with python(code) as process:
         assert process.finish() == (0, "set()\n", "")
+
+
+@pytest.mark.usefixtures("with_sentinel")
+def test_what_speaks_tls_is_not_shared_with_the_sentinel_and_info_says_so(pem: Certificates, folder: Path) -> None:
+    path = str(folder / "s")
+
+    def serves() -> list[str]:
+        return list(json.loads(post(path, "info").body)["sentinel_serves"])
+
+    with pem.server() as secured, WorkerServer(path), WorkerServer("127.0.0.1", 0) as plain:
+        assert secured.tls
+        wait_until(lambda: serves() == [path, plain.address], 20)
+        sentinel = json.loads(post(path, "info").body)["sentinel"]
+        inode = os.readlink(f"/proc/self/fd/{secured._listeners[0].socket.fileno()}")
+        held = {os.readlink(f"/proc/{sentinel}/fd/{number}") for number in os.listdir(f"/proc/{sentinel}/fd")}
+        assert inode not in held

@@ -8,7 +8,7 @@ from torchctl.asking import ping
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.reply import Reply
+from torchctl.reply import Reply, degraded_words
 from torchctl.survey import Survey, survey
 from torchctl.targets import Targets
 
@@ -18,7 +18,8 @@ from torchctl.targets import Targets
 def command(targets: Targets) -> None:
     """Ask every worker for a sign of life.
 
-    Prints the round-trip time of one request on a new connection.
+    Prints the round-trip time of one request on a new connection. For a worker that cannot answer its sentinel says
+    `degraded`, since when and why.
     """
     result = survey(targets, ping)
     text = _json(result) if targets.as_json else _table(result)
@@ -33,10 +34,11 @@ def _table(result: Survey[Reply]) -> str:
     rows = [
         [
             "rank ?" if reply.rank is None else f"rank {reply.rank}",
-            "pong",
+            "pong" if reply.identity.degraded is None else "degraded",
             f"{reply.elapsed_s * 1000:.2f} ms",
             "" if reply.pid is None else f"pid {reply.pid}",
             str(endpoint),
+            degraded_words(reply.identity).removeprefix("degraded "),
         ]
         for endpoint, reply in result.answers
     ]
@@ -51,7 +53,9 @@ def _json(result: Survey[Reply]) -> str:
             "rank": reply.rank,
             "pid": reply.pid,
             "endpoint": str(endpoint),
-            "state": "ok",
+            "state": "ok" if reply.identity.degraded is None else "degraded",
+            "reason": reply.identity.degraded,
+            "since": reply.identity.since,
             "rtt_ms": round(reply.elapsed_s * 1000, 3),
         }
         for endpoint, reply in result.answers

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from torchctl import runtimedir
 from torchctl.endpoint import Endpoint
+from torchctl.errors import NoWorkersError
 from torchctl.finish import finish
 from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
@@ -15,32 +19,68 @@ from torchctl.text import printable
 from torchctl.workerinfo import WorkerInfo, ask_info
 
 _NOWHERE = str(Endpoint())  # of an entry in a store that names no address
+if TYPE_CHECKING:
+    from torchctl.silence.lastword import LastWord
 
 
 @click.command()
 @worker_options
 @click.option("--save", metavar="FILE", type=click.Path(), help="Also write a host file with them, for --hostfile.")
-def command(targets: Targets, save: str | None) -> None:
-    """List the workers: rank, host, pid, job, uptime, step, state, endpoint.
+@click.option("--forget", is_flag=True, help="Remove the last words of dead workers first.")
+def command(targets: Targets, save: str | None, forget: bool) -> None:
+    """List the workers: rank, host, pid, job, uptime, step, state, endpoint; below them those that died today.
 
     Without --socket or --host: those that TORCH_WORKER_SERVER_SOCKET names, else every live worker in this
     user's runtime folder.
     """
-    result = survey(targets, ask_info)
+    if forget:
+        from torchctl.silence import lastword
+
+        lastword.forget(runtimedir.runtime_dir())
+    died = _died(targets)
+    try:
+        result = survey(targets, ask_info)
+    except NoWorkersError:
+        if died and not targets.as_json:
+            _print_died(died)
+        raise
     if targets.as_json:
         from torchctl.render.json import document
-        from torchctl.render.ps import ps_json
+        from torchctl.render.ps import died_json, ps_json
 
-        click.echo(document("ps", {"workers": ps_json(result), **failures_json(result)}))
+        click.echo(document("ps", {"workers": ps_json(result), "died": died_json(died), **failures_json(result)}))
     else:
-        from torchctl.render.console import console
-        from torchctl.render.ps import ps_table
+        from torchctl.render.console import console, text
+        from torchctl.render.ps import degraded_lines, ps_table
 
         out = console()
         out.print(ps_table(result, out.width))
+        for line in degraded_lines(result):
+            out.print(text(line, "red"), soft_wrap=True)
+        _print_died(died)
     if save is not None:
         _save(result, save)
     finish(result)
+
+
+def _died(targets: Targets) -> list[LastWord]:
+    """Return the last words of this host's workers that the options do not exclude."""
+    if targets.names_any():
+        return []
+    from torchctl.causes import last_words
+
+    return [
+        word
+        for word in last_words()
+        if (targets.ranks is None or word.rank in targets.ranks) and targets.job in (None, word.job_id)
+    ]
+
+
+def _print_died(died: list[LastWord]) -> None:
+    from torchctl.render.ps import died_lines
+
+    for line in died_lines(died):
+        click.echo(line)
 
 
 def _save(result: Survey[WorkerInfo], path: str) -> None:

@@ -48,8 +48,9 @@ def command(
     """Show where every worker stands in its Python code.
 
     Ranks that stand at the same place are shown once: what all share first, then the branches, the smallest on
-    top. The most recent call comes last; `>` marks the innermost frame of the user's own code. A PATH is read
-    instead: a folder with traceback_rank_N.txt files, or such a file (faulthandler's text or py-spy's).
+    top. The most recent call comes last; `>` marks the innermost frame of the user's own code. A worker that cannot
+    answer (stopped, interpreter lock held) stands apart, with the reason: its stack was read from outside. A PATH is
+    read instead: a folder with traceback_rank_N.txt files, or such a file (faulthandler's text or py-spy's).
     """
     choice = Choice(all_threads, thread, samples, interval)
     paths = [*files, *options]
@@ -88,6 +89,8 @@ def _print_one(result: Survey[WorkerStacks], all_threads: bool) -> None:
         pid = "" if answer.pid is None else f"  pid {answer.pid}"
         rank = "rank ?" if answer.rank is None else f"rank {answer.rank}"
         out.print(text(f"{rank}{pid}  {endpoint}", "bold"), soft_wrap=True)
+        if answer.degraded is not None:
+            out.print(text(f"  read from outside: {answer.degraded}", "red"), soft_wrap=True)
         for line in traceback_lines(answer.stacks, all_threads=all_threads, colour=colour):
             out.print(line, soft_wrap=True)
 
@@ -97,15 +100,17 @@ def _print_merged(
 ) -> bool:
     """Print the header and each job's stacks; return whether the operator has seen the failures already."""
     from torchctl.render.spans import line_width, print_lines, shorten
-    from torchctl.render.tree import TreeStyle, class_lines, header_lines, tree_lines
+    from torchctl.render.tree import TreeStyle, class_lines, header_lines, outside_lines, tree_lines
 
     style = TreeStyle(line_width(), full, samples)
     print_lines(header_lines(jobs, reasons(result, style.width), style))
     for job in jobs:
         if len(jobs) > 1:
             print_lines([[], [(shorten(f"job {job.job_id or '?'}", style.width), "bold")]])
-        print_lines([[]])
-        print_lines((class_lines if classes else tree_lines)(job.merged, style))
+        print_lines(outside_lines(job, style))
+        if job.members:
+            print_lines([[]])
+            print_lines((class_lines if classes else tree_lines)(job.merged, style))
     return sys.stdout.isatty()
 
 
@@ -115,8 +120,22 @@ def _json(result: Survey[WorkerStacks], jobs: list[JobStacks]) -> str:
     from torchctl.render.tree_json import job_json
 
     workers: list[dict[str, Any]] = [
-        {"rank": answer.rank, "pid": answer.pid, "endpoint": str(endpoint), **stacks_json(answer.stacks)}
+        {
+            "rank": answer.rank,
+            "pid": answer.pid,
+            "endpoint": str(endpoint),
+            "degraded": answer.degraded,
+            **stacks_json(answer.stacks),
+        }
         for endpoint, answer in result.answers
     ]
-    merged = [job_json(job.job_id, job.world_size, job.merged) for job in jobs]
+    merged = [
+        {
+            **job_json(job.job_id, job.world_size, job.merged),
+            "outside": [
+                {"reason": one.reason, **job_json(job.job_id, job.world_size, one.merged)} for one in job.outside
+            ],
+        }
+        for job in jobs
+    ]
     return document("traceback", {"workers": workers, "jobs": merged, **failures_json(result)})

@@ -119,7 +119,8 @@ def _next_step(diagnosis: Diagnosis, live: bool) -> str:
         return ""
     shown = fold_ranks(ranks[:16])
     if first.kind == "rank_lost":
-        return f"look at the log and the host of rank {shown}: `torchctl ps --ranks {shown}`, `py-spy dump --pid PID`"
+        where = f"`torchctl ps --ranks {shown}`, and there `torchctl doctor PID`"
+        return f"look at the log and the host of rank {shown}: {where}"
     if live:
         return f"`torchctl traceback --ranks {shown} --all-threads`"
     return f"`torchctl nccl-trace` on the dump of rank {shown}, and its stacks"

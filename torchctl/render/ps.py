@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,8 +12,11 @@ from rich.text import Text
 
 from torchctl.endpoint import RUNTIME_FOLDER, Endpoint
 from torchctl.render.console import text
+from torchctl.reply import degraded_words
 from torchctl.rollcall import rank_of
+from torchctl.silence.lastword import LastWord
 from torchctl.survey import Survey
+from torchctl.text import printable
 from torchctl.workerinfo import WorkerInfo
 
 _WIDE = 120  # columns that a full row needs
@@ -45,7 +49,8 @@ def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
             cells.append(_name(outcome.endpoint, folder) if folder else outcome.error.endpoint)
             table.add_row(*(text(cells[index], "red") for index in shown))
     for endpoint, info in survey.answers:
-        row = [*map(text, _cells(info, width)), text("ok", "green"), text(_name(endpoint, folder))]
+        state = text("ok", "green") if info.degraded is None else text("degraded", "bold red")
+        row = [*map(text, _cells(info, width)), state, text(_name(endpoint, folder))]
         table.add_row(*(row[index] for index in shown))
     return table
 
@@ -84,6 +89,32 @@ def _cells(info: WorkerInfo, width: int) -> list[str]:
     ]
 
 
+def degraded_lines(survey: Survey[WorkerInfo]) -> list[str]:
+    """Return a line for each worker whose sentinel answers in its place: since when, and why."""
+    return [
+        printable(f"rank {'?' if info.rank is None else info.rank} {degraded_words(outcome.identity)}")
+        for outcome in survey.answered
+        if (info := outcome.value) is not None and info.degraded is not None
+    ]
+
+
+def died_lines(words: Sequence[LastWord], shown: int = 20) -> list[str]:
+    """Return a line for each worker that died, the latest first."""
+    from torchctl.causes import death
+
+    lines = [
+        printable(f"rank {'?' if word.rank is None else word.rank}, pid {word.pid}: {death(word)}")
+        for word in words[:shown]
+    ]
+    more = len(words) - shown
+    return [*lines, f"and {more} more; --forget removes them"] if more > 0 else lines
+
+
+def died_json(words: Sequence[LastWord]) -> list[dict[str, Any]]:
+    """Return the workers that died, for JSON."""
+    return [word._asdict() for word in words]
+
+
 def duration(seconds: float) -> str:
     """Return a time span in its two largest units: ``45s``, ``3m20s``, ``2h05m``, ``3d04h``."""
     whole = int(seconds)
@@ -109,7 +140,10 @@ def ps_json(survey: Survey[WorkerInfo]) -> list[dict[str, Any]]:
             "step": info.step,
             "step_age_s": info.step_age_s,
             "server": info.server,
-            "state": "ok",
+            "state": "ok" if info.degraded is None else "degraded",
+            "reason": info.degraded,
+            "since": info.since,
+            "sentinel": info.sentinel,
             "endpoint": str(endpoint),
             "found_by": endpoint.source,
         }

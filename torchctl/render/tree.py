@@ -47,9 +47,21 @@ def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeS
         line += "" if job.job_id is None else f", job {job.job_id}"
         line += f", {style.samples} samples" if style.samples > 1 else ""
         yield [(shorten(line, style.width), "bold")]
+        for one in job.outside:
+            cannot = f"  {counted(one.members)} cannot: {folded(one.members, style.width // 3)}, {one.reason}"
+            yield [(shorten(cannot, max(style.width, 60)), "red")]
     for reason in reasons:  # never cut: its last words are what happened
         for line in textwrap.wrap(reason, max(style.width - 2, 40), subsequent_indent="  ", break_on_hyphens=False):
             yield [("  " + line, "red")]
+
+
+def outside_lines(job: JobStacks, style: TreeStyle) -> Iterator[Line]:
+    """Yield where the workers stand that cannot answer, as read from outside: each reason by itself."""
+    for one in job.outside:
+        yield []
+        heading = f"read from outside: {counted(one.members)}: {folded(one.members, style.width // 3)}, {one.reason}"
+        yield [(shorten(heading, max(style.width, 60)), "bold red")]
+        yield from class_lines(one.merged, style)
 
 
 def tree_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:

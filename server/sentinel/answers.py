@@ -1,0 +1,267 @@
+"""HTTP in the worker's place: one thread, a few clients, the three questions that can be answered from outside.
+
+How this works: a client is read until its head is complete, answered once, and read on until it closes, so that the
+answer is not lost with what it still sends. Each has one deadline for all that. Stacks take a while: who asks for
+them meanwhile gets the same ones. The rules are the worker's own: `head` says what a request is, `gate` who may ask,
+and `guesses` how long a token waits after wrong ones.
+"""
+
+from __future__ import annotations
+
+import io
+import select
+import socket
+import time
+
+from torchctl import protocol
+from torchctl.server import guesses
+from torchctl.server.gate import Gate, peer_problem
+from torchctl.server.head import BadRequest, Head, read_head
+from torchctl.server.sentinel.native import Relayed
+from torchctl.server.sentinel.outside import Stacks
+from torchctl.server.sentinel.state import NATIVE_HANDLERS, State, as_json
+
+_MAX_CLIENTS = 32
+_MAX_HEAD_BYTES = 16384
+_CLIENT_S = 20.0  # from accept to the end; py-spy takes up to 10 of them
+_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
+_REASONS |= {405: "Method Not Allowed", 429: "Too Many Requests", 503: "Service Unavailable"}
+_ENDS = (b"\r\n\r\n", b"\n\n")  # of a head
+
+
+class _Client:
+    """One connection: `waits` for stacks or a relayed trace, or is being written to while `out` is not empty.
+
+    Attributes:
+        held: a request with a token that has to wait for its turn, at `wake` in `time.monotonic` seconds.
+    """
+
+    __slots__ = ("address", "answered", "data", "deadline", "gate", "held", "out", "sock", "waits", "wake")
+
+    def __init__(self, sock: socket.socket, address: str, gate: Gate) -> None:
+        self.sock = sock
+        self.address = address
+        self.gate = gate
+        self.data = b""
+        self.out = b""
+        self.answered = False
+        self.waits: Stacks | Relayed | None = None
+        self.held: Head | None = None
+        self.wake = float("inf")
+        self.deadline = time.monotonic() + _CLIENT_S
+
+
+class Desk:
+    """Accepts and answers.
+
+    Args:
+        poll: the loop's; clients and the pipes of helpers are registered with it.
+        dump: the memfd into which the worker's interpreter can be made to write its stacks.
+    """
+
+    def __init__(self, state: State, poll: select.poll, dump: int | None) -> None:
+        self._state = state
+        self._poll = poll
+        self._dump = dump
+        self._clients: dict[int, _Client] = {}
+        self._tasks: list[Stacks | Relayed] = []
+
+    def accept(self, listening: socket.socket, gate: Gate) -> None:
+        """Take one connection, unless the worker was quicker."""
+        try:
+            sock, address = listening.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        if len(self._clients) >= _MAX_CLIENTS:
+            self._drop(next(iter(self._clients)))
+        is_unix = sock.family == socket.AF_UNIX
+        client = _Client(sock, "" if is_unix else str(address[0]), gate)
+        self._clients[sock.fileno()] = client
+        self._poll.register(sock, select.POLLIN)
+        try:
+            problem = peer_problem(sock) if is_unix else ""
+        except OSError:
+            self._drop(sock.fileno())
+            return
+        if problem:
+            self._answer(client, 403, f"{problem}\n")
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        for task in self._tasks:
+            if task.descriptor >= 0:
+                self._poll.unregister(task.descriptor)
+            task.close()
+        self._tasks.clear()
+        for descriptor in list(self._clients):
+            self._drop(descriptor)
+
+    def attend(self, descriptor: int) -> None:
+        """Go on with what a descriptor is ready for."""
+        for task in list(self._tasks):
+            if task.descriptor == descriptor:
+                self._progress(task)
+                return
+        client = self._clients.get(descriptor)
+        if client is None:
+            return
+        try:
+            if client.out:
+                self._write(client)
+            else:
+                self._read(client)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._drop(descriptor)
+
+    def next_deadline(self) -> float:
+        """Return when `sweep` has something to do, in `time.monotonic` seconds; infinity while nobody is here."""
+        deadlines = [min(client.deadline, client.wake) for client in self._clients.values()]
+        return min(deadlines + [task.wake for task in self._tasks], default=float("inf"))
+
+    def sweep(self, now: float) -> None:
+        """End what has reached its deadline."""
+        for task in list(self._tasks):
+            if now >= task.wake:
+                self._progress(task)
+        for client in [one for one in self._clients.values() if one.held is not None and now >= one.wake]:
+            self._check_token(client)
+        for descriptor in [key for key, client in self._clients.items() if now >= client.deadline]:
+            self._drop(descriptor)
+
+    def _read(self, client: _Client) -> None:
+        chunk = client.sock.recv(65536)
+        if not chunk:
+            self._drop(client.sock.fileno())
+        elif not client.answered and client.waits is None and client.held is None:
+            client.data += chunk
+            if any(end in client.data for end in _ENDS):
+                self._listen(client)
+            elif len(client.data) > _MAX_HEAD_BYTES:
+                self._answer(client, 400, "the request's head is too long\n")
+
+    def _listen(self, client: _Client) -> None:
+        try:
+            head = read_head(io.BytesIO(client.data))
+        except BadRequest as bad:
+            self._answer(client, bad.status, f"{bad.text}\n")
+            return
+        if head is None:
+            return
+        problem = client.gate.web_problem(head.host, head.fields.get("origin"))
+        if problem:
+            self._answer(client, 403, f"{problem}\n")
+            return
+        client.held = head
+        authorization = head.fields.get("authorization", "")
+        wait_s = guesses.seen.turn(client.address) if client.gate.token is not None and authorization else 0.0
+        if wait_s is None:
+            client.held = None
+            words = "too many wrong tokens have come from your address; try again in a few seconds\n"
+            self._answer(client, 429, words)
+        elif wait_s:
+            client.wake = time.monotonic() + wait_s
+        else:
+            self._check_token(client)
+
+    def _check_token(self, client: _Client) -> None:
+        head, client.held, client.wake = client.held, None, float("inf")
+        assert head is not None
+        authorization = head.fields.get("authorization", "")
+        if client.gate.knows(authorization):
+            self._route(client, head)
+            return
+        if authorization:
+            guesses.seen.wrong(client.address)
+        self._answer(client, 401, "this server wants `Authorization: Bearer` with the token it was started with\n")
+
+    def _route(self, client: _Client, head: Head) -> None:
+        if head.path in ("/handler", protocol.HANDLER_PATH) and head.method in ("GET", "HEAD"):
+            self._answer(client, 200, as_json(self._state.handlers()), "application/json")
+        elif not head.path.startswith(protocol.HANDLER_PATH):
+            self._answer(client, 404, f"no such route: {head.path}\n{protocol.ROUTES}\n")
+        elif head.method != "POST":
+            self._answer(client, 405, f"{head.method} is not served at {head.path}; use POST\n")
+        else:
+            self._handle(client, head.path[len(protocol.HANDLER_PATH) :], head.query)
+
+    def _handle(self, client: _Client, name: str, query: str) -> None:
+        if name == "ping":
+            self._answer(client, 200, self._state.sentence())
+        elif name == "info":
+            self._answer(client, 200, as_json(self._state.info()), "application/json")
+        elif name == "dump_traceback":
+            self._wait_for(client, self._running(Stacks) or Stacks(self._state, self._dump))
+        elif name in NATIVE_HANDLERS and self._state.worker.native:
+            self._wait_for(client, Relayed(self._state.worker.native, f"{name}?{query}" if query else name))
+        else:
+            words = f"the worker cannot answer: {self._state.sentence()}\nits sentinel has no {name!r}\n"
+            self._answer(client, 503, words)
+
+    def _running(self, kind: type[Stacks]) -> Stacks | None:
+        return next((task for task in self._tasks if isinstance(task, kind)), None)
+
+    def _wait_for(self, client: _Client, task: Stacks | Relayed) -> None:
+        client.waits = task
+        if task not in self._tasks:
+            self._tasks.append(task)
+            if task.descriptor >= 0:
+                self._poll.register(task.descriptor, task.events)
+        self._progress(task)
+
+    def _progress(self, task: Stacks | Relayed) -> None:
+        """Let a task go on; when it is done, answer whoever waits for it."""
+        before = task.descriptor
+        task.step()
+        if task.descriptor != before or task.answer is not None:
+            if before >= 0:
+                self._poll.unregister(before)
+            if task.answer is None and task.descriptor >= 0:
+                self._poll.register(task.descriptor, task.events)
+        elif before >= 0:
+            self._poll.modify(before, task.events)
+        if task.answer is None:
+            return
+        task.close()
+        self._tasks.remove(task)
+        status, body, content_type = task.answer
+        for client in [one for one in self._clients.values() if one.waits is task]:
+            client.waits = None
+            self._answer(client, status, body, content_type)
+
+    def _answer(
+        self, client: _Client, status: int, body: str | bytes, content_type: str = "text/plain; charset=utf-8"
+    ) -> None:
+        data = body.encode("utf-8", "replace") if isinstance(body, str) else body
+        head = [
+            f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}",
+            f"Server: torchctl/{self._state.worker.version} sentinel",
+            f"Content-Type: {content_type}",
+            f"Content-Length: {len(data)}",
+            "Connection: close",
+            *self._state.header_lines(),
+        ]
+        client.answered = True
+        client.out = "\r\n".join([*head, "\r\n"]).encode("ascii", "replace") + data
+        try:
+            self._write(client)
+        except (BlockingIOError, InterruptedError):
+            self._poll.modify(client.sock, select.POLLOUT)
+        except OSError:
+            self._drop(client.sock.fileno())
+
+    def _write(self, client: _Client) -> None:
+        client.out = client.out[client.sock.send(client.out, socket.MSG_NOSIGNAL) :]
+        if client.out:
+            self._poll.modify(client.sock, select.POLLOUT)
+            return
+        self._poll.modify(client.sock, select.POLLIN)
+        client.sock.shutdown(socket.SHUT_WR)
+        client.deadline = min(client.deadline, time.monotonic() + protocol.DRAIN_TIMEOUT_S)
+
+    def _drop(self, descriptor: int) -> None:
+        client = self._clients.pop(descriptor)
+        self._poll.unregister(descriptor)
+        client.sock.close()

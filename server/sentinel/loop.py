@@ -1,0 +1,202 @@
+"""The sentinel's process: its loop over the servers of one worker, and its end.
+
+How this works: one sentinel stands beside a worker, however many servers that has. Each server has a private link to
+it, over which it hands over its sockets once; the first one's name comes on the command line, others are told over
+the link of one that is there. It ends when the worker ends (its pidfd says so, whatever the way of dying), when the
+last server has said goodbye, and when a link closes without, as by exec. A socket file is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Sequence
+
+from torchctl.server.sentinel.handover import GOODBYE, JOIN, receive
+from torchctl.server.sentinel.watch import Watch
+from torchctl.silence import lastword, memory
+from torchctl.silence.samples import start_ticks, stat_fields
+
+_LOOK_S = 1.0
+_DEATH_TIMEOUT_S = 10.0  # between the end of a link and the end of the process, on a busy machine
+_STATUS_TIMEOUT_S = 2.0  # until its exit status can be seen, where it can
+_FLAGS = 6  # index of field 9 of stat among those from the third on
+_PF_EXITING = 0x4  # include/linux/sched.h
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Watch over the worker that the arguments name: its private socket's name, pid, start in ticks."""
+    name, pid, ticks = arguments[0], int(arguments[1]), int(arguments[2])
+    _detach()
+    try:
+        pidfd: int | None = os.pidfd_open(pid)
+    except OSError:
+        pidfd = None  # a kernel before 5.3: a link's end and a look a second must do
+    if start_ticks(pid) != ticks:
+        return
+    loop = Loop(pid, ticks, pidfd)
+    loop.knock(name)
+    loop.run()
+    os._exit(0)  # the worker's shutdown waits for our sockets to close: no time for the interpreter's own end
+
+
+def _detach() -> None:
+    """Leave the trainer's session, folder and descriptors; signals meant for the job are not for us."""
+    os.closerange(3, 1 << 20)
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o077)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+class Loop:
+    """The watches of one worker.
+
+    Args:
+        pid, ticks: the worker's.
+        pidfd: of the worker, None where the kernel has none.
+    """
+
+    def __init__(self, pid: int, ticks: int, pidfd: int | None) -> None:
+        self._pid = pid
+        self._ticks = ticks
+        self._pidfd = pidfd
+        self._poll = select.poll()
+        self._watches: dict[int, Watch] = {}  # by their link's descriptor
+        self._knocking: dict[int, socket.socket] = {}  # links on which nothing has been handed over yet
+        self._first_kills = memory.group_of(pid).kills
+        if pidfd is not None:
+            self._poll.register(pidfd, select.POLLIN)
+
+    def knock(self, name: str) -> None:
+        """Connect to the private socket of a server; what it hands over comes when it has time for it."""
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link.setblocking(False)
+        try:
+            link.connect(f"\0{name}")
+        except OSError:
+            link.close()  # that server has ended already
+            return
+        self._poll.register(link, select.POLLIN)
+        self._knocking[link.fileno()] = link
+
+    def run(self) -> None:
+        """Watch until the worker ends or its last server says goodbye."""
+        next_look = time.monotonic() + _LOOK_S
+        while self._watches or self._knocking:
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = max(next_look + _LOOK_S, now + _LOOK_S / 2)
+                self._look()
+            wake = min([next_look, *(one.desk.next_deadline() for one in self._watches.values())])
+            for descriptor, _ in self._poll.poll(max(0.0, wake - time.monotonic()) * 1000):
+                self._attend(descriptor)
+            now = time.monotonic()
+            for watch in self._watches.values():
+                watch.desk.sweep(now)
+
+    def _look(self) -> None:
+        if self._pidfd is None and start_ticks(self._pid) != self._ticks:
+            self._died()
+            return
+        for watch in self._watches.values():
+            watch.look()
+
+    def _attend(self, descriptor: int) -> None:
+        if descriptor == self._pidfd:
+            self._died()
+        elif descriptor in self._knocking:
+            self._enter(descriptor)
+        elif descriptor in self._watches:
+            self._listen(self._watches[descriptor])
+        else:
+            for watch in self._watches.values():
+                watch.attend(descriptor)
+
+    def _enter(self, descriptor: int) -> None:
+        link = self._knocking[descriptor]
+        try:
+            handover, descriptors = receive(link)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            handover = None  # that server was shut down meanwhile
+        del self._knocking[descriptor]
+        self._poll.unregister(link)
+        if handover is None:
+            link.close()
+            return
+        self._watches[descriptor] = Watch(handover, descriptors, link, self._poll)
+
+    def _listen(self, watch: Watch) -> None:
+        try:
+            data = watch.link.recv(256)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if data == GOODBYE:
+            del self._watches[watch.link.fileno()]
+            watch.let_go()
+        elif not data:
+            self._lost()
+        elif data.startswith(JOIN):
+            self.knock(data[len(JOIN) :].decode("ascii"))
+        else:
+            watch.answered()
+
+    def _lost(self) -> None:
+        """A link closed without a goodbye: the process dies, or is another program since an exec."""
+        watches = self._let_go()
+        if not _is_ending(self._pid):
+            return
+        if self._pidfd is not None:
+            death = select.poll()
+            death.register(self._pidfd, select.POLLIN)
+            if not death.poll(_DEATH_TIMEOUT_S * 1000):
+                return
+        self._write_last_word(watches)
+
+    def _died(self) -> None:
+        self._write_last_word(self._let_go())
+
+    def _let_go(self) -> list[Watch]:
+        """Close everything, so that the loop ends; return the watches that there were."""
+        for descriptor in list(self._knocking):
+            self._enter(descriptor)  # handed over just before its end: there is a last word to be said
+        watches = list(self._watches.values())
+        for watch in watches:
+            watch.let_go()
+        for link in self._knocking.values():
+            link.close()
+        self._watches.clear()
+        self._knocking.clear()
+        return watches
+
+    def _write_last_word(self, watches: list[Watch]) -> None:
+        """Say of what the worker died: one word, whose address is a socket file's where there is one."""
+        if not watches:
+            return
+        died = time.time()
+        deadline = time.monotonic() + _STATUS_TIMEOUT_S
+        while (status := lastword.exit_status(self._pid, self._pidfd)) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        state = min(watches, key=lambda one: not one.has_file).state
+        word = state.last_word(died, lastword.in_words(status), self._killer())
+        lastword.write(state.worker.runtime_dir, word)
+
+    def _killer(self) -> str:
+        """Return a note where the kernel's out-of-memory killer has been at work in the worker's group."""
+        kills = memory.group_of(os.getpid()).kills
+        return "the out-of-memory killer ran in its control group" if kills > self._first_kills else ""
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a process is about to end, or has: its files are closed on the way."""
+    fields = stat_fields(f"/proc/{pid}/stat")
+    return len(fields) <= _FLAGS or fields[0] in ("Z", "X") or bool(int(fields[_FLAGS]) & _PF_EXITING)

@@ -1,0 +1,155 @@
+"""What the sentinel knows of its worker, and how it is put into words."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any, NamedTuple
+
+from torchctl import protocol
+from torchctl.server.sentinel.handover import Handover
+from torchctl.server.sentinel.page import Page, Words
+from torchctl.silence.lastword import LastWord
+from torchctl.silence.reasons import Reason
+from torchctl.silence.samples import read, stat_fields
+
+HANDLERS = ("dump_traceback", "info", "ping")
+NATIVE_HANDLERS = ("dump_nccl_trace_json", "fr_trace_json")
+
+
+class Degraded(NamedTuple):
+    """The worker does not answer.
+
+    Attributes:
+        since: seconds since the epoch, when a client was first seen waiting.
+        reasons: the strongest first; never empty.
+        lock_held: two looks a second apart showed the server's thread waiting for the interpreter lock.
+    """
+
+    since: float
+    reasons: tuple[Reason, ...]
+    lock_held: bool
+
+    def words(self) -> str:
+        """Return the reasons as one line."""
+        return "; ".join(reason.text for reason in self.reasons)
+
+
+class State:
+    """The worker as it was handed over, as the shared page tells, and as it is now.
+
+    Attributes:
+        degraded: None while the worker answers for itself.
+    """
+
+    def __init__(self, worker: Handover, page: Page) -> None:
+        self.worker = worker
+        self.degraded: Degraded | None = None
+        self._page = page
+
+    def words(self) -> Words:
+        """Return what the worker last wrote into the shared page."""
+        return self._page.read()
+
+    def place(self) -> tuple[int | None, int | None]:
+        """Return rank and world size: as last written, else as handed over."""
+        words = self.words()
+        if words.rank is not None:
+            return words.rank, words.world_size
+        return self.worker.rank, self.worker.world_size
+
+    def header_lines(self) -> list[str]:
+        """Return the lines that tell whose answer it is, who gives it, and why."""
+        rank, world_size = self.place()
+        job, step = self.worker.job_id, self.words().step
+        fields: list[tuple[str, object]] = [
+            (protocol.PID_HEADER, self.worker.pid),
+            (protocol.RANK_HEADER, rank),
+            (protocol.WORLD_SIZE_HEADER, world_size),
+            (protocol.JOB_HEADER, job if job and job.isascii() and job.isprintable() else None),
+            (protocol.STEP_HEADER, step),
+        ]
+        if self.degraded is not None:
+            words = self.degraded.words().encode("ascii", "replace").decode()
+            shown = "".join(char if char.isprintable() else "?" for char in words)
+            fields.append((protocol.DEGRADED_HEADER, f"{self.degraded.since:.3f} {shown}"))
+        return [f"{name}: {value}" for name, value in fields if value is not None]
+
+    def sentence(self) -> str:
+        """Return since when, and why the worker does not answer."""
+        if self.degraded is None:
+            return "the worker answers again"
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.degraded.since))
+        return f"degraded since {since}: {self.degraded.words()}"
+
+    def info(self) -> dict[str, Any]:
+        """Return what `info` answers in the worker's place; what only the worker knows is missing."""
+        rank, world_size = self.place()
+        words = self.words()
+        degraded = self.degraded
+        return {
+            "schema": "torchctl.info/1",
+            "rank": rank,
+            "world_size": world_size,
+            "job_id": self.worker.job_id,
+            "host": self.worker.host,
+            "pid": self.worker.pid,
+            "sentinel": os.getpid(),
+            "start_time": start_time(self.worker.start_ticks),
+            "uptime_s": uptime_s(self.worker.pid),
+            "step": words.step,
+            "step_time": words.step_time,
+            "time": time.time(),
+            "server_version": self.worker.version,
+            "handlers": self.handlers(),
+            "degraded": None
+            if degraded is None
+            else {
+                "since": degraded.since,
+                "reason": degraded.words(),
+                "evidence": [reason._asdict() for reason in degraded.reasons],
+            },
+        }
+
+    def handlers(self) -> list[str]:
+        """Return the names that are answered in the worker's place."""
+        return sorted([*HANDLERS, *(NATIVE_HANDLERS if self.worker.native else ())])
+
+    def last_word(self, died: float, cause: str, note: str) -> LastWord:
+        """Return what is kept of a worker that has died."""
+        rank, world_size = self.place()
+        if self.degraded is not None:
+            note = "; ".join([f"was {self.sentence()}", *([note] if note else [])])
+        worker = self.worker
+        return LastWord(
+            worker.pid,
+            died,
+            cause,
+            rank,
+            world_size,
+            worker.job_id,
+            worker.host,
+            self.words().step,
+            note,
+            worker.address,
+        )
+
+
+def start_time(ticks: int) -> float | None:
+    """Return a start time in seconds since the epoch, as the worker's own `info` does."""
+    boot = next((line.split()[1] for line in read("/proc/stat").splitlines() if line.startswith("btime ")), "")
+    return round(int(boot) + ticks / os.sysconf("SC_CLK_TCK"), 2) if boot.isdigit() else None
+
+
+def uptime_s(pid: int) -> float | None:
+    """Return how long a process has been there."""
+    fields, up = stat_fields(f"/proc/{pid}/stat"), read("/proc/uptime").split()
+    if len(fields) < 20 or not up:
+        return None
+    return round(float(up[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK"), 3)
+
+
+def as_json(document: object) -> bytes:
+    """Return JSON as the worker sends it."""
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()

@@ -1,0 +1,165 @@
+"""One server's watch: whether its clients wait in vain, and when to serve in its place.
+
+How this works: the sentinel shares the server's listening sockets. Once a second it looks whether a connection waits
+in their backlog. One that waits at two looks in a row makes it probe the worker over the private link; the worker's
+accepting thread answers by a word in the shared page. No answer within a second, and a reason for it in two looks
+at /proc: then the sentinel accepts and answers, until the worker answers the probe after all. Both ends' sockets
+are non-blocking, so that it does no harm when the other one was quicker. Without a reason it waits: a worker
+whose many threads take turns with the interpreter lock is slow, not stuck. The loop around it stands in `loop`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+
+from torchctl.server.sentinel.answers import Desk
+from torchctl.server.sentinel.handover import Handover
+from torchctl.server.sentinel.page import Page
+from torchctl.server.sentinel.state import Degraded, State
+from torchctl.silence import memory
+from torchctl.silence.reasons import Reason, reasons
+from torchctl.silence.samples import Sample, sample
+
+_PATIENCE_S = 10.0  # with a worker that does not answer, and of which nothing tells why
+_PROBE = b"?"
+
+
+class Watch:
+    """One server's watch.
+
+    Args:
+        descriptors: the shared listening sockets, then the page's memfd, then the dump's.
+        link: the private connection to the server.
+        poll: the loop's.
+
+    Attributes:
+        desk: answers clients.
+        state: what is known of the worker.
+    """
+
+    def __init__(self, handover: Handover, descriptors: list[int], link: socket.socket, poll: select.poll) -> None:
+        count = len(handover.listeners)
+        self.link = link
+        self._worker = handover
+        self._sockets = [socket.socket(fileno=one) for one in descriptors[:count]]
+        self._gates = {one.fileno(): rules.gate() for one, rules in zip(self._sockets, handover.listeners, strict=True)}
+        page = Page(descriptors[count])
+        os.close(descriptors[count])
+        self.state = State(handover, page)
+        self._dump = descriptors[count + 1] if len(descriptors) > count + 1 else None
+        self._poll = poll
+        self.desk = Desk(self.state, poll, self._dump)
+        self._looks = 0  # in a row at which a connection waited
+        self._since = 0.0  # the first of them, seconds since the epoch
+        self._probe = 0
+        self._probed_at: float | None = None
+        self._before: tuple[Sample, memory.Group] | None = None
+        poll.register(link, select.POLLIN)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether it is of a server at a socket file."""
+        return any(not rules.is_tcp for rules in self._worker.listeners)
+
+    def attend(self, descriptor: int) -> None:
+        """Go on with what a descriptor is ready for; others' are passed over."""
+        for one in self._sockets:
+            if one.fileno() == descriptor:
+                self.desk.accept(one, self._gates[descriptor])
+                return
+        self.desk.attend(descriptor)
+
+    def answered(self) -> None:
+        """The worker has sent a word over the link: a probe's, if one is out."""
+        if self._probed_at is not None and self.state.words().answered >= self._probe:
+            self._hand_back()
+
+    def let_go(self) -> None:
+        """Close the listening sockets, hang up on clients, and close the link last: the worker waits for its end."""
+        for one in self._sockets:
+            if self.state.degraded is not None:
+                self._poll.unregister(one)
+            one.close()
+        self._sockets = []
+        self.desk.close()
+        if self._dump is not None:
+            os.close(self._dump)
+            self._dump = None
+        if self.link.fileno() >= 0:
+            self._poll.unregister(self.link)
+            self.link.close()
+
+    def look(self) -> None:
+        """Look at the backlog, or at the worker that has left a probe unanswered: once a second."""
+        if self._probed_at is None:
+            self._look_at_the_backlog()
+        elif self.state.words().answered >= self._probe:
+            self._hand_back()
+        else:
+            self._find_reasons(time.monotonic() - self._probed_at)
+
+    def _look_at_the_backlog(self) -> None:
+        waiting = select.poll()
+        for one in self._sockets:
+            waiting.register(one, select.POLLIN)
+        if not waiting.poll(0):
+            self._looks = 0
+            return
+        self._looks += 1
+        if self._looks == 1:
+            self._since = time.time()
+            return
+        self._probe += 1
+        self._probed_at = time.monotonic()
+        self._before = self._sample(everything=True)
+        try:
+            self.link.send(_PROBE + str(self._probe).encode(), socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # the link's end shows in the poll
+
+    def _find_reasons(self, silent_s: float) -> None:
+        """Compare two looks; take over when they tell a reason, or when patience is at its end."""
+        assert self._before is not None
+        now = self._sample(everything=self.state.degraded is None)
+        (before, group_before), (after, group_after) = self._before, now
+        server = self.state.words().thread
+        found = reasons(before, after, server, (group_before, group_after))
+        self._before = now
+        if self.state.degraded is None:
+            if not found and silent_s < _PATIENCE_S:
+                return
+            for one in self._sockets:
+                self._poll.register(one, select.POLLIN)
+        elif not found:
+            found = list(self.state.degraded.reasons)  # it has just stirred; the next look will tell
+        if not found:
+            thread = after.threads.get(server)
+            doing = "is gone" if thread is None else f"is in state {thread.state} {thread.wait}".rstrip()
+            found = [Reason("unknown", f"no answer for {silent_s:.0f} s; its server thread {doing}")]
+        self.state.degraded = Degraded(self._since, tuple(found), server_waits(found))
+
+    def _sample(self, *, everything: bool) -> tuple[Sample, memory.Group]:
+        pid = self._worker.pid
+        tids = None
+        if not everything and self._before is not None:
+            known = self._before[0].threads.values()
+            server = self.state.words().thread
+            tids = [one.tid for one in known if one.tid in (pid, server) or one.state == "D"]
+        return sample(pid, tids), memory.group_of(pid)
+
+    def _hand_back(self) -> None:
+        """The worker answers again: from now on it serves, and we finish what we have accepted."""
+        if self.state.degraded is not None:
+            for one in self._sockets:
+                self._poll.unregister(one)
+        self.state.degraded = None
+        self._probed_at, self._before, self._looks = None, None, 0
+
+
+def server_waits(found: Sequence[Reason]) -> bool:
+    """Whether the evidence says that the server's thread has waited for the interpreter lock all the time."""
+    return any(reason.kind == "lock_held" for reason in found)

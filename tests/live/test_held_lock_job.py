@@ -1,0 +1,80 @@
+"""A real gloo job of which one rank holds its interpreter lock in C code: its sentinel answers, and it is named."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.demo.job import torchrun_job
+from tests.sentinels import eventually
+from torchctl.cli import cli
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
+
+RANKS, STUCK = 3, 1
+REASON = "interpreter lock held; its main thread sleeps"
+TRAINING = f"""
+import ctypes
+
+import torch
+import torch.distributed as dist
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+for _ in range(3):
+    dist.all_reduce(torch.ones(8))
+dist.barrier()
+
+
+def load_in_c() -> None:
+    ctypes.PyDLL(None).sleep(3600)
+
+
+if dist.get_rank() == {STUCK}:
+    load_in_c()
+dist.all_reduce(torch.ones(8))
+"""
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="torchctl")
+
+
+@pytest.fixture(scope="module")
+def job() -> Iterator[Path]:
+    """Return the runtime folder of the job, as soon as the stuck rank's sentinel answers."""
+    with tempfile.TemporaryDirectory(prefix="tc-") as folder, pytest.MonkeyPatch.context() as patch:
+        runtime_dir = Path(folder) / "run"
+        script = Path(folder) / "train.py"
+        script.write_text(TRAINING)
+        patch.setenv("TORCHCTL_RUNTIME_DIR", str(runtime_dir))
+        patch.delenv("TORCHCTL_SENTINEL", raising=False)
+        with torchrun_job(script, RANKS, runtime_dir):
+            eventually(lambda: REASON in run("ping", "--ranks", str(STUCK), "--timeout", "10").stdout, 120)
+            yield runtime_dir
+
+
+@pytest.fixture(autouse=True)
+def look_there(job: Path, own_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHCTL_RUNTIME_DIR", str(job))
+
+
+def diagnosis() -> dict[str, Any]:
+    result = run("diagnose", "--json", "--timeout", "30")
+    assert result.exit_code == 6, result.output
+    document = json.loads(result.stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_diagnose_names_the_rank_with_its_sentinels_reason() -> None:
+    found = eventually(lambda: (one := diagnosis())["findings"] and one)
+    (finding,) = found["findings"]
+    assert finding["culprit_ranks"] == [STUCK]
+    assert REASON in finding["summary"]
+    assert finding["waiting_ranks"] == [0, 2]
+    assert f"rank {STUCK}" in found["verdict"]

@@ -1,0 +1,345 @@
+"""The sentinel's life: beside the worker, unseen by it, and never longer than it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.http_client import connect, post
+from tests.processes import Process, python
+from tests.sentinels import IDLE, SERVE, alive, eventually, words, worker
+from torchctl.causes import sentinel_of, sentinels
+
+pytestmark = pytest.mark.usefixtures("with_sentinel")
+
+
+@pytest.fixture
+def path(folder: Path) -> Path:
+    return folder / "s"
+
+
+def status(pid: int, name: str) -> str:
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return next(line.split(":", 1)[1].strip() for line in file if line.startswith(name + ":"))
+
+
+def open_files(pid: int) -> list[str]:
+    names = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            names.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return names
+
+
+def test_it_is_nobodys_child_has_little_and_is_deaf(path: Path) -> None:
+    with worker(path) as (process, sentinel):
+        assert int(status(sentinel, "PPid")) != process.pid
+        assert os.getsid(sentinel) == sentinel
+        assert os.readlink(f"/proc/{sentinel}/cwd") == "/"
+        # The listening socket and the link; it may be about to take the first.
+        eventually(lambda: sum(name.startswith("socket:") for name in open_files(sentinel)) == 2)
+        assert [name for name in open_files(sentinel) if name.startswith("/dev")] == ["/dev/null"] * 3
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(sentinel, number)
+        assert int(status(sentinel, "VmRSS").split()[0]) < 15 * 1024
+        assert int(status(sentinel, "Threads")) == 1
+        assert post(str(path), "ping").body == b"pong"
+        assert alive(sentinel)
+        process.tell("end")
+        assert process.finish() == (0, "", "")
+
+
+def test_idle_it_wakes_up_once_a_second_at_most(path: Path) -> None:
+    with worker(path) as (process, sentinel):
+        assert post(str(path), "ping").status == 200
+        before = int(status(sentinel, "voluntary_ctxt_switches"))
+        began = time.monotonic()
+        time.sleep(3)
+        elapsed = time.monotonic() - began
+        assert int(status(sentinel, "voluntary_ctxt_switches")) - before <= elapsed + 2
+        process.tell("end")
+        assert process.finish()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "causes"),
+    [
+        ("", []),
+        ("sys.exit(3)", []),
+        ("server.shutdown()\nsys.stdin.readline()\n", []),
+        ("os._exit(7)", ["exit code 7"]),
+        ("os.kill(os.getpid(), signal.SIGTERM)", ["SIGTERM"]),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ["SIGKILL"]),
+        ("os.abort()", ["SIGABRT"]),
+    ],
+)
+def test_it_ends_in_every_way_of_dying_with_a_last_word_unless_in_order(
+    path: Path, own_environment: Path, code: str, causes: list[str]
+) -> None:
+    with worker(path, IDLE + code) as (process, sentinel):
+        assert alive(sentinel)
+        process.tell("end")
+        eventually(lambda: not alive(sentinel))
+        with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+            connect(str(path))
+    assert [str(word["cause"]).partition(",")[0] for word in words(str(own_environment))] == causes
+
+
+def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
+    """Even where the sentinel has no time to let go of them."""
+    code = IDLE + "began = time.monotonic()\nserver.shutdown()\nprint(time.monotonic() - began, flush=True)\n" + IDLE
+    with worker(path, code) as (process, sentinel):
+        process.tell("shut down")
+        assert float(process.line()) < 2  # 10 ms where the machine has time for it
+        assert not path.exists()
+        eventually(lambda: not alive(sentinel))
+    code = (
+        "import os, signal, time, torchctl.server as s\n"
+        "from torchctl.server.companion import sentinel_pid\n"
+        "for has_time in (True, False):\n"
+        "    server = s.WorkerServer('localhost', 0)\n"
+        "    end = time.monotonic() + 20\n"
+        "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
+        "    port, sentinel = server.port, sentinel_pid()\n"
+        "    if not has_time: os.kill(sentinel, signal.SIGSTOP)\n"
+        "    server.shutdown()\n"
+        "    again = s.WorkerServer('localhost', port, sentinel=False)\n"
+        "    again.shutdown()\n"
+        "    if not has_time: os.kill(sentinel, signal.SIGCONT)\n"
+        "print('free')\n"
+    )
+    with python(code) as process:
+        assert process.finish() == (0, "free\n", "")
+
+
+def test_it_ends_with_worker_main(path: Path) -> None:
+    code = (
+        "import sys, time, torchctl.server as s\n"
+        "from torchctl.server.companion import sentinel_pid\n"
+        "with s.worker_main():\n"
+        "    end = time.monotonic() + 20\n"
+        "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
+        "    print(sentinel_pid(), flush=True)\n"
+        "print(sentinel_pid(), flush=True)\n"
+    )
+    with python(code + IDLE, {"TORCH_WORKER_SERVER_SOCKET": str(path)}) as process:
+        sentinel = int(process.line())
+        assert process.line() == "None"
+        assert not path.exists()
+        eventually(lambda: not alive(sentinel))
+        process.tell("end")
+        assert process.finish() == (0, "", "")
+
+
+def test_a_loader_that_outlives_its_trainer_keeps_no_sentinel(path: Path) -> None:
+    """A forked child has inherited the link; the pidfd tells of the death all the same."""
+    code = "child = os.fork()\nif child == 0:\n    time.sleep(60)\n    os._exit(0)\nprint(child, flush=True)\n" + IDLE
+    quiet = "import warnings\nwarnings.simplefilter('ignore')\n"
+    with worker(path, quiet + code) as (process, sentinel):
+        child = int(process.line())
+        process.popen.kill()
+        process.popen.wait(10)
+        eventually(lambda: not alive(sentinel))
+        assert alive(child)
+        os.kill(child, signal.SIGKILL)
+
+
+def test_killed_it_is_not_started_again(path: Path) -> None:
+    code = IDLE + "print(sentinel_pid(), flush=True)\n" + IDLE
+    with worker(path, code) as (process, sentinel):
+        os.kill(sentinel, signal.SIGKILL)
+        eventually(lambda: b'"sentinel":null' in post(str(path), "info").body)
+        assert post(str(path), "ping").body == b"pong"
+        process.tell("say")
+        assert process.line() == "None"
+        process.tell("end")
+        assert process.finish() == (0, "", "")
+
+
+@pytest.mark.parametrize(("options", "variable"), [(", sentinel=False", "1"), ("", "0")])
+def test_it_can_be_turned_off(path: Path, options: str, variable: str) -> None:
+    code = SERVE.format(path=str(path), options=options).replace("+ 20", "+ 0") + IDLE
+    with python(code, {"TORCHCTL_SENTINEL": variable}) as process:
+        assert process.line() == "None"
+        assert post(str(path), "ping").body == b"pong"  # by the thread that would have started it before
+        assert process.pid not in sentinels()
+
+
+def test_two_servers_share_one_which_stays_for_the_last(path: Path) -> None:
+    code = (
+        "from torchctl.server.companion import sentinel_serves\n"
+        "def settled(count):\n"
+        "    end = time.monotonic() + 20\n"
+        "    while len(sentinel_serves()) != count and time.monotonic() < end: time.sleep(0.01)\n"
+        "    print(sentinel_pid(), len(sentinel_serves()), flush=True)\n"
+        "first = server\n"
+        "second = s.WorkerServer('localhost', 0)\n"
+        "settled(2)\n"
+        "first.shutdown()\n"
+        "settled(1)\n"
+        "third = s.WorkerServer(first.address)\n"
+        "settled(2)\n"
+        "second.shutdown()\nthird.shutdown()\n"
+        "print(sentinel_pid(), flush=True)\n"
+    )
+    with worker(path, code + IDLE) as (process, sentinel):
+        assert [process.line() for _ in range(4)] == [f"{sentinel} 2", f"{sentinel} 1", f"{sentinel} 2", "None"]
+        eventually(lambda: not alive(sentinel))
+        process.tell("end")
+        assert process.finish() == (0, "", "")
+
+
+def test_servers_that_start_at_once_have_one_too(path: Path) -> None:
+    """The first one ends before its sentinel has come: the others have one all the same."""
+    code = (
+        "import sys, time, torchctl.server as s\n"
+        "from torchctl.server.companion import sentinel_pid, sentinel_serves\n"
+        "servers = [s.WorkerServer(f'{sys.argv[-1]}.{number}') for number in range(4)]\n"
+        "servers[0].shutdown()\n"
+        "end = time.monotonic() + 20\n"
+        "while len(sentinel_serves()) < 3 and time.monotonic() < end: time.sleep(0.01)\n"
+        "print(len(sentinel_serves()), flush=True)\nsys.stdin.readline()\n"
+    )
+    process = Process([sys.executable, "-c", code, str(path)])
+    try:
+        assert process.line() == "3"
+        # One that was started for the first server alone ends as soon as it has knocked in vain.
+        eventually(
+            lambda: sum(sentinel_of(int(one)) == process.pid for one in os.listdir("/proc") if one.isdigit()) == 1
+        )
+        process.tell("end")
+        assert process.finish() == (0, "", "")
+    finally:
+        process.end()
+
+
+def test_starting_it_does_not_hold_up_the_trainer(path: Path) -> None:
+    code = (
+        "import time, torchctl.server as s\n"
+        "took = []\n"
+        "for number in range(5):\n"
+        "    began = time.monotonic()\n"
+        f"    server = s.WorkerServer({str(path)!r} + str(number))\n"
+        "    took.append(time.monotonic() - began)\n"
+        "    server.shutdown()\n"
+        "print(min(took), flush=True)\n"
+    )
+    with python(code) as process:
+        assert float(process.line()) < 0.1
+        assert process.finish() == (0, "", "")
+
+
+def test_no_wait_of_the_trainer_ever_sees_it(path: Path) -> None:
+    """Threads that wait for any child all the time, and a handler for SIGCHLD: neither is told anything."""
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "seen, told, end = [], [], threading.Event()\n"
+        "signal.signal(signal.SIGCHLD, lambda *about: told.append(about))\n"
+        "def wait():\n"
+        "    while not end.is_set():\n"
+        "        try: seen.append(os.wait())\n"
+        "        except ChildProcessError: time.sleep(0)\n"
+        "threads = [threading.Thread(target=wait) for _ in range(2)]\n"
+        "[one.start() for one in threads]\n"
+        "import torchctl.server as s\n"
+        "from torchctl.server.companion import sentinel_pid\n"
+        "for number in range(10):\n"
+        "    with s.WorkerServer(f'{sys.argv[-1]}.{number}'):\n"
+        "        until = time.monotonic() + 20\n"
+        "        while sentinel_pid() is None and time.monotonic() < until: time.sleep(0.01)\n"
+        "        assert sentinel_pid()\n"
+        "end.set()\n[one.join() for one in threads]\n"
+        "print(seen, told)\n"
+    )
+    process = Process([sys.executable, "-c", code, str(path)])
+    try:
+        assert process.finish(60) == (0, "[] []\n", "")
+    finally:
+        process.end()
+
+
+def test_a_restarted_rank_has_its_path_at_once(path: Path) -> None:
+    """Whatever the sentinel of the dead one still holds."""
+    for _ in range(2):
+        with worker(path) as (process, sentinel):
+            os.kill(sentinel, signal.SIGSTOP)  # it cannot let go of the socket
+            try:
+                process.popen.kill()
+                process.popen.wait(10)
+                with worker(path, options=", sentinel=True") as (again, _):
+                    assert post(str(path), "ping").headers["Torchctl-Pid"] == str(again.pid)
+            finally:
+                os.kill(sentinel, signal.SIGCONT)
+            eventually(lambda pid=sentinel: not alive(pid))  # type: ignore[misc]
+
+
+def test_its_last_word_says_of_what_the_worker_died(path: Path, own_environment: Path) -> None:
+    code = "s.report_step(1203)\nprint('reported', flush=True)\n" + IDLE
+    environment = {"RANK": "3", "WORLD_SIZE": "8", "TORCHCTL_JOB_ID": "llama"}
+    with worker(path, code, environment=environment) as (process, sentinel):
+        process.wait_for("reported")
+        process.popen.kill()
+        eventually(lambda: not alive(sentinel))
+        process.popen.wait(10)
+    (word,) = words(str(own_environment))
+    about = {name: word[name] for name in ("rank", "world_size", "job_id", "pid", "cause", "step", "endpoint")}
+    assert about == {
+        "rank": 3,
+        "world_size": 8,
+        "job_id": "llama",
+        "pid": process.pid,
+        "cause": "SIGKILL",
+        "step": 1203,
+        "endpoint": str(path),
+    }
+    assert abs(float(str(word["died"])) - time.time()) < 60
+    assert own_environment.stat().st_mode & 0o777 == 0o700
+    (file,) = own_environment.glob("*.died")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert path.exists()  # a dead worker's socket file is not the sentinel's to remove
+
+
+def test_a_worker_that_dies_right_after_the_handover_has_its_last_word(path: Path, own_environment: Path) -> None:
+    """The sentinel is stopped before it can take what is handed over, and goes on when the worker is dead."""
+    code = (
+        "import os, signal, socket, struct, time\n"
+        "from torchctl.server.sentinel import handover\n"
+        "send = handover.send\n"
+        "def send_to_one_that_is_stopped(link, *rest):\n"
+        "    pid = struct.unpack('3i', link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]\n"
+        "    os.kill(pid, signal.SIGSTOP)\n"
+        "    while 'T (stopped)' not in open(f'/proc/{pid}/status').read(): time.sleep(0.001)\n"
+        "    send(link, *rest)\n"
+        "handover.send = send_to_one_that_is_stopped\n"
+    )
+    kill = "os.kill(os.getpid(), signal.SIGKILL)\n"
+    with python(code + SERVE.format(path=str(path), options="") + kill) as process:
+        sentinel = int(process.line())
+        process.popen.wait(10)
+        os.kill(sentinel, signal.SIGCONT)
+        eventually(lambda: not alive(sentinel))
+    (word,) = words(str(own_environment))
+    assert (word["pid"], word["endpoint"]) == (process.pid, str(path))
+
+
+def test_a_runtime_folder_that_cannot_be_had_costs_the_word_alone(path: Path, folder: Path) -> None:
+    (folder / "file").write_text("")
+    with worker(path, environment={"TORCHCTL_RUNTIME_DIR": str(folder / "file")}) as (process, sentinel):
+        process.popen.kill()
+        eventually(lambda: not alive(sentinel))
+        process.popen.wait(10)
+    assert sorted(os.listdir(folder)) == ["file", "s"]
+
+
+def test_the_script_runs_by_its_path_without_site_packages() -> None:
+    """As it is started: from any folder, with -I and -S, and nothing of torchctl on the path."""
+    from torchctl.server.companion import _SCRIPT
+
+    command = [sys.executable, "-I", "-S", _SCRIPT, "00000", str(os.getpid()), "1"]
+    result = subprocess.run(command, cwd="/", capture_output=True, timeout=30, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")

@@ -1,0 +1,99 @@
+"""`torchctl doctor`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from torchctl import protocol
+from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError
+from torchctl.options import Seconds, SocketPath, format_options
+from torchctl.text import printable
+
+if TYPE_CHECKING:
+    from torchctl.doctor import Report
+
+
+@click.command()
+@click.argument("pid", type=click.IntRange(1, (1 << 22) - 1), required=False)
+@click.option("--socket", "path", type=SocketPath(), help="The process that listens here.")
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    default=protocol.DEFAULT_TIMEOUT_S,
+    show_default=True,
+    help="For the answer of its server, and for py-spy.",
+)
+def command(pid: int | None, path: str | None, timeout: float, output_format: str, json: bool) -> None:
+    """Explain one process of this host in full: does it answer, what keeps it from it, where does it stand.
+
+    Works for a process that never had a server too. Nothing stops or signals the process.
+    """
+    from torchctl.doctor import examine
+
+    if (pid is None) == (path is None):
+        raise click.UsageError("name a PID or a --socket")
+    if pid is None:
+        assert path is not None
+        pid = _listener(path)
+    report = examine(pid, path or "", time.monotonic() + timeout)
+    if json or output_format == "json":
+        from torchctl.render.json import document
+
+        click.echo(document("doctor", _json(report)))
+    else:
+        _print(report)
+    raise SystemExit(EXIT_OK if report.well else EXIT_UNREACHABLE)
+
+
+for _option in reversed(format_options()):
+    command = _option(command)
+
+
+def _listener(path: str) -> int:
+    """Return whose socket it is: who listens there, else who did according to its name or a last word.
+
+    Raises:
+        NoWorkersError: nobody listens, and nothing tells who did.
+    """
+    from torchctl import causes
+    from torchctl.endpoint import Endpoint
+
+    pid = causes.listener_of(path)
+    if pid is None:
+        pid = next((word.pid for word in causes.last_words() if word.endpoint == path), None)
+    if pid is None:
+        pid = causes.pid_of(Endpoint(path=path))
+    if pid is None:
+        raise NoWorkersError(f"nobody listens at {path}, and nothing tells who did", hint="`torchctl ps` lists workers")
+    return pid
+
+
+def _print(report: Report) -> None:
+    click.echo(printable(report.verdict))
+    width = max((len(name) for name, _ in report.facts), default=0)
+    for name, text in report.facts:
+        click.echo(f"  {name:<{width}}  {printable(text)}")
+    if report.stacks is None:
+        return
+    from torchctl.render.console import console
+    from torchctl.render.traceback import traceback_lines
+
+    out = console()
+    for line in traceback_lines(report.stacks, all_threads=False, colour=out.is_terminal and not out.no_color):
+        out.print(line, soft_wrap=True)
+
+
+def _json(report: Report) -> dict[str, Any]:
+    from torchctl.render.traceback import stacks_json
+
+    return {
+        "pid": report.pid,
+        "verdict": report.verdict,
+        "well": report.well,
+        "facts": dict(report.facts),
+        "reasons": [one._asdict() for one in report.reasons],
+        "stacks": None if report.stacks is None else stacks_json(report.stacks),
+    }
