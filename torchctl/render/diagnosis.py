@@ -8,6 +8,7 @@ from typing import Protocol
 from rich.text import Text
 
 from torchctl.diagnosis.model import Diagnosis, Finding
+from torchctl.diagnosis.words import ranks_of
 from torchctl.ranks import few_ranks, fold_ranks
 from torchctl.render.console import console, text
 from torchctl.render.nccl_trace_words import clock
@@ -15,6 +16,7 @@ from torchctl.stacks.source import source_line
 
 MAX_EVIDENCE = 8
 MAX_FINDINGS = 10
+MAX_FAILED = 4
 
 
 class Place(Protocol):
@@ -49,6 +51,7 @@ def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], *, live: bool) -
             yield text(f"  {fact}")
     yield Text()
     yield text(_ranks_line(diagnosis), "dim")
+    yield from _without_evidence(diagnosis)
     step = _next_step(diagnosis, live)
     if step:
         yield text(f"next: {step}")
@@ -98,6 +101,20 @@ def _ranks_line(diagnosis: Diagnosis) -> str:
     line = f"ranks seen: {folded or 'none'}"
     line += size if folded.endswith(")") else f" ({len(diagnosis.seen)}{size})"
     return f"{line}; missing: {few_ranks(diagnosis.missing)}" if diagnosis.missing else line
+
+
+def _without_evidence(diagnosis: Diagnosis) -> Iterator[Text]:
+    """Yield why there is nothing from ranks that no finding has told of."""
+    told = {rank for finding in diagnosis.findings[:MAX_FINDINGS] for rank in finding.culprit_ranks}
+    reasons: dict[str, list[int]] = {}
+    for rank, reason in sorted(diagnosis.failed.items()):
+        if rank not in told:
+            reasons.setdefault(reason, []).append(rank)
+    for reason, ranks in list(reasons.items())[:MAX_FAILED]:
+        yield text(f"  {ranks_of(ranks)}: {reason}")
+    rest = [rank for ranks in list(reasons.values())[MAX_FAILED:] for rank in ranks]
+    if rest:
+        yield text(f"  and {ranks_of(rest)}; --json has the reasons", "dim")
 
 
 def _counted(ranks: Sequence[int]) -> str:

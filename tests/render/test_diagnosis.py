@@ -1,0 +1,36 @@
+"""The screen of a diagnosis: what no finding tells of is told below."""
+
+from tests.diagnosis.rows import groups, look, of, started
+from torchctl.render.diagnosis import MAX_FAILED, lines_of
+
+EIGHT = groups(w=range(8), a=[0, 1, 2])
+
+
+def screen(failed: dict[int, str]) -> list[str]:
+    """The screen of a job in which rank 2 has not come to what ranks 0 and 1 wait in; ranks 3 and above do nothing."""
+    done = [of("a", 1)]
+    waits = [*done, started("a", 2)]
+    found = look({0: waits, 1: waits, 2: done}, EIGHT, failed=failed)
+    assert [one.culprit_ranks for one in found.findings] == [(2,)]
+    return [line.plain for line in lines_of(found, {}, live=True)]
+
+
+def test_a_rank_without_evidence_is_told_of_with_its_reason_and_equal_reasons_once() -> None:
+    lines = screen({4: "stopped by a signal", 6: "stopped by a signal", 5: "refused the connection"})
+    at = lines.index("  ranks 4,6: stopped by a signal")
+    assert lines[at - 1].startswith("ranks seen: 0-2 (3 of 8)")
+    assert lines[at + 1] == "  rank 5: refused the connection"
+
+
+def test_many_different_reasons_are_not_a_wall() -> None:
+    lines = screen({rank: f"reason {rank}" for rank in range(3, 8)})
+    assert [line for line in lines if "reason" in line][-1] == "  and rank 7; --json has the reasons"
+    assert sum(line.startswith("  rank ") for line in lines) == MAX_FAILED
+
+
+def test_a_rank_that_a_finding_names_is_not_told_of_twice() -> None:
+    waits = [of("a", 1), started("a", 2)]
+    found = look({0: waits, 1: waits}, EIGHT, failed={2: "its process has ended"})
+    lines = [line.plain for line in lines_of(found, {}, live=True)]
+    assert found.findings[0].culprit_ranks == (2,)
+    assert sum("its process has ended" in line and line.startswith("  rank 2: ") for line in lines) == 0
