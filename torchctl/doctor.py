@@ -139,8 +139,11 @@ def _server(report: Report, path: str, deadline: float) -> str:
 
 def _state(report: Report, before: Sample, after: Sample) -> None:
     main = after.threads.get(report.pid)
+    count = len(after.threads)
     where = f" in {main.wait}" if main is not None and main.wait else ""
-    report.facts.append(("state", f"{_STATES.get(after.state, after.state)}{where}, {len(after.threads)} threads"))
+    report.facts.append(
+        ("state", f"{_STATES.get(after.state, after.state)}{where}, {count} thread{'s' * (count != 1)}")
+    )
     stuck = any(one.kind == "lock_held" for one in report.reasons)
     waiters = len(lock_waiters(before, after))
     if stuck:

@@ -94,7 +94,7 @@ def _pyspy(endpoint: Endpoint, deadline: float) -> bytes:
 
 
 def _refused(endpoint: Endpoint, text: str) -> WorkerError:
-    words = " ".join(text.split())[:300]
+    words = " ".join(text.partition("Stack backtrace:")[0].split())[:300]  # py-spy's own stack explains nothing
     if "ermission" in text:
         hint = "py-spy needs ptrace rights: run as root, or with CAP_SYS_PTRACE, or see kernel.yama.ptrace_scope"
         return AccessDeniedError(f"may not be read: {words}", endpoint=str(endpoint), hint=hint)

@@ -167,7 +167,9 @@ def test_a_held_lock_without_a_sentinel_is_found(folder: Path) -> None:
         assert "interpreter lock held; its main thread sleeps" in result.stderr
 
 
-def test_doctor_explains_a_worker_and_a_process_that_never_had_a_server(folder: Path) -> None:
+def test_doctor_explains_a_worker_and_a_process_that_never_had_a_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with worker(folder / "s", CODE, environment={"RANK": "4", "WORLD_SIZE": "8"}) as (process, sentinel):
         result = run("doctor", str(process.pid), "--json")
         assert result.exit_code == 0
@@ -182,6 +184,11 @@ def test_doctor_explains_a_worker_and_a_process_that_never_had_a_server(folder: 
             result = run("doctor", str(sleeper.pid), "--timeout", "5")
             assert result.exit_code == 0
             assert "has no server, and /proc shows nothing that holds it up" in result.stdout
+            assert "Stack backtrace" not in result.stdout  # py-spy's own, of why it cannot read what is no Python
+            monkeypatch.setenv("COLUMNS", "50")
+            narrow = run("doctor", str(sleeper.pid), "--timeout", "5").stdout
+            assert max(map(len, narrow.splitlines())) <= 50 < max(map(len, result.stdout.splitlines()))
+            monkeypatch.delenv("COLUMNS")
             stop(sleeper.pid)
             result = run("doctor", str(sleeper.pid), "--timeout", "5")
             assert (result.exit_code, result.stdout.splitlines()[0]) == (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,16 +74,19 @@ def _listener(path: str) -> int:
 
 
 def _print(report: Report) -> None:
-    click.echo(printable(report.verdict))
-    width = max((len(name) for name, _ in report.facts), default=0)
-    for name, text in report.facts:
-        click.echo(f"  {name:<{width}}  {printable(text)}")
-    if report.stacks is None:
-        return
     from torchctl.render.console import console
     from torchctl.render.traceback import traceback_lines
 
     out = console()
+    wrap = partial(textwrap.wrap, width=max(out.width, 40), break_long_words=False, break_on_hyphens=False)
+    lines = wrap(printable(report.verdict))
+    width = max((len(name) for name, _ in report.facts), default=0)
+    for name, text in report.facts:
+        first = f"  {name:<{width}}  "
+        lines += wrap(printable(text), initial_indent=first, subsequent_indent=" " * len(first))
+    click.echo("\n".join(lines))
+    if report.stacks is None:
+        return
     for line in traceback_lines(report.stacks, all_threads=False, colour=out.is_terminal and not out.no_color):
         out.print(line, soft_wrap=True)
 
