@@ -20,12 +20,12 @@ RANKS = 4
 HANG_TIMEOUT_S = 90.0
 # The commands, and the exit codes that they must have.
 SHOWN: tuple[tuple[list[str], int], ...] = (
+    (["diagnose"], EXIT_FINDING),
     (["ps"], EXIT_OK),
     (["ping"], EXIT_OK),
     (["traceback"], EXIT_OK),
     (["traceback", "--ranks", str(STUCK_RANK)], EXIT_OK),
     (["nccl-trace", "--ranks", "0", "--last", "3"], EXIT_OK),
-    (["diagnose"], EXIT_FINDING),
 )
 
 
