@@ -49,6 +49,9 @@ class TorchctlError(Exception):
     Args:
         message: one sentence.
         hint: the next step; the class's own when left out.
+
+    Attributes:
+        details: what the JSON object of a run that ends so says beside the error.
     """
 
     exit_code: int = EXIT_FAILED
@@ -58,6 +61,7 @@ class TorchctlError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.details: dict[str, object] = {}
         if hint is not None:
             self.hint = hint
 

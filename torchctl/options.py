@@ -196,7 +196,7 @@ def _print_error(error: TorchctlError) -> None:
 
     told = {"kind": error.kind, "message": str(error), "hint": error.hint}
     name = click.get_current_context().info_name or ""
-    click.echo(document(name, {"error": told, "failures": [], "workers": []}))
+    click.echo(document(name, {"error": told, "failures": [], "workers": [], **error.details}))
 
 
 def _targets(values: dict[str, Any]) -> Targets:

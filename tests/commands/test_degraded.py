@@ -114,6 +114,8 @@ def test_a_dead_worker_has_its_last_word_in_ps(folder: Path, own_environment: Pa
     result = run("ps")
     assert result.exit_code == 3
     assert steady(result.stdout) == f"rank 3, pid {process.pid}: died HH:MM:SS, SIGKILL, step 1203\n"
+    document = json.loads(run("ps", "--json").stdout)
+    assert [(word["pid"], word["cause"]) for word in document["died"]] == [(process.pid, "SIGKILL")]
     named = run("ping", "--socket", str(path))
     assert steady(named.stderr).startswith(
         f"torchctl: {path} refused the connection; died HH:MM:SS, SIGKILL, step 1203\n"

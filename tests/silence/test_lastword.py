@@ -57,20 +57,41 @@ def test_a_link_in_the_files_place_is_not_followed(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"schema": "other"}', "[" * 100_000, '{"schema":"torchctl.last-word/1","died":"x"}'],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"schema": "other"}',
+        "[" * 100_000,
+        '{"schema":"torchctl.last-word/1","died":"x"}',
+        '{"schema":"torchctl.last-word/1","died":NaN}',
+        '{"schema":"torchctl.last-word/1","died":1e300}',
+        '{"schema":"torchctl.last-word/1","died":-1.5}',
+    ],
 )
 def test_a_broken_file_is_removed(folder: Path, text: str) -> None:
     run = folder / "run"
     run.mkdir(mode=0o700)
     (run / "1-1.died").write_text(text)
+    os.utime(run / "1-1.died", (NOW - 600, NOW - 600))
     assert read_all(str(run), now=NOW) == []
     assert os.listdir(run) == []
+
+
+def test_a_file_that_is_just_being_written_stays(folder: Path) -> None:
+    run = folder / "run"
+    run.mkdir(mode=0o700)
+    (run / "1-1.died").write_text("")
+    assert read_all(str(run)) == []
+    assert os.listdir(run) == ["1-1.died"]
 
 
 def test_fields_of_other_types_are_left_out(folder: Path) -> None:
     run = folder / "run"
     run.mkdir(mode=0o700)
     document = {"schema": "torchctl.last-word/1", "died": NOW, "pid": True, "rank": "1", "cause": 5, "step": 2.5}
+    document["world_size"] = 10**4000
     (run / "1-1.died").write_text(json.dumps(document))
     assert read_all(str(run), now=NOW) == [LastWord(0, NOW, "", path=str(run / "1-1.died"))]
 

@@ -40,8 +40,12 @@ def command(targets: Targets, save: str | None, forget: bool) -> None:
     died = _died(targets)
     try:
         result = survey(targets, ask_info)
-    except NoWorkersError:
-        if died and not targets.as_json:
+    except NoWorkersError as error:
+        if targets.as_json:
+            from torchctl.render.ps import died_json
+
+            error.details["died"] = died_json(died)
+        else:
             _print_died(died)
         raise
     if targets.as_json:

@@ -26,6 +26,9 @@ SCHEMA = "torchctl.last-word/1"
 SUFFIX = ".died"
 KEPT_S = 86400.0
 _MAX_BYTES = 8192
+_BEING_WRITTEN_S = 60.0
+_LAST_DATE = 4102444800.0  # 2100: what is later is no time of a death
+_MAX_NUMBER = 1 << 63
 _MAX_FILES = 4096  # looked at; a crash loop must not make `ps` slow
 _EXIT_STATUS = 49  # index of field 52 among those from the third on
 _PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
@@ -92,7 +95,10 @@ def read_all(folder: str, *, now: float | None = None) -> list[LastWord]:
     found = []
     for path in _files(folder):
         word = _read(path)
-        if word is None or now - word.died > KEPT_S:
+        if word is None:
+            if _is_settled(path, now):
+                _remove(path)
+        elif now - word.died > KEPT_S:
             _remove(path)
         else:
             found.append(word)
@@ -156,9 +162,12 @@ def _read(path: str) -> LastWord | None:
             os.close(descriptor)
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             return None
+        died = float(_typed(document, "died", float) or 0.0)
+        if not 0 <= died < _LAST_DATE:
+            return None  # NaN too
         return LastWord(
             pid=_typed(document, "pid", int) or 0,
-            died=float(_typed(document, "died", float) or 0.0),
+            died=died,
             cause=_typed(document, "cause", str) or "",
             rank=_typed(document, "rank", int),
             world_size=_typed(document, "world_size", int),
@@ -173,8 +182,18 @@ def _read(path: str) -> LastWord | None:
         return None
 
 
+def _is_settled(path: str, now: float) -> bool:
+    """Whether a file has not been written to for a while: one that is just being written is no broken one."""
+    try:
+        return abs(now - os.lstat(path).st_mtime) > _BEING_WRITTEN_S
+    except OSError:
+        return False
+
+
 def _typed(document: dict[str, Any], key: str, kind: type) -> Any:
     value = document.get(key)
+    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+        return None
     return value if type(value) is kind else None
 
 
