@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torchctl import __version__, protocol, runtimedir
-from torchctl.server import dumps, identity, step
+from torchctl.server import dumps, identity, ownership, step
 from torchctl.server.gate import Gate
 from torchctl.server.handlers.pyspy import find_pyspy
 from torchctl.server.sentinel import handover
@@ -39,7 +39,7 @@ _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _PR_SET_PTRACER = 0x59616D61
 _GOODBYE_S = 0.3
 
-_sharing = threading.Lock()  # held for what follows
+_sharing = threading.RLock()  # held for what follows; a signal handler may come in between, and shut down too
 _live: set[Companion] = set()  # that have a link to the sentinel
 _waiting: list[Companion] = []  # for a sentinel that has been started for the first of them, and has not come yet
 
@@ -77,10 +77,16 @@ class Companion:
         self._dump: dumps.Dump | None = dumps.prepare()
         self._started = False
         self._stopped = False
-        self._page_descriptor = -1
+        self._page_descriptor = -1  # until the sentinel has it
+        self._page_mark: ownership.Mark | None = None
+        self._page_second = -1  # by which the mapping holds it
+        self._own = ownership.Sockets()
 
     def join(self, poll: select.poll) -> None:
         """Take part in the accepting thread's poll; start the sentinel the first time."""
+        if self._stopped:
+            return
+        self._own.give_up_lost()
         if not self._started:
             self._started = True
             with contextlib.suppress(Exception):  # no process, no memory: the server goes on without
@@ -88,14 +94,16 @@ class Companion:
         if self._page is not None:
             self._page.set_thread(threading.get_native_id())
         for one in (self._door, self._link):
-            if one is not None:
+            if one is not None and one.fileno() >= 0:
                 poll.register(one, select.POLLIN)
         if self._dump is not None:
             self._dump.unblock()
 
     def attend(self, poll: select.poll, descriptor: int) -> None:
         """Go on with what a descriptor of ours is ready for; others are passed over."""
-        if self._link is not None and descriptor == self._link.fileno():
+        if not self._own.give_up_lost():
+            poll.unregister(descriptor)  # the trainer's now
+        elif self._link is not None and descriptor == self._link.fileno():
             self._answer(poll, self._link)
         elif self._door is not None and descriptor == self._door.fileno():
             try:
@@ -113,6 +121,7 @@ class Companion:
 
     def stop(self) -> None:
         """Say goodbye and wait a moment until the sentinel has let go of the sockets."""
+        self._own.give_up_lost()
         self._close_door()
         with _sharing:  # from here on nobody is told to the sentinel over our link
             self._stopped = True
@@ -133,22 +142,28 @@ class Companion:
 
     def release(self) -> None:
         """In a forked child: close what was inherited."""
+        self._own.give_up_lost()
         self._close_door()
         if self._link is not None:
             self._link.close()
         if self._dump is not None:
             self._dump.close()
         _forget_all()
+        self._let_go_of_page()
 
     def _start(self) -> None:
-        if start_ticks(os.getpid()) is None or not sys.executable:
-            return
-        self._page, page = _shared_page()
-        self._page_descriptor = page
+        if start_ticks(os.getpid()) is None or not sys.executable or getattr(sys, "frozen", False):
+            return  # a frozen program's executable is the program: that would start the training once more
+        self._page_descriptor = make()
+        self._page_mark = ownership.mark(self._page_descriptor)
+        self._page_second = os.dup(self._page_descriptor)
+        os.close(self._page_second)  # the lowest that is free, which the mapping takes now
+        self._page = Page(self._page_descriptor)
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._door.bind("")  # the kernel makes up an abstract name
         self._door.listen(1)
         self._door.setblocking(False)
+        self._own = ownership.Sockets(self._door)
         with _sharing:
             if any(one._invite(self) for one in _live):
                 return
@@ -169,7 +184,7 @@ class Companion:
 
     def _invite(self, other: Companion) -> bool:
         """Tell the sentinel of another server of this process; False when it cannot be told."""
-        if self._link is None:
+        if self._link is None or not self._own.give_up_lost():
             return False
         try:
             self._link.send(handover.JOIN + other._name().encode("ascii"), socket.MSG_NOSIGNAL)
@@ -228,7 +243,7 @@ class Companion:
                 link.send(handover.GOODBYE, socket.MSG_NOSIGNAL)
                 link.close()
                 return
-            self._link, self.pid = link, pid
+            self._link, self.pid, self._own = link, pid, ownership.Sockets(link)
             _live.add(self)
             step.pages = tuple(one._page for one in _live if one._page is not None)
             if self in _waiting:
@@ -273,24 +288,24 @@ class Companion:
             self._door.close()
             self._door = None
             with contextlib.suppress(OSError):
-                os.close(self._page_descriptor)
+                ownership.close(self._page_descriptor, self._page_mark)
 
     def _forget(self) -> None:
         step.pages = tuple(page for page in step.pages if page is not self._page)
-        self._page = None
+        self._let_go_of_page()
         if self._dump is not None:
             self._dump.close()
             self._dump = None
+
+    def _let_go_of_page(self) -> None:
+        page, self._page = self._page, None
+        if page is not None and not ownership.is_still(self._page_second, self._page_mark):
+            ownership.keep_for_ever(page)  # its end would close a descriptor that is the trainer's now
 
 
 def wanted() -> bool:
     """Whether the environment allows a sentinel."""
     return os.environ.get(protocol.SENTINEL_VARIABLE, "1") != "0"
-
-
-def _shared_page() -> tuple[Page, int]:
-    descriptor = make()
-    return Page(descriptor), descriptor
 
 
 def _allow_reading_by(pid: int) -> None:
@@ -309,7 +324,7 @@ def _allow_reading_by(pid: int) -> None:
 def _forget_all() -> None:
     """In a forked child: it has no sentinel, and no thread of ours that may hold the lock."""
     global _sharing
-    _sharing = threading.Lock()
+    _sharing = threading.RLock()
     _live.clear()
     _waiting.clear()
     step.pages = ()

@@ -20,10 +20,12 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 
 _STACK_BYTES = 1 << 18
 _CLONE_VM = 0x100
+_CLONE_FS = 0x200
 _CLONE_VFORK = 0x4000
 _WCLONE = -0x80000000  # 1 << 31 as the signed number that waitpid takes
 
@@ -41,8 +43,39 @@ def start(arguments: Sequence[str], output: str = os.devnull) -> None:
     """
     # The braces: the output is opened before the shell lets go of the command.
     command = f"{{ {shlex.join(arguments)} </dev/null & }} >{shlex.quote(output)} 2>&1"
+    try:
+        os.getcwd()
+    except OSError:  # of a folder that is gone every shell complains, on the trainer's stderr
+        _in_another_folder(command)
+    else:
+        _run(command)
+
+
+def _run(command: str) -> None:
     if not _clone(os.fsencode(command)):
         subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, check=False, close_fds=True)
+
+
+def _in_another_folder(command: str) -> None:
+    """Run a command on a thread of its own, which alone goes to the root folder first."""
+    failures: list[OSError] = []
+
+    def run() -> None:
+        try:
+            import ctypes
+
+            if ctypes.CDLL(None).unshare(_CLONE_FS):
+                return  # forbidden here: the command is not run
+            os.chdir("/")
+            _run(command)
+        except OSError as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=run, name="torchctl-start", daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
 
 
 def _clone(command: bytes) -> bool:

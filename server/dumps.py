@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 
+from torchctl.server import ownership
 from torchctl.silence.samples import status_fields
 
 _LAST = 5  # real-time signals looked at, from the highest down; libraries take the lowest
@@ -25,6 +26,7 @@ class Dump:
     def __init__(self, number: int, descriptor: int) -> None:
         self.signal = number
         self.descriptor = descriptor
+        self._mark = ownership.mark(descriptor)
 
     def unblock(self) -> None:
         """Let the calling thread take the signal."""
@@ -35,7 +37,7 @@ class Dump:
         faulthandler.unregister(self.signal)
         _taken.discard(self.signal)
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            ownership.close(self.descriptor, self._mark)
             self.descriptor = -1
 
 

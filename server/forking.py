@@ -31,7 +31,7 @@ class Forkable(Protocol):
 
 
 _live: weakref.WeakSet[Forkable] = weakref.WeakSet()
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler that comes in between may fork too
 _forks_under_way = 0
 
 
@@ -69,7 +69,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _lock, _forks_under_way
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _forks_under_way = 0
     for server in list(_live):
         with contextlib.suppress(Exception):

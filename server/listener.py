@@ -19,7 +19,7 @@ import threading
 from typing import Any
 
 from torchctl import protocol
-from torchctl.server import unixpath
+from torchctl.server import ownership, unixpath
 from torchctl.server.companion import Companion
 from torchctl.server.connection import Connection
 from torchctl.server.connections import Connections
@@ -54,6 +54,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     companion: Companion | None = None  # of the server, on the thread of its first listener
 
     def __init__(self, address: Any, connections: Connections, gate: Gate) -> None:
+        ownership.fill_standard()
         self._wake_end, self._stop_end = socket.socketpair()  # first: nothing is bound yet if it fails
         try:
             super().__init__(address, Connection)
@@ -62,17 +63,20 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._stop_end.close()
             raise
         self.socket.setblocking(False)
+        self._own = ownership.Sockets(self.socket, self._wake_end, self._stop_end)
         self.connections = connections
         self.pid = os.getpid()
         self.gate = gate
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start accepting, on a thread of its own.
+        """Start accepting, on a thread of its own; nothing where the trainer has closed our descriptors.
 
         Raises:
             RuntimeError: no thread can be started.
         """
+        if not self._own.give_up_lost():
+            return
         thread = threading.Thread(target=self.serve_forever, name="torchctl-accept", daemon=True)
         thread.start()
         self._thread = thread
@@ -91,26 +95,29 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return False
+        self._own.give_up_lost()
         with contextlib.suppress(OSError):
             self._stop_end.send(b"x", socket.MSG_NOSIGNAL)
         thread.join(timeout_s)
         if thread.is_alive():
             return False
         self._thread = None
-        self._wake_end.setblocking(False)
         with contextlib.suppress(OSError):
+            self._wake_end.setblocking(False)
             self._wake_end.recv(16)
         return True
 
     def stop(self, timeout_s: float) -> None:
         """Stop accepting for good and close the listening socket; connections that are open go on."""
         self.pause(timeout_s)
+        self._own.give_up_lost()
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # the port is free even while a sentinel has not let go of it yet
         self.release()
 
     def release(self) -> None:
         """Close our descriptors and nothing more: all that a forked child may do."""
+        self._own.give_up_lost()
         for own in (self.socket, self._wake_end, self._stop_end):
             own.close()
 
@@ -124,14 +131,20 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Accept until `stop`; `poll_interval` is socketserver's and not needed here."""
         block_signals()
         poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        poll.register(self._wake_end, select.POLLIN)
         listening, wake = self.socket.fileno(), self._wake_end.fileno()
+        try:
+            poll.register(listening, select.POLLIN)
+            poll.register(wake, select.POLLIN)
+        except ValueError:
+            return  # shut down before this thread had its first turn
         companion = self.companion
         if companion is not None:
             companion.join(poll)
-        while True:
-            for descriptor, _ in poll.poll():
+        while self._own.give_up_lost():
+            ready = poll.poll()
+            if not self._own.give_up_lost():
+                return  # what is ready there is the trainer's
+            for descriptor, _ in ready:
                 if descriptor == wake:
                     return
                 with contextlib.suppress(Exception):  # out of memory, say: one client is lost, stderr stays clean

@@ -70,7 +70,8 @@ class WorkerServer:
     ) -> None:
         self._owner_pid = os.getpid()
         self._connections = Connections(protocol.MAX_CONNECTIONS)
-        self._changing = threading.Lock()  # held while listeners start, pause or stop
+        # Held while listeners start, pause or stop; a signal handler that comes in between may shut down or fork.
+        self._changing = threading.RLock()
         self._stopped = False
         self._listeners: list[Listener] = []
         if not -1 <= port <= 65535:
