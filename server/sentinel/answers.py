@@ -189,7 +189,7 @@ class Desk:
 
     def _handle(self, client: _Client, name: str, query: str) -> None:
         if name == "ping":
-            self._answer(client, 200, self._state.sentence())
+            self._answer(client, 200, "pong" if self._state.degraded is None else self._state.sentence())
         elif name == "info":
             self._answer(client, 200, as_json(self._state.info()), "application/json")
         elif name == "dump_traceback":
@@ -197,8 +197,10 @@ class Desk:
         elif name in NATIVE_HANDLERS and self._state.worker.native:
             self._wait_for(client, Relayed(self._state.worker.native, f"{name}?{query}" if query else name))
         else:
-            words = f"the worker cannot answer: {self._state.sentence()}\nits sentinel has no {name!r}\n"
-            self._answer(client, 503, words)
+            why = "the worker could not answer just now, and can again: ask once more"
+            if self._state.degraded is not None:
+                why = f"the worker cannot answer: {self._state.sentence()}"
+            self._answer(client, 503, f"{why}\nits sentinel has no {name!r}\n", outside=True)
 
     def _running(self, kind: type[Stacks]) -> Stacks | None:
         return next((task for task in self._tasks if isinstance(task, kind)), None)
@@ -229,10 +231,16 @@ class Desk:
         status, body, content_type = task.answer
         for client in [one for one in self._clients.values() if one.waits is task]:
             client.waits = None
-            self._answer(client, status, body, content_type)
+            self._answer(client, status, body, content_type, outside=True)
 
     def _answer(
-        self, client: _Client, status: int, body: str | bytes, content_type: str = "text/plain; charset=utf-8"
+        self,
+        client: _Client,
+        status: int,
+        body: str | bytes,
+        content_type: str = "text/plain; charset=utf-8",
+        *,
+        outside: bool = False,
     ) -> None:
         data = body.encode("utf-8", "replace") if isinstance(body, str) else body
         head = [
@@ -241,7 +249,7 @@ class Desk:
             f"Content-Type: {content_type}",
             f"Content-Length: {len(data)}",
             "Connection: close",
-            *self._state.header_lines(),
+            *self._state.header_lines(outside=outside),
         ]
         client.answered = True
         client.out = "\r\n".join([*head, "\r\n"]).encode("ascii", "replace") + data

@@ -41,11 +41,13 @@ class State:
 
     Attributes:
         degraded: None while the worker answers for itself.
+        recent: what it was before it came to answer again; None when it always has.
     """
 
     def __init__(self, worker: Handover, page: Page) -> None:
         self.worker = worker
         self.degraded: Degraded | None = None
+        self.recent: Degraded | None = None
         self._page = page
 
     def words(self) -> Words:
@@ -59,8 +61,17 @@ class State:
             return words.rank, words.world_size
         return self.worker.rank, self.worker.world_size
 
-    def header_lines(self) -> list[str]:
-        """Return the lines that tell whose answer it is, who gives it, and why."""
+    def answers_again(self) -> None:
+        """The worker is itself again."""
+        self.recent, self.degraded = self.degraded or self.recent, None
+
+    def header_lines(self, *, outside: bool) -> list[str]:
+        """Return the lines that tell whose answer it is, who gives it, and why.
+
+        Args:
+            outside: it was had from outside, or could not be: it is no answer of the worker's own, even when the worker
+                has come to answer again meanwhile.
+        """
         rank, world_size = self.place()
         job, step = self.worker.job_id, self.words().step
         fields: list[tuple[str, object]] = [
@@ -70,10 +81,11 @@ class State:
             (protocol.JOB_HEADER, job if job and job.isascii() and job.isprintable() else None),
             (protocol.STEP_HEADER, step),
         ]
-        if self.degraded is not None:
-            words = self.degraded.words().encode("ascii", "replace").decode()
+        why = self.degraded or (self.recent if outside else None)
+        if why is not None:
+            words = why.words().encode("ascii", "replace").decode()
             shown = "".join(char if char.isprintable() else "?" for char in words)
-            fields.append((protocol.DEGRADED_HEADER, f"{self.degraded.since:.3f} {shown}"))
+            fields.append((protocol.DEGRADED_HEADER, f"{why.since:.3f} {shown}"))
         return [f"{name}: {value}" for name, value in fields if value is not None]
 
     def sentence(self) -> str:

@@ -156,7 +156,7 @@ class Watch:
         if self.state.degraded is not None:
             for one in self._sockets:
                 self._poll.unregister(one)
-        self.state.degraded = None
+        self.state.answers_again()
         self._probed_at, self._before, self._looks = None, None, 0
 
 
