@@ -98,10 +98,11 @@ def test_what_is_printed_to_closed_streams_does_not_reach_our_sockets(path: Path
 
 def test_a_folder_that_is_gone_costs_neither_the_sentinel_nor_a_word_on_stderr(path: Path, folder: Path) -> None:
     code = (
-        "import os, sys\n"
-        "os.mkdir(sys.argv[2])\nos.chdir(sys.argv[2])\nos.rmdir(sys.argv[2])\n"
-        "import time, torchctl.server as s\n"
+        "import ctypes, os, sys, time, torchctl.server as s\n"
+        "from torchctl.server import detach\n"
         "from torchctl.server.companion import sentinel_pid\n"
+        "sys.path.remove('')\n"  # Python 3.13 imports nothing more with it in a folder that is gone
+        "os.mkdir(sys.argv[2])\nos.chdir(sys.argv[2])\nos.rmdir(sys.argv[2])\n"
         "server = s.WorkerServer(sys.argv[1])\n"
         "end = time.monotonic() + 20\n"
         "while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
