@@ -14,7 +14,6 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from typing import Protocol
 
 _THREAD_END_TIMEOUT_S = 0.05
@@ -30,19 +29,19 @@ class Forkable(Protocol):
     def release(self) -> None: ...
 
 
-_live: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_live: dict[int, Forkable] = {}  # by id; looked over in one step: a signal handler may shut one of them down
 _lock = threading.RLock()  # a signal handler that comes in between may fork too
 _forks_under_way = 0
 
 
 def watch(server: Forkable) -> None:
     """Take part in forks from now on."""
-    _live.add(server)
+    _live[id(server)] = server
 
 
 def forget(server: Forkable) -> None:
     """Take no part any more."""
-    _live.discard(server)
+    _live.pop(id(server), None)
 
 
 def _before() -> None:
@@ -51,7 +50,7 @@ def _before() -> None:
         _forks_under_way += 1
         if _forks_under_way == 1 and _live:
             own = _own_threads()
-            for server in list(_live):
+            for server in list(_live.values()):
                 with contextlib.suppress(Exception):
                     server.pause()
             _wait_for_the_kernel(own)
@@ -62,7 +61,7 @@ def _in_parent() -> None:
     with _lock:
         _forks_under_way -= 1
         if _forks_under_way == 0:
-            for server in list(_live):
+            for server in list(_live.values()):
                 with contextlib.suppress(Exception):
                     server.resume()
 
@@ -71,7 +70,7 @@ def _in_child() -> None:
     global _lock, _forks_under_way
     _lock = threading.RLock()
     _forks_under_way = 0
-    for server in list(_live):
+    for server in list(_live.values()):
         with contextlib.suppress(Exception):
             server.release()
     _live.clear()
