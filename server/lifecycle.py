@@ -17,7 +17,7 @@ from typing import Any
 
 from torchctl import protocol, runtimedir
 from torchctl.errors import ServerError
-from torchctl.server import identity, torchlink, unixpath
+from torchctl.server import farewell, identity, torchlink, unixpath
 from torchctl.server.policy import Policy
 from torchctl.server.worker import WorkerServer
 
@@ -61,7 +61,12 @@ def worker_main(
         if server is not None:
             stack.enter_context(server)
         start_tcp_server(stack, policy, sentinel=sentinel)
-        yield
+        try:
+            yield
+        except BaseException as error:
+            if server is not None:
+                farewell.keep(error, server.address)
+            raise
 
 
 def start_server(

@@ -28,7 +28,7 @@ from torchctl.errors import (
 from torchctl.silence.lastword import LastWord, read_all
 from torchctl.silence.memory import Group, group_of
 from torchctl.silence.reasons import reasons
-from torchctl.silence.samples import Sample, read, sample
+from torchctl.silence.samples import Sample, read, sample, start_ticks
 
 _BETWEEN_LOOKS_S = 0.3  # a waiter for the lock wakes 60 times meanwhile
 _MAX_PROCESSES = 64  # looked at; of more that are silent the first ones tell enough
@@ -58,8 +58,17 @@ def explain(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
 def last_words() -> list[LastWord]:
     """Return the last words in this user's runtime folder; none where it cannot be trusted."""
     with contextlib.suppress(RuntimeDirError, OSError):
-        return read_all(runtimedir.runtime_dir())
+        return [word for word in read_all(runtimedir.runtime_dir()) if not _lives(word)]
     return []
+
+
+def _lives(word: LastWord) -> bool:
+    """Whether a process that has said its last word goes on: what its main function raised was caught, say."""
+    ticks, up = start_ticks(word.pid), read("/proc/uptime").split()
+    if ticks is None or not up or word.host != os.uname().nodename:
+        return False
+    started = time.time() - float(up[0]) + ticks / os.sysconf("SC_CLK_TCK")
+    return started < word.died
 
 
 def death(word: LastWord) -> str:
