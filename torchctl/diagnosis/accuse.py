@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from torchctl.diagnosis.absent import absent
-from torchctl.diagnosis.circles import circle
+from torchctl.diagnosis.circles import circle, went_past
 from torchctl.diagnosis.disagreement import disagreement
 from torchctl.diagnosis.folding import MAX_ALIKE, fold
 from torchctl.diagnosis.mismatch import Mismatch
@@ -66,7 +66,11 @@ class Accuser:
             if any(map(self.waits.undecided, component)):
                 self._cannot_tell([node for node in component if self.waits.undecided(node)])
             elif len(component) > 1:
-                cases["circle", ""].append(Case(component, partial(self._circle, component)))
+                alone = went_past(self, component)
+                if alone is not None:
+                    by_operation["rank", alone[1]].append(alone[0])
+                else:
+                    cases["circle", ""].append(Case(component, partial(self._circle, component)))
             elif node.kind in ("rank", "lost"):
                 operation = self._first_waiting(node)
                 if operation is not None:
@@ -74,6 +78,8 @@ class Accuser:
                         self._cannot_tell([operation])
                     else:
                         by_operation[node.kind, operation].append(node)
+            elif node.kind == "op" and self.waits.ops[node.number] in self.waits.holding:
+                pass  # it may just be running: a second look would tell
             elif node.kind == "op":
                 cases["stuck", self._call(node)].append(Case([node], partial(stuck, self, node)))
             elif node.kind == "pair":

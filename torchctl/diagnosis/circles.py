@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from torchctl.diagnosis.graph import Graph
 from torchctl.diagnosis.model import Collective, Finding, GroupName, Kind
-from torchctl.diagnosis.waiting import Node
+from torchctl.diagnosis.waiting import Node, Waits
 from torchctl.diagnosis.words import call_words, group_words, joined, ranks_of, verb
 
 if TYPE_CHECKING:
@@ -16,8 +18,8 @@ def circle(accuser: Accuser, component: list[Node]) -> Finding:
     """Return the finding for a component of the graph whose nodes wait for each other."""
     ranks = sorted(node.number for node in component if node.kind == "rank")
     nodes = [node for node in component if node.kind in ("op", "pair")]
-    if not ranks:  # all have entered both, in different orders
-        ranks = _out_of_order(accuser, nodes)
+    # Where no rank is in it, all have entered both, in different orders.
+    ranks = in_every_circle(accuser.waits, component) or ranks or _out_of_order(accuser, nodes)
     waiting = accuser.waiting(component, ranks)
     collective, group = accuser.collective(min(nodes, key=accuser.entered_first)) if nodes else (None, None)
     groups = sorted({accuser.waits.group_of(node) for node in nodes})
@@ -38,6 +40,43 @@ def circle(accuser: Accuser, component: list[Node]) -> Finding:
     if waiting:
         summary += f"; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} for them"
     return Finding(kind, "likely", summary, tuple(ranks), waiting, group, collective, location, steps[:16])
+
+
+def went_past(accuser: Accuser, component: list[Node]) -> tuple[Node, Node] | None:
+    """Return the one rank that others wait for in a circle, and their operation, if it waits only behind it.
+
+    It has left out an operation and gone on to others, which are all entered and wait behind that one.
+    """
+    ranks = [node for node in component if node.kind == "rank"]
+    if len(ranks) != 1:
+        return None
+    left_out = [node for node in accuser.waits.graph.back[ranks[0]] if node in component]
+    return ranks[0], min(left_out, key=accuser.entered_first)
+
+
+def in_every_circle(waits: Waits, component: list[Node]) -> list[int]:
+    """Return the ranks without which nobody in a component of the graph would wait in a circle."""
+    inside = set(component)
+    path: dict[Node, None] = {}
+    node = component[0]
+    while node not in path:
+        path[node] = None
+        node = next(target for target in waits.graph.edges[node] if target in inside)
+    steps = list(path)
+    steps = [*steps[steps.index(node) :], node]
+    able = {one.number for one in steps if one.kind == "rank"}
+    for step in pairwise(steps):
+        able |= waits.order.get(step, set())
+    return sorted(rank for rank in able if not _in_circles_without(waits, inside, rank))
+
+
+def _in_circles_without(waits: Waits, inside: set[Node], rank: int) -> bool:
+    rest: Graph[Node] = Graph()
+    for node in inside - {Node("rank", rank)}:
+        for target in waits.graph.edges[node]:
+            if target in inside and target != Node("rank", rank) and waits.order.get((node, target)) != {rank}:
+                rest.wait(node, target)
+    return any(len(component) > 1 for component in rest.components())
 
 
 def _out_of_order(accuser: Accuser, nodes: list[Node]) -> list[int]:

@@ -37,6 +37,7 @@ class OpenOperations:
         passing: open collectives that others have finished: about to be done, or one rank is stuck in them.
         pairs: open sends and receives.
         in_flight: operations that all have entered and that may just be running.
+        holding: those of them that count because they hold a rank which others wait for.
         mismatches: collectives on which ranks disagree, open or not.
     """
 
@@ -58,6 +59,7 @@ class OpenOperations:
         self.ops: list[OpenOp] = []
         self.passing: list[OpenOp] = []
         self.in_flight: list[OpenOp] = []
+        self.holding: list[OpenOp] = []
         self.pairs: list[OpenPair] = []
         self._choose()
 
@@ -114,6 +116,18 @@ class OpenOperations:
             done = pair.other is not None and self.trace.state[pair.other] == State.DONE
             if not done and (self.hard([pair.row]) or not skewed):
                 self.pairs.append(pair)
+        self._take_holding()
+
+    def _take_holding(self) -> None:
+        """Take operations in flight that hold somebody whom others wait for: he cannot come before they end."""
+        awaited = {rank for op in self.ops for rank in (*op.missing, *op.skipped)}
+        awaited |= {pair.partner for pair in self.pairs if pair.alone}
+        holding = [op for op in self.in_flight if not self.is_gloo(op.group)]
+        while taken := [op for op in holding if awaited & op.rows.keys()]:
+            self.ops += taken
+            self.holding += taken
+            holding = [op for op in holding if not awaited & op.rows.keys()]
+            awaited = {rank for op in taken for rank in op.rows}  # who may be held in another one
 
     def _finished(self, op: OpenOp) -> bool:
         """Whether somebody has finished an operation that nobody can finish alone: all have been in it."""

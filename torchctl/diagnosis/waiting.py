@@ -40,6 +40,7 @@ class Waits(OpenOperations):
     Attributes:
         graph: the wait-for graph; the number of a node is an index in `ops`, `pairs` or `mismatches`, or a rank.
         blocked: what each rank waits in.
+        order: of each operation that waits for an earlier one, the ranks that launched them in this order.
         ambiguous: operations of groups of which members may never have shown themselves, with the ranks that may be
             them.
     """
@@ -49,6 +50,7 @@ class Waits(OpenOperations):
         self.ambiguous: list[tuple[OpenOp, list[int]]] = []
         self.blocked: dict[int, list[Node]] = {}
         self.graph: Graph[Node] = Graph()
+        self.order: dict[tuple[Node, Node], set[int]] = {}
         self._open_mismatches: dict[int, int] = {}
         self._connect()
 
@@ -111,7 +113,10 @@ class Waits(OpenOperations):
             elif pair.alone:
                 self.graph.wait(node, Node("rank", pair.partner))
             else:
-                self._behind(node, {pair.rank: pair.row}, inside)
+                ends = {pair.rank: pair.row}
+                if pair.other is not None:
+                    ends[pair.partner] = pair.other
+                self._behind(node, ends, inside)
         for rank, nodes in inside.items():
             if self.doing(rank) is not Doing.OWN_CODE:
                 self.blocked[rank] = nodes
@@ -169,8 +174,16 @@ class Waits(OpenOperations):
                     continue
                 other_row = self.rows_of(other)[rank]
                 same_dump = self.trace.dump[other_row] == self.trace.dump[row]
-                if same_dump and other_row < row and not self._independent(node, other):
+                apart = not self._independent(node, other) and not self._in_one_batch(row, other_row)
+                if same_dump and other_row < row and apart:
                     self.graph.wait(node, other)
+                    self.order.setdefault((node, other), set()).add(rank)
+
+    def _in_one_batch(self, row: int, other: int) -> bool:
+        """Whether two rows of a rank are members of one batch, which is launched at once."""
+        trace = self.trace
+        both = bool(trace.member[row] and trace.member[other] and trace.p2p[row] == trace.p2p[other])
+        return both and trace.group[row] == trace.group[other] and trace.seq[row] == trace.seq[other]
 
     def _independent(self, one: Node, other: Node) -> bool:
         """Whether two operations run side by side: gloo has threads of its own for each group."""
