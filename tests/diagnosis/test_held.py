@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.diagnosis.rows import Rows, groups, look, of, only, p2p, told
 from tests.flightrec.synthetic import active
 
@@ -66,3 +68,20 @@ def test_a_recv_waits_for_what_holds_up_its_sender() -> None:
     }
     found = only(look(rows, group))
     assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("p2p_mismatch", (1,), (2, 3))
+
+
+@pytest.mark.parametrize("sends", [0, 4])
+def test_two_roots_of_gloo_are_named_only_where_no_unrecorded_send_may_join_them(sends: int) -> None:
+    """Rank 1 holds rank 0 in one group and rank 3 holds rank 2 in another; with sends about, 1 may wait for 3."""
+    group = groups(w=range(4), t=[0, 1], u=[2, 3])
+    done = of("0", 1, profiling_name="gloo:all_reduce", op_id=1 + sends, state="scheduled", retired=True)
+    rows: dict[int, Rows] = {
+        rank: [done] if rank % 2 else [done, of("t" if rank == 0 else "u", 1, active, profiling_name="gloo:all_reduce")]
+        for rank in range(4)
+    }
+    found = look(rows, group)
+    if sends:
+        assert (found.healthy, found.findings) == (None, [])
+        assert any("stacks would tell" in words for words in found.unknown)
+    else:
+        assert told(found) == [("not_entered", (1,), (0,)), ("not_entered", (3,), (2,))]

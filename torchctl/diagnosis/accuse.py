@@ -15,6 +15,7 @@ from torchctl.diagnosis.mismatch import Mismatch
 from torchctl.diagnosis.model import Collective, Finding, GroupName, Location
 from torchctl.diagnosis.stuck import nobody_left, stuck
 from torchctl.diagnosis.waiting import Node, Waits
+from torchctl.diagnosis.words import ranks_of
 from torchctl.flightrec.trace import NO_SEQ, NO_TIME
 from torchctl.flightrec.userframe import user_frame
 
@@ -86,6 +87,7 @@ class Accuser:
                 self.unknown.append("a send and its recv are both there and not done; they may be in flight")
             elif node.kind == "hidden":
                 cases["hidden", node.name].append(Case([node], partial(nobody_left, self, node)))
+        self._leave_out_hidden(by_operation)
         for (kind, operation), nodes in by_operation.items():
             tell = partial(absent, self, kind, operation, [node.number for node in nodes])
             cases[kind, operation.kind, self._call(operation)].append(Case(nodes, tell))
@@ -93,6 +95,23 @@ class Accuser:
             node = Node("mismatch", number)
             cases["mismatch", mismatch.what].append(Case([node], partial(self._disagreement, node, mismatch)))
         return cases
+
+    def _leave_out_hidden(self, by_operation: dict[tuple[str, Node], list[Node]]) -> None:
+        """Take out the roots of gloo's operations where one may wait for another in a send that is not recorded."""
+        of_gloo = [
+            (kind, node)
+            for kind, node in by_operation
+            if kind == "rank" and node.kind == "op" and self.waits.is_gloo(self.waits.group_of(node))
+        ]
+        ranks = sorted({root.number for case in of_gloo for root in by_operation[case]})
+        if not self.waits.may_be_in_p2p(ranks):
+            return
+        for case in of_gloo:
+            del by_operation[case]
+        self.unknown.append(
+            f"others wait for {ranks_of(ranks)}, and gloo does not record the sends and receives in which one of them"
+            " may wait for another: their stacks would tell"
+        )
 
     def _many(self, cases: Sequence[Case]) -> list[Finding]:
         """Return the findings of many cases, those alike as one; who waits is searched for once, not for each."""

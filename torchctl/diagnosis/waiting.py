@@ -10,6 +10,7 @@ no operation at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,8 +96,9 @@ class Waits(OpenOperations):
             elif (op.group, op.seq) in mismatch_of:
                 self.graph.wait(node, Node("mismatch", mismatch_of[op.group, op.seq]))
             elif op.missing or op.skipped:
-                if self._may_be_in_p2p(op):
-                    self.ambiguous.append((op, [*op.missing, *op.skipped]))
+                absent = [*op.missing, *op.skipped]
+                if self.is_gloo(op.group) and self.may_be_in_p2p(absent):
+                    self.ambiguous.append((op, absent))
                     continue
                 for rank in (*op.missing, *op.skipped):
                     self.graph.wait(node, Node("rank", rank))
@@ -125,10 +127,9 @@ class Waits(OpenOperations):
             for node in nodes:
                 self.graph.wait(Node("rank", rank), node)
 
-    def _may_be_in_p2p(self, op: OpenOp) -> bool:
+    def may_be_in_p2p(self, missing: Sequence[int]) -> bool:
         """Whether of several missing ranks one may wait for another in a send or recv that gloo does not record."""
-        missing = [*op.missing, *op.skipped]
-        if not self.is_gloo(op.group) or len(missing) < 2 or all(rank in self.activity for rank in missing):
+        if len(missing) < 2 or all(rank in self.activity for rank in missing):
             return False
         return any(dump.gaps for dump in self.trace.dumps)
 
