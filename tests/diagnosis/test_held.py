@@ -44,6 +44,7 @@ def test_who_is_in_every_circle_is_named_and_the_others_are_not() -> None:
     }
     found = only(look(rows, group))
     assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("order_cycle", (0,), (1, 2, 3))
+    assert found.summary.startswith("rank 0 and others that it waits for wait for each other in ")
 
 
 def test_a_rank_that_waits_behind_what_it_left_out_itself_never_entered_that() -> None:

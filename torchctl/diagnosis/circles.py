@@ -36,7 +36,8 @@ def circle(accuser: Accuser, component: list[Node]) -> Finding:
         return _out_of_step(accuser, nodes, ranks, waiting, group, collective, steps)
     how = "wait for each other" if kind == "order_cycle" else "each wait for the other's end"
     where_words = joined(group_words(accuser.trace.groups[number]) for number in groups[:4])
-    summary = f"{ranks_of(ranks)} {how} in {where_words}, in a circle"
+    who = ranks_of(ranks) if len(ranks) > 1 else f"{ranks_of(ranks)} and others that it waits for"
+    summary = f"{who} {how} in {where_words}, in a circle"
     if waiting:
         summary += f"; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} for them"
     return Finding(kind, "likely", summary, tuple(ranks), waiting, group, collective, location, steps[:16])
