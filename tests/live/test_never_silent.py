@@ -16,8 +16,9 @@ from tests.http_client import connect, post
 from tests.namespaces import on_small_disk
 from tests.processes import python, running
 from tests.sentinels import IDLE, SERVE, alive, at_once, degraded, eventually, held, stop, words, worker
-from torchctl.causes import sentinels
+from torchctl.causes import last_words, sentinels
 from torchctl.cli import cli
+from torchctl.silence.lastword import SUFFIX
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
 
@@ -155,7 +156,8 @@ def test_a_worker_that_crashes_at_import_leaves_nobody_behind(folder: Path, own_
         code, _, err = process.finish()
     assert code == 1 and "nothing_of_that_name" in err
     eventually(lambda: process.pid not in sentinels())
-    assert os.listdir(own_environment) == []
+    assert [word.cause for word in last_words()] == ["uncaught ModuleNotFoundError"]
+    assert [name for name in os.listdir(own_environment) if not name.endswith(SUFFIX)] == []
 
 
 def test_two_jobs_on_one_host(folder: Path, own_environment: Path) -> None:
