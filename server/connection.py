@@ -199,7 +199,7 @@ class Connection(BaseHTTPRequestHandler):
     def _refuse(self, bad: BadRequest) -> None:
         """Answer a bad request in its turn, then read a little of what still comes, so that the answer is not lost."""
         wait_s = pacing.refusals.turn()
-        if wait_s:
+        if wait_s and not self.server.connections.crowded:
             self._pause(wait_s)
         self._send(_refusal(bad), stranger=True)
         self.slot.waiting_since = time.monotonic()

@@ -62,6 +62,11 @@ class Connections:
             slot = self._slots[connection] = Slot(connection)
             return slot
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so many are open that places are wanted for who comes next."""
+        return len(self._slots) > self.limit // 4
+
     def remove(self, connection: socket.socket) -> None:
         """Forget a connection that is about to be closed."""
         with self._room:

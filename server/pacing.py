@@ -1,8 +1,8 @@
 """Refusals at a pace: who sends garbage must not take the interpreter from the training.
 
 How this works: a number of requests is refused at once; beyond it each refusal waits for its moment, so that the whole
-process refuses so many a second and no more. Who asks properly waits for nothing. A connection whose refusal waits is
-the first to be hung up when its place is needed.
+process refuses so many a second and no more. Who asks properly waits for nothing. In a crowd nobody is kept waiting:
+there the places are wanted more than the pace.
 """
 
 from __future__ import annotations

@@ -132,6 +132,7 @@ def alone(ranks: int, entries: int, rounds: int) -> None:
     from torchctl.flightrec.aborts import spread_aborts
     from torchctl.flightrec.assemble import assemble
     from torchctl.flightrec.decode import decode_dump
+    from torchctl.flightrec.dump import Members
     from torchctl.flightrec.gather import RawDump
     from torchctl.flightrec.guard import Guard
     from torchctl.flightrec.pieces import Shared, piece_of
@@ -140,12 +141,12 @@ def alone(ranks: int, entries: int, rounds: int) -> None:
     gc.disable()
     pieces = []
     shared: Shared = {}
+    members: Members = {}
     with Guard() as guard:
         for rank in range(ranks):
             data = pickle.dumps(dump_of(rank, ranks, entries, ranks // 2 + 1), 2)
-            pieces.append(
-                piece_of(RawDump(str(rank), rank, b""), decode_dump(data, str(rank), guard=guard, whole=False), shared)
-            )
+            dump = decode_dump(data, str(rank), guard=guard, whole=False, members=members)
+            pieces.append(piece_of(RawDump(str(rank), rank, b""), dump, shared))
     tables, verdicts = [], []
     for _ in range(rounds):
         fresh = [replace(piece, columns=dict(piece.columns)) for piece in pieces]

@@ -1,5 +1,7 @@
 """Refusals at a pace: garbage waits, nobody else does."""
 
+import contextlib
+import socket
 import time
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from tests.http_client import post, raw
 from torchctl.server import WorkerServer
+from torchctl.server.connections import Connections
 from torchctl.server.pacing import BURST, MAX_WAIT_S, PER_SECOND, Pace
 
 
@@ -39,3 +42,14 @@ def test_a_server_refuses_garbage_at_that_pace_and_answers_a_good_client_at_once
             assert raw(path, b"\0garbage\r\n\r\n").startswith(b"HTTP/1.1 400 ")
         assert time.monotonic() - began >= extra / PER_SECOND
         assert post(path, "ping").body == b"pong"
+
+
+def test_a_quarter_of_the_places_is_a_crowd_in_which_no_refusal_waits() -> None:
+    table = Connections(8)
+    with contextlib.ExitStack() as stack:
+        crowded = []
+        for _ in range(3):
+            ends = [stack.enter_context(end) for end in socket.socketpair()]
+            assert table.add(ends[0]) is not None
+            crowded.append(table.crowded)
+    assert crowded == [False, False, True]
