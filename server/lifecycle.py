@@ -56,7 +56,7 @@ def worker_main(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_recorded())
-        policy = Policy(read_only, token_file, tls_cert, tls_key)
+        pid, policy = os.getpid(), Policy(read_only, token_file, tls_cert, tls_key)
         server = start_server(policy, sentinel=sentinel, native_companion=native_companion)
         if server is not None:
             stack.enter_context(server)
@@ -64,7 +64,7 @@ def worker_main(
         try:
             yield
         except BaseException as error:
-            if server is not None:
+            if server is not None and os.getpid() == pid:  # a forked child that comes through here is not the rank
                 farewell.keep(error, server.address)
             raise
 

@@ -7,6 +7,7 @@ import pytest
 from tests.http_client import connect, post
 from tests.processes import python
 from tests.server.programs import QUIET_FORKS, start
+from torchctl.causes import last_words
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
 
@@ -57,6 +58,7 @@ def test_a_child_that_leaves_worker_main_by_an_exception_leaves_the_socket(folde
     with python(code, {"TORCH_WORKER_SERVER_SOCKET": str(path)}) as process:
         assert process.line() == "5"
         assert post(str(path), "ping").body == b"pong"
+        assert last_words() == []  # nor does it say that the rank has died
         process.tell("end")
         assert process.finish()[::2] == (0, "")
 
