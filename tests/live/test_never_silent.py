@@ -51,7 +51,7 @@ from torchctl.server import WorkerServer
 from torchctl.server.companion import sentinel_pid
 def load(queue):
     queue.put(1)
-    time.sleep(600)
+    time.sleep(120)
 if __name__ == "__main__":
     server = WorkerServer(sys.argv[1])
     end = time.monotonic() + 20

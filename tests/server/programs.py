@@ -15,6 +15,16 @@ SETTLED = (
 )
 # Python 3.13 looks for threads after our hook has started ours again, and warns when `__main__` forks.
 QUIET_FORKS = "import warnings\nwarnings.simplefilter('ignore')\n" if sys.version_info >= (3, 13) else ""
+# `wait`, for threads that wait for any child until `end`; `seen` and `told` are what they and SIGCHLD's handler learn.
+WAITS_FOR_ANY_CHILD = (
+    "import os, signal, threading, time\n"
+    "seen, told, end = [], [], threading.Event()\n"
+    "signal.signal(signal.SIGCHLD, lambda *about: told.append(about))\n"
+    "def wait():\n"
+    "    while not end.is_set():\n"
+    "        try: seen.append(os.wait())\n"
+    "        except ChildProcessError: time.sleep(0)\n"
+)
 
 
 def start(code: str, path: Path) -> Process:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.processes import python
 from tests.sentinels import eventually
+from tests.server.programs import WAITS_FOR_ANY_CHILD
 from torchctl.server import detach
 from torchctl.server.handlers.pyspy import find_pyspy
 
@@ -41,13 +42,7 @@ def test_open_files_of_the_program_stay_its_own(folder: Path) -> None:
 def test_no_wait_sees_py_spy_either(folder: Path) -> None:
     path = folder / "s"
     code = (
-        "import os, signal, sys, threading, time\n"
-        "seen, told, end = [], [], threading.Event()\n"
-        "signal.signal(signal.SIGCHLD, lambda *about: told.append(about))\n"
-        "def wait():\n"
-        "    while not end.is_set():\n"
-        "        try: seen.append(os.wait())\n"
-        "        except ChildProcessError: time.sleep(0)\n"
+        WAITS_FOR_ANY_CHILD + "import sys\n"
         "waiter = threading.Thread(target=wait)\nwaiter.start()\n"
         "import torchctl.server as s\n"
         f"server = s.WorkerServer({str(path)!r})\n"

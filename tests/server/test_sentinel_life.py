@@ -13,6 +13,7 @@ import pytest
 from tests.http_client import connect, post
 from tests.processes import Process, python
 from tests.sentinels import IDLE, SERVE, alive, eventually, words, worker
+from tests.server.programs import WAITS_FOR_ANY_CHILD
 from torchctl.causes import sentinel_of, sentinels
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
@@ -237,13 +238,7 @@ def test_starting_it_does_not_hold_up_the_trainer(path: Path) -> None:
 def test_no_wait_of_the_trainer_ever_sees_it(path: Path) -> None:
     """Threads that wait for any child all the time, and a handler for SIGCHLD: neither is told anything."""
     code = (
-        "import os, signal, sys, threading, time\n"
-        "seen, told, end = [], [], threading.Event()\n"
-        "signal.signal(signal.SIGCHLD, lambda *about: told.append(about))\n"
-        "def wait():\n"
-        "    while not end.is_set():\n"
-        "        try: seen.append(os.wait())\n"
-        "        except ChildProcessError: time.sleep(0)\n"
+        WAITS_FOR_ANY_CHILD + "import sys\n"
         "threads = [threading.Thread(target=wait) for _ in range(2)]\n"
         "[one.start() for one in threads]\n"
         "import torchctl.server as s\n"
@@ -276,64 +271,6 @@ def test_a_restarted_rank_has_its_path_at_once(path: Path) -> None:
             finally:
                 os.kill(sentinel, signal.SIGCONT)
             eventually(lambda pid=sentinel: not alive(pid))  # type: ignore[misc]
-
-
-def test_its_last_word_says_of_what_the_worker_died(path: Path, own_environment: Path) -> None:
-    code = "s.report_step(1203)\nprint('reported', flush=True)\n" + IDLE
-    environment = {"RANK": "3", "WORLD_SIZE": "8", "TORCHCTL_JOB_ID": "llama"}
-    with worker(path, code, environment=environment) as (process, sentinel):
-        process.wait_for("reported")
-        process.popen.kill()
-        eventually(lambda: not alive(sentinel))
-        process.popen.wait(10)
-    (word,) = words(str(own_environment))
-    about = {name: word[name] for name in ("rank", "world_size", "job_id", "pid", "cause", "step", "endpoint")}
-    assert about == {
-        "rank": 3,
-        "world_size": 8,
-        "job_id": "llama",
-        "pid": process.pid,
-        "cause": "SIGKILL",
-        "step": 1203,
-        "endpoint": str(path),
-    }
-    assert abs(float(str(word["died"])) - time.time()) < 60
-    assert own_environment.stat().st_mode & 0o777 == 0o700
-    (file,) = own_environment.glob("*.died")
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert path.exists()  # a dead worker's socket file is not the sentinel's to remove
-
-
-def test_a_worker_that_dies_right_after_the_handover_has_its_last_word(path: Path, own_environment: Path) -> None:
-    """The sentinel is stopped before it can take what is handed over, and goes on when the worker is dead."""
-    code = (
-        "import os, signal, socket, struct, time\n"
-        "from torchctl.server.sentinel import handover\n"
-        "send = handover.send\n"
-        "def send_to_one_that_is_stopped(link, *rest):\n"
-        "    pid = struct.unpack('3i', link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]\n"
-        "    os.kill(pid, signal.SIGSTOP)\n"
-        "    while 'T (stopped)' not in open(f'/proc/{pid}/status').read(): time.sleep(0.001)\n"
-        "    send(link, *rest)\n"
-        "handover.send = send_to_one_that_is_stopped\n"
-    )
-    kill = "os.kill(os.getpid(), signal.SIGKILL)\n"
-    with python(code + SERVE.format(path=str(path), options="") + kill) as process:
-        sentinel = int(process.line())
-        process.popen.wait(10)
-        os.kill(sentinel, signal.SIGCONT)
-        eventually(lambda: not alive(sentinel))
-    (word,) = words(str(own_environment))
-    assert (word["pid"], word["endpoint"]) == (process.pid, str(path))
-
-
-def test_a_runtime_folder_that_cannot_be_had_costs_the_word_alone(path: Path, folder: Path) -> None:
-    (folder / "file").write_text("")
-    with worker(path, environment={"TORCHCTL_RUNTIME_DIR": str(folder / "file")}) as (process, sentinel):
-        process.popen.kill()
-        eventually(lambda: not alive(sentinel))
-        process.popen.wait(10)
-    assert sorted(os.listdir(folder)) == ["file", "s"]
 
 
 def test_the_script_runs_by_its_path_without_site_packages() -> None:
