@@ -42,8 +42,7 @@ def test_open_files_of_the_program_stay_its_own(folder: Path) -> None:
 def test_no_wait_sees_py_spy_either(folder: Path) -> None:
     path = folder / "s"
     code = (
-        WAITS_FOR_ANY_CHILD + "import sys\n"
-        "waiter = threading.Thread(target=wait)\nwaiter.start()\n"
+        WAITS_FOR_ANY_CHILD + "waiter = threading.Thread(target=wait)\nwaiter.start()\n"
         "import torchctl.server as s\n"
         f"server = s.WorkerServer({str(path)!r})\n"
         "from tests.http_client import post\n"
