@@ -5,10 +5,10 @@ One line in the training script, ``with worker_main():`` or ``@worker_main()``, 
 """
 
 from torchctl.server import handlers as _handlers  # noqa: F401 (registers them)
+from torchctl.server.guest.step import report_step
 from torchctl.server.lifecycle import TORCH_WORKER_SERVER_SOCKET, worker_main
 from torchctl.server.registry import get_handler, get_handler_names, handler, register_handler
 from torchctl.server.request import Request, Response
-from torchctl.server.step import report_step
 from torchctl.server.worker import WorkerServer
 
 __all__ = [

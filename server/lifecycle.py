@@ -15,10 +15,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from torchctl import protocol, runtimedir
+from torchctl import protocol
 from torchctl.errors import ServerError
-from torchctl.server import farewell, identity, torchlink, unixpath
-from torchctl.server.policy import Policy
+from torchctl.protocol import runtimedir
+from torchctl.server.guest import farewell, identity, torchlink
+from torchctl.server.http import unixpath
+from torchctl.server.http.policy import Policy
 from torchctl.server.worker import WorkerServer
 
 TORCH_WORKER_SERVER_SOCKET = protocol.SOCKET_VARIABLE
@@ -93,7 +95,7 @@ def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY, *,
     if not port:
         return
     try:
-        from torchctl.server.registration import Registration
+        from torchctl.server.guest.registration import Registration
 
         host = _filled_in(os.environ.get(protocol.WORKER_HOST_VARIABLE, ""))
         filled = _filled_in(port)

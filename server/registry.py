@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from torchctl.server import torchlink
+from torchctl.server.guest import torchlink
 from torchctl.server.request import Handler
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")

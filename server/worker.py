@@ -12,11 +12,12 @@ from types import TracebackType
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
-from torchctl.server import companion, forking, native
-from torchctl.server.connections import Connections
-from torchctl.server.gate import Gate, is_loopback, own_names
-from torchctl.server.listener import Listener, TcpListener, UnixListener
-from torchctl.server.policy import Policy
+from torchctl.server.guest import forking
+from torchctl.server.http.connections import Connections
+from torchctl.server.http.gate import Gate, is_loopback, own_names
+from torchctl.server.http.listener import Listener, TcpListener, UnixListener
+from torchctl.server.http.policy import Policy
+from torchctl.server.sentinel import companion, native_server
 
 _LOOPBACK_NAMES = ("", "localhost")
 _EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses
@@ -82,7 +83,7 @@ class WorkerServer:
             self.port, self.address, self.tls = -1, os.fspath(host_or_file), False
         else:
             self._listen_tcp(host_or_file, port, policy.tcp_gate())
-        self._native = native.start() if native_companion else None
+        self._native = native_server.start() if native_companion else None
         if sentinel and companion.wanted():
             self._listeners[0].companion = self._companion()
         forking.watch(self)

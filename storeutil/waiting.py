@@ -11,7 +11,7 @@ from threading import Lock
 from torchctl.errors import NotACounterError
 from torchctl.storeutil.errors import is_timeout
 from torchctl.storeutil.interface import LookingStore, Store, can_look
-from torchctl.storeutil.values import as_counter, preview
+from torchctl.storeutil.operator.values import as_counter, preview
 
 # How long one wait on the store lasts in the library. torch's wait ignores signals until it ends, so this
 # bounds the reaction to Ctrl-C; each slice costs a request per waiting rank, so it should not be short.

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from tests.http_client import Reply, request
 from tests.processes import DEADLINE_S, Process, python
-from torchctl.silence.samples import sample
+from torchctl.process.samples import sample
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 SERVE = """
 import ctypes, os, signal, sys, threading, time
 import torchctl.server as s
-from torchctl.server.companion import sentinel_pid
+from torchctl.server.sentinel.companion import sentinel_pid
 server = s.WorkerServer({path!r}{options})
 end = time.monotonic() + 20
 while sentinel_pid() is None and time.monotonic() < end:

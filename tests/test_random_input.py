@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from torchctl.discovery.hostfile import read_hostfile
-from torchctl.discovery.hostlist import parse_endpoints
-from torchctl.endpoint import HOST
 from torchctl.errors import TooLargeError, TorchctlError
-from torchctl.httpwire import ResponseParser
 from torchctl.protocol import token_problem
 from torchctl.ranks import MAX_RANKS, fold_ranks, parse_ranks
-from torchctl.reply import Reply
+from torchctl.workers.ask.http import ResponseParser
+from torchctl.workers.ask.reply import Reply
+from torchctl.workers.endpoint import HOST
+from torchctl.workers.find.hostfile import read_hostfile
+from torchctl.workers.find.hostlist import parse_endpoints
 
 pytestmark = pytest.mark.once
 

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from torchctl.server import torchlink
+from torchctl.server.guest import torchlink
 from torchctl.server.handlers.parameters import check_names, seconds
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response

@@ -16,11 +16,11 @@ import signal
 import sys
 import time
 
-from torchctl.server import detach
+from torchctl.process.samples import read
+from torchctl.server.guest import detach
 from torchctl.server.handlers.parameters import check_names
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
-from torchctl.silence.samples import read
 
 _PID = re.compile(r"^pid=(\d+)\n", re.MULTILINE)
 _TIMEOUT_S = 30.0  # native frames of a large process take seconds to resolve

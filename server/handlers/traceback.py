@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from torchctl.protocol import compact_json
-from torchctl.server import identity
+from torchctl.server.guest import identity
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
 

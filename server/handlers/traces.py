@@ -13,7 +13,7 @@ import pickle
 from typing import Any
 
 from torchctl import protocol
-from torchctl.server import torchlink
+from torchctl.server.guest import torchlink
 from torchctl.server.handlers.parameters import booleans, check_names
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response

@@ -10,7 +10,7 @@ import types
 
 _SERVER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PACKAGE = os.path.join(os.path.dirname(_SERVER), "torchctl")
-if not os.path.isdir(os.path.join(_PACKAGE, "silence")):
+if not os.path.isdir(os.path.join(_PACKAGE, "process")):
     _PACKAGE = os.path.dirname(_SERVER)  # installed, the server's folder lies inside the package
 
 for _name, _folder in (("torchctl", _PACKAGE), ("torchctl.server", _SERVER)):

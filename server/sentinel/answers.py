@@ -14,11 +14,11 @@ import socket
 import time
 
 from torchctl import protocol
-from torchctl.server import guesses
-from torchctl.server.gate import Gate, peer_problem
-from torchctl.server.head import BadRequest, Head, read_head
-from torchctl.server.sentinel.native import Relayed
+from torchctl.server.http import guesses
+from torchctl.server.http.gate import Gate, peer_problem
+from torchctl.server.http.head import BadRequest, Head, read_head
 from torchctl.server.sentinel.outside import Stacks
+from torchctl.server.sentinel.relayed import Relayed
 from torchctl.server.sentinel.state import NATIVE_HANDLERS, State, as_json
 
 _MAX_CLIENTS = 32

@@ -11,7 +11,7 @@ import json
 import socket
 from typing import Any, NamedTuple
 
-from torchctl.server.gate import Gate
+from torchctl.server.http.gate import Gate
 
 JOIN = b"join "  # and the name of another server's private socket
 GOODBYE = b"bye"

@@ -15,10 +15,10 @@ import socket
 import time
 from collections.abc import Sequence
 
+from torchctl.process import lastword, memory
+from torchctl.process.samples import start_ticks, stat_fields
 from torchctl.server.sentinel.handover import GOODBYE, JOIN, receive
 from torchctl.server.sentinel.watch import Watch
-from torchctl.silence import lastword, memory
-from torchctl.silence.samples import start_ticks, stat_fields
 
 _LOOK_S = 1.0
 _DEATH_TIMEOUT_S = 10.0  # between the end of a link and the end of the process, on a busy machine

@@ -17,8 +17,8 @@ import select
 import signal
 import time
 
+from torchctl.process.samples import start_ticks, status_fields
 from torchctl.server.sentinel.state import State
-from torchctl.silence.samples import start_ticks, status_fields
 
 _PYSPY_TIMEOUT_S = 10.0
 _DUMP_TIMEOUT_S = 3.0

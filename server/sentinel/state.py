@@ -8,11 +8,11 @@ import time
 from typing import Any, NamedTuple
 
 from torchctl import protocol
+from torchctl.process.lastword import LastWord
+from torchctl.process.reasons import Reason
+from torchctl.process.samples import read, stat_fields
 from torchctl.server.sentinel.handover import Handover
 from torchctl.server.sentinel.page import Page, Words
-from torchctl.silence.lastword import LastWord
-from torchctl.silence.reasons import Reason
-from torchctl.silence.samples import read, stat_fields
 
 HANDLERS = ("dump_traceback", "info", "ping")
 NATIVE_HANDLERS = ("dump_nccl_trace_json", "fr_trace_json")

@@ -16,13 +16,13 @@ import socket
 import time
 from collections.abc import Sequence
 
+from torchctl.process import memory
+from torchctl.process.reasons import Reason, reasons
+from torchctl.process.samples import Sample, sample
 from torchctl.server.sentinel.answers import Desk
 from torchctl.server.sentinel.handover import Handover
 from torchctl.server.sentinel.page import Page
 from torchctl.server.sentinel.state import Degraded, State
-from torchctl.silence import memory
-from torchctl.silence.reasons import Reason, reasons
-from torchctl.silence.samples import Sample, sample
 
 _PATIENCE_S = 10.0  # with a worker that does not answer, and of which nothing tells why
 _PROBE = b"?"

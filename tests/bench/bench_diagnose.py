@@ -129,14 +129,14 @@ def alone(ranks: int, entries: int, rounds: int) -> None:
     """Time matching and diagnosis on a table that is already there, with the table's making beside it."""
     from torchctl.diagnosis.diagnose import diagnose
     from torchctl.diagnosis.evidence import Evidence
-    from torchctl.flightrec.aborts import spread_aborts
-    from torchctl.flightrec.assemble import assemble
-    from torchctl.flightrec.decode import decode_dump
-    from torchctl.flightrec.dump import Members
-    from torchctl.flightrec.gather import RawDump
-    from torchctl.flightrec.guard import Guard
-    from torchctl.flightrec.pieces import Shared, piece_of
-    from torchctl.flightrec.sizes import tell_sizes
+    from torchctl.flightrec.decoding.decode import decode_dump
+    from torchctl.flightrec.decoding.dump import Members
+    from torchctl.flightrec.decoding.guard import Guard
+    from torchctl.flightrec.table.aborts import spread_aborts
+    from torchctl.flightrec.table.assemble import assemble
+    from torchctl.flightrec.table.gather import RawDump
+    from torchctl.flightrec.table.pieces import Shared, piece_of
+    from torchctl.flightrec.table.sizes import tell_sizes
 
     gc.disable()
     pieces = []

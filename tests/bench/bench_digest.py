@@ -21,12 +21,12 @@ import time
 from typing import Any
 
 from tests.bench.bench_diagnose import TP, dump_of
-from torchctl.diagnose_live import look
-from torchctl.diagnose_questions import sight_question
 from torchctl.diagnosis.diagnose import diagnose
-from torchctl.fanout import ask_all
+from torchctl.reports.diagnosis import look
 from torchctl.server.handlers.digest import digest_of
-from torchctl.targets import Targets
+from torchctl.workers.ask.fanout import ask_all
+from torchctl.workers.questions.look import sight_question
+from torchctl.workers.targets import Targets
 
 ENTRIES = 400  # in each ring; the digest of a longer one is as long
 STACK = """\

@@ -20,9 +20,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.servers import serving
-from torchctl.endpoint import Endpoint
-from torchctl.fanout import ask_all
-from torchctl.question import Question, Steps, ask_handler
+from torchctl.workers.ask.fanout import ask_all
+from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.endpoint import Endpoint
 
 Fetch = Callable[[Sequence[int], str, float], Counter[int]]
 _STATUS = {"ok": 200, "refused": 503, "timeout": 408}
@@ -95,7 +95,7 @@ def httpx_(ports: Sequence[int], path: str, timeout_s: float) -> Counter[int]:
 
 
 def urllib3_on_threads(ports: Sequence[int], path: str, timeout_s: float) -> Counter[int]:
-    from torchctl.client import call
+    from torchctl.workers.ask.one import call
 
     def ask(endpoint: Endpoint, deadline: float) -> bytes:
         return call(endpoint, path, deadline).body
@@ -169,8 +169,8 @@ def whole_process(count: int = 1024) -> None:
 
 def single(repeats: int = 300) -> None:
     """Print what one worker costs through the fan-out and straight through the client."""
-    from torchctl.asking import ping
-    from torchctl.client import call
+    from torchctl.workers.ask.one import call
+    from torchctl.workers.questions.basic import ping
 
     with serving(1) as served:
         endpoint = Endpoint(host="127.0.0.1", port=served.good[0])

@@ -59,8 +59,8 @@ def start_up(server: Any) -> None:
 
 
 def keys(server: Any, title: str, names: list[str]) -> None:
-    from torchctl.storeutil.families import describe, sort_keys, wanted_values
-    from torchctl.storeutil.reading import list_keys, read_values
+    from torchctl.storeutil.operator.families import describe, sort_keys, wanted_values
+    from torchctl.storeutil.operator.reading import list_keys, read_values
 
     for key in server.list_keys():
         server.delete_key(key)

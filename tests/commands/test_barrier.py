@@ -205,7 +205,7 @@ def test_a_typo_fails_before_torch_is_imported(host: str, sentence: str) -> None
     imported = {line.rpartition("|")[2].strip() for line in err.splitlines() if line.startswith("import time:")}
     assert (code, out) == (3, "")
     assert sentence in err
-    assert "torchctl.storeutil.session" in imported and "torch" not in imported
+    assert "torchctl.storeutil.operator.session" in imported and "torch" not in imported
 
 
 def test_a_port_that_is_no_store_is_named() -> None:

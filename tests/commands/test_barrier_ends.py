@@ -16,7 +16,7 @@ from tests.stores import connect, host_store
 from torchctl.cli import cli
 from torchctl.errors import StoreError, StoreInterruptedError
 from torchctl.storeutil import create_c10d_store, get_free_port
-from torchctl.storeutil.joining import join_barrier
+from torchctl.storeutil.operator.barrier import join_barrier
 
 pytestmark = pytest.mark.torch
 

@@ -19,11 +19,11 @@ from tests import listeners
 from tests.listeners import listening
 from tests.stacks.texts import WAITING, dump
 from torchctl.cli import cli
-from torchctl.endpoint import Endpoint
-from torchctl.question import Question, Steps, ask_handler
-from torchctl.relaying import Reader
-from torchctl.reply import Reply
 from torchctl.server import WorkerServer
+from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.reply import Reply
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.hosts.relay import Reader
 
 
 def run(*arguments: str) -> Result:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from tests.flightrec.synthetic import dump, entry, pickled
 from tests.processes import Process, python
 from torchctl.cli import cli
-from torchctl.pipes import dump_prefixes
+from torchctl.reports.pipes import dump_prefixes
 
 # Reads its FIFO as torch does (non-blocking, polled), and then writes its dump in two pieces.
 RANK = """

@@ -243,9 +243,9 @@ def test_only_a_folder_needs_the_table_and_its_numpy(stuck: Path) -> None:
     code = (
         "import sys; from torchctl.cli import cli\n"
         "try: cli(sys.argv[1:])\n"
-        "except SystemExit: print(sorted({'numpy', 'torchctl.flightrec.trace'} & set(sys.modules)))"
+        "except SystemExit: print(sorted({'numpy', 'torchctl.flightrec.table.trace'} & set(sys.modules)))"
     )
-    for path, loaded in ((stuck, "[]"), (stuck.parent, "['numpy', 'torchctl.flightrec.trace']")):
+    for path, loaded in ((stuck, "[]"), (stuck.parent, "['numpy', 'torchctl.flightrec.table.trace']")):
         command = [sys.executable, "-c", code, "nccl-trace", str(path)]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert shown.stdout.splitlines()[-1] == loaded

@@ -17,7 +17,7 @@ from tests.storejobs import torchctl, until_counter
 from tests.stores import connect, host_store
 from torchctl.cli import cli
 from torchctl.errors import StoreInterruptedError
-from torchctl.storeutil.exchange import join_exchange
+from torchctl.storeutil.operator.synchronize import join_exchange
 
 pytestmark = pytest.mark.torch
 

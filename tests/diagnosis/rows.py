@@ -9,8 +9,8 @@ from tests.flightrec.synthetic import active, dump, entry, pickled
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis, Finding
-from torchctl.flightrec.gather import Failure, RawDump
-from torchctl.flightrec.loading import load_raw
+from torchctl.flightrec.table.gather import Failure, RawDump
+from torchctl.flightrec.table.loading import load_raw
 from torchctl.stacks.stack import Stacks, parse_stacks
 
 Rows = Sequence[dict[str, Any]]

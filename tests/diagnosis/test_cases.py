@@ -24,8 +24,8 @@ from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import DumpError
-from torchctl.flightrec.gather import Failure, RawDump
-from torchctl.flightrec.loading import load_raw
+from torchctl.flightrec.table.gather import Failure, RawDump
+from torchctl.flightrec.table.loading import load_raw
 
 
 def test_the_first_rank_can_be_the_guilty_one() -> None:

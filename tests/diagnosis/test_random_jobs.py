@@ -15,7 +15,7 @@ from tests.flightrec.synthetic import pickled
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis
-from torchctl.flightrec.loading import load_raw
+from torchctl.flightrec.table.loading import load_raw
 from torchctl.server.handlers.digest import digest_of
 
 pytestmark = pytest.mark.once

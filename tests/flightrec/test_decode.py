@@ -20,7 +20,7 @@ from tests.flightrec.synthetic import (
     pickled,
 )
 from torchctl.flightrec import Frame, Guard, ProcessGroup, ReportedStatus, decode_dump, read_dump
-from torchctl.flightrec.decode import rank_from_name
+from torchctl.flightrec.decoding.decode import rank_from_name
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS)
@@ -173,6 +173,6 @@ def test_the_rank_is_where_the_name_tells_it(name: str, rank: int | None) -> Non
 
 def test_the_package_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'rich', 'numpy', 'urllib3', 'pickle', 'json'}"
-    code = f"import sys, torchctl.flightrec.decode; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, torchctl.flightrec.decoding.decode; print(sorted({heavy} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], stdout=-1, text=True, timeout=60, check=True)
     assert shown.stdout.strip() == "[]"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from torchctl.flightrec import Dump, read_dump
-from torchctl.flightrec.choice import Choice
-from torchctl.flightrec.judge import Progress
-from torchctl.flightrec.view import TraceView, view_of
+from torchctl.flightrec.table.judge import Progress
+from torchctl.flightrec.view.choice import Choice
+from torchctl.flightrec.view.view import TraceView, view_of
 
 pytestmark = pytest.mark.torch
 

@@ -12,7 +12,7 @@ from tests.flightrec.synthetic import ALL_VERSIONS, active, as_json, dump, entry
 from torchctl import flightrec
 from torchctl.errors import DumpError
 from torchctl.flightrec import State, load
-from torchctl.flightrec.tables import MemberTexts
+from torchctl.flightrec.decoding.tables import MemberTexts
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

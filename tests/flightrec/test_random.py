@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.flightrec.synthetic import active, dump, entry, pickled
 from torchctl.errors import DumpError
 from torchctl.flightrec import Guard, Limits, decode_dump, describe_pickle
-from torchctl.flightrec.choice import Choice
-from torchctl.flightrec.view import view_of
+from torchctl.flightrec.view.choice import Choice
+from torchctl.flightrec.view.view import view_of
 from torchctl.render.nccl_trace import plain_lines
 
 pytestmark = pytest.mark.once

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from tests.flightrec.synthetic import BASE_NS, FRAMES, active, as_json, dump, entry, pickled
-from torchctl.codepaths import origin
 from torchctl.flightrec import Dump, Frame, decode_dump
-from torchctl.flightrec.choice import MAX_ACTIVE, Choice
-from torchctl.flightrec.judge import Progress, judge
-from torchctl.flightrec.summary import GroupSummary, group_names, summarise_groups
-from torchctl.flightrec.userframe import user_frame
-from torchctl.flightrec.view import TraceView, view_of
+from torchctl.flightrec.table.judge import Progress, judge
+from torchctl.flightrec.view.choice import MAX_ACTIVE, Choice
+from torchctl.flightrec.view.summary import GroupSummary, group_names, summarise_groups
+from torchctl.flightrec.view.userframe import user_frame
+from torchctl.flightrec.view.view import TraceView, view_of
+from torchctl.stacks.codepaths import origin
 
 
 def decoded(*entries: dict[str, Any], **changes: Any) -> Dump:

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from tests.flightrec.synthetic import BASE_NS, active, dump, entry, pickled
 from torchctl.flightrec import Entry, decode_dump
-from torchctl.flightrec.choice import Choice
-from torchctl.flightrec.view import TraceView, view_of
+from torchctl.flightrec.view.choice import Choice
+from torchctl.flightrec.view.view import TraceView, view_of
 from torchctl.render.nccl_trace import fit, plain_lines, rich_parts, row_columns, suits_rich
 from torchctl.render.nccl_trace_words import clock, duration, sizes_of
 

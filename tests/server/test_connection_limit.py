@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.http_client import connect, post, raw
-from torchctl.client import call
-from torchctl.endpoint import Endpoint
 from torchctl.errors import BusyError
 from torchctl.protocol import MAX_CONNECTIONS
 from torchctl.server import Request, Response, WorkerServer, handler
+from torchctl.workers.ask.one import call
+from torchctl.workers.endpoint import Endpoint
 
 
 @handler("long-answer")

@@ -10,7 +10,7 @@ import pytest
 from tests.processes import python
 from tests.sentinels import eventually
 from tests.server.programs import WAITS_FOR_ANY_CHILD
-from torchctl.server import detach
+from torchctl.server.guest import detach
 from torchctl.server.handlers.pyspy import find_pyspy
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
@@ -61,7 +61,7 @@ def test_where_no_clone_is_to_be_had_a_shell_stands_in(folder: Path) -> None:
     out = folder / "out"
     code = (
         "import sys\nsys.modules['ctypes'] = None\n"
-        "from torchctl.server import detach\n"
+        "from torchctl.server.guest import detach\n"
         f"detach.start([{shutil.which('echo')!r}, 'ran'], {str(out)!r})\n"
         "import os\n"
         "try:\n    os.wait()\nexcept ChildProcessError:\n    print('no child')\n"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.flightrec.synthetic import active, dump, entry
 from tests.http_client import post
-from torchctl.flightrec.decode import decode_dump
+from torchctl.flightrec.decoding.decode import decode_dump
 from torchctl.server import WorkerServer
 from torchctl.server.handlers.digest import NEWEST, OF_EACH_GROUP, digest_of
 

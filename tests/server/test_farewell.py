@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from tests.processes import python
-from torchctl.causes import death, last_words
 from torchctl.cli import cli
-from torchctl.server.farewell import in_words
-from torchctl.silence import lastword
+from torchctl.process import lastword
+from torchctl.server.guest.farewell import in_words
+from torchctl.workers.causes import death, last_words
 
 MAIN = """
 import sys

@@ -7,7 +7,7 @@ import pytest
 from tests.http_client import connect, post
 from tests.processes import python
 from tests.server.programs import QUIET_FORKS, start
-from torchctl.causes import last_words
+from torchctl.workers.causes import last_words
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
 

@@ -13,11 +13,12 @@ import pytest
 
 from tests.eventually import wait_until
 from tests.http_client import Reply, connect, post, request
-from torchctl.client import call
-from torchctl.endpoint import Endpoint
 from torchctl.errors import AccessDeniedError, BusyError, HandlerError, SecretFileError, ServerError
-from torchctl.server import Request, Response, WorkerServer, guesses, handler
-from torchctl.server.guesses import MAX_DELAY_S, Guesses
+from torchctl.server import Request, Response, WorkerServer, handler
+from torchctl.server.http import guesses
+from torchctl.server.http.guesses import MAX_DELAY_S, Guesses
+from torchctl.workers.ask.one import call
+from torchctl.workers.endpoint import Endpoint
 
 TOKEN = "a-token-of-twenty-bytes"
 
@@ -59,8 +60,9 @@ def ask(server: WorkerServer, **headers: str) -> Reply:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_another_uid_is_refused_even_where_the_files_mode_lets_it_in(folder: Path) -> None:
     code = (
-        "import os, sys, time\nfrom torchctl.client import call\nfrom torchctl.endpoint import Endpoint\n"
-        "from torchctl.errors import AccessDeniedError\nos.setuid(65534)\n"
+        "import os, sys, time\nfrom torchctl.workers.ask.one import call\n"
+        "from torchctl.workers.endpoint import Endpoint\nfrom torchctl.errors import AccessDeniedError\n"
+        "os.setuid(65534)\n"
         "try: call(Endpoint(path=sys.argv[1]), 'ping', time.monotonic() + 10)\n"
         "except AccessDeniedError as error: print(error)\n"
     )

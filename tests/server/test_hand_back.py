@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from torchctl.server.gate import Gate
+from torchctl.process.reasons import Reason
+from torchctl.server.http.gate import Gate
 from torchctl.server.sentinel.answers import Desk
 from torchctl.server.sentinel.handover import Handover
 from torchctl.server.sentinel.page import Page, make
 from torchctl.server.sentinel.state import Degraded, State
-from torchctl.silence.reasons import Reason
 
 WORKER = Handover(1, 1, "/x/s", [], 3, 4, "job", "vm", "/x", "0", None, None, "")
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.http_client import post
 from tests.processes import python
+from torchctl.process.lastword import SUFFIX
 from torchctl.server import TORCH_WORKER_SERVER_SOCKET, worker_main
 from torchctl.server.lifecycle import socket_path
-from torchctl.silence.lastword import SUFFIX
 
 
 def test_the_variable_names_the_socket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

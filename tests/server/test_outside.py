@@ -73,8 +73,8 @@ for _ in range(120): threading.Thread(target=threading.Event().wait, daemon=True
 """
 UNREGISTERED = """
 import faulthandler
-from torchctl.server import dumps
-(number,) = dumps._taken
+from torchctl.server.sentinel import stackdump
+(number,) = stackdump._taken
 faulthandler.unregister(number)
 os.kill(os.getpid(), number)
 """

@@ -101,8 +101,8 @@ def test_what_is_printed_to_closed_streams_does_not_reach_our_sockets(path: Path
 def test_a_folder_that_is_gone_costs_neither_the_sentinel_nor_a_word_on_stderr(path: Path, folder: Path) -> None:
     code = (
         "import ctypes, os, sys, time, torchctl.server as s\n"
-        "from torchctl.server import detach\n"
-        "from torchctl.server.companion import sentinel_pid\n"
+        "from torchctl.server.guest import detach\n"
+        "from torchctl.server.sentinel.companion import sentinel_pid\n"
         "sys.path.remove('')\n"  # Python 3.13 imports nothing more with it in a folder that is gone
         "os.mkdir(sys.argv[2])\nos.chdir(sys.argv[2])\nos.rmdir(sys.argv[2])\n"
         "server = s.WorkerServer(sys.argv[1])\n"
@@ -118,7 +118,7 @@ def test_a_frozen_program_is_not_started_once_more(path: Path) -> None:
     """Its `sys.executable` is the program itself, which would start another one, and so on."""
     code = (
         "import sys\nsys.frozen = True\nimport torchctl.server as s\n"
-        "from torchctl.server import detach\n"
+        "from torchctl.server.guest import detach\n"
         "def started(*about): print('started', about, flush=True)\n"
         "detach.start = started\n"
         "server = s.WorkerServer(sys.argv[1])\nprint('up', flush=True)\n" + IDLE

@@ -9,8 +9,8 @@ import pytest
 
 from tests.http_client import post, raw
 from torchctl.server import WorkerServer
-from torchctl.server.connections import Connections
-from torchctl.server.pacing import BURST, MAX_WAIT_S, PER_SECOND, Pace
+from torchctl.server.http.connections import Connections
+from torchctl.server.http.pacing import BURST, MAX_WAIT_S, PER_SECOND, Pace
 
 
 def test_a_burst_is_free_and_then_so_many_a_second() -> None:

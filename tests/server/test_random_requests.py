@@ -16,8 +16,8 @@ from tests.eventually import wait_until
 from tests.http_client import post, raw
 from torchctl.protocol import MAX_HEADERS, MAX_LINE_BYTES
 from torchctl.server import WorkerServer
-from torchctl.server.gate import Gate
-from torchctl.server.head import BadRequest, read_head
+from torchctl.server.http.gate import Gate
+from torchctl.server.http.head import BadRequest, read_head
 
 STATUSES = {400, 411, 413, 414, 431, 505}
 PURE = settings(deadline=None, max_examples=400)

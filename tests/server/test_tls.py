@@ -20,11 +20,8 @@ from tests.certificates import Certificates, certificates
 from tests.eventually import wait_until
 from tests.http_client import connect, post, raw
 from tests.processes import python
-from torchctl.asking import ping
 from torchctl.cli import cli
-from torchctl.client import call
-from torchctl.completing import handler_names
-from torchctl.endpoint import Endpoint
+from torchctl.commands.completing import handler_names
 from torchctl.errors import (
     AccessDeniedError,
     CertificateError,
@@ -33,9 +30,12 @@ from torchctl.errors import (
     ServerError,
     UnreachableError,
 )
-from torchctl.fanout import ask_all
 from torchctl.protocol import MAX_CONNECTIONS, REQUEST_TIMEOUT_S
 from torchctl.server import Request, Response, WorkerServer, handler
+from torchctl.workers.ask.fanout import ask_all
+from torchctl.workers.ask.one import call
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions.basic import ping
 
 TOKEN = "a-token-of-twenty-bytes"
 
@@ -300,9 +300,10 @@ def test_a_tab_says_nothing_in_the_clear_where_tls_is_asked_for(
 def test_ssl_is_not_set_up_without_tls() -> None:
     code = (
         "import sys, torchctl.server as s\nserver = s.WorkerServer('127.0.0.1', 0)\n"
-        "from torchctl.client import call\nfrom torchctl.endpoint import Endpoint\nimport time\n"
+        "from torchctl.workers.ask.one import call\nfrom torchctl.workers.endpoint import Endpoint\nimport time\n"
         "call(Endpoint(host='127.0.0.1', port=server.port), 'ping', time.monotonic() + 20)\n"
-        "print({'torchctl.tls', 'torchctl.server.tls', 'torchctl.secretfile'} & set(sys.modules))\n"
+        "tls = {'torchctl.workers.ask.tls', 'torchctl.server.http.tls', 'torchctl.protocol.secretfile'}\n"
+        "print(tls & set(sys.modules))\n"
     )
     with python(code) as process:
         assert process.finish() == (0, "set()\n", "")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchctl.storeutil.families import describe, family_of, sort_keys, wanted_values
+from torchctl.storeutil.operator.families import describe, family_of, sort_keys, wanted_values
 
 
 def lines(values: dict[str, bytes]) -> list[tuple[str, int, str]]:

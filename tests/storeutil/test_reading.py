@@ -9,7 +9,7 @@ import pytest
 
 from tests.stores import connect, host_store
 from torchctl.errors import StoreError
-from torchctl.storeutil.reading import list_keys, read_values
+from torchctl.storeutil.operator.reading import list_keys, read_values
 
 pytestmark = pytest.mark.torch
 

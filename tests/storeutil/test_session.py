@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.stores import host_store
-from torchctl.endpoint import Endpoint
-from torchctl.storeutil.session import StoreSession
+from torchctl.storeutil.operator.session import StoreSession
+from torchctl.workers.endpoint import Endpoint
 
 pytestmark = pytest.mark.torch
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from torchctl.storeutil.values import Kind, classify, preview, wrapped_pickle
+from torchctl.storeutil.operator.values import Kind, classify, preview, wrapped_pickle
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,7 @@ from contextlib import contextmanager
 
 import click
 
-from torchctl.endpoint import Endpoint
-from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError, StoreUnreachableError
-from torchctl.render.barrier import barrier_json, barrier_line
-from torchctl.render.json import document
-from torchctl.render.waiting import WaitLine
-from torchctl.store_options import (
+from torchctl.commands.store_options import (
     ask,
     debug_asked,
     json_option,
@@ -25,11 +20,16 @@ from torchctl.store_options import (
     unicode_only,
     yes_option,
 )
-from torchctl.storeutil.hosting import stay_until_left
-from torchctl.storeutil.joining import join_barrier, look_at_barrier, release_barrier
-from torchctl.storeutil.session import StoreSession, look_s
+from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError, StoreUnreachableError
+from torchctl.render.barrier import barrier_json, barrier_line
+from torchctl.render.json import document
+from torchctl.render.waiting import WaitLine
+from torchctl.storeutil.operator.barrier import join_barrier, look_at_barrier, release_barrier
+from torchctl.storeutil.operator.hosting import stay_until_left
+from torchctl.storeutil.operator.session import StoreSession, look_s
 from torchctl.storeutil.sockets import is_local
 from torchctl.text import printable
+from torchctl.workers.endpoint import Endpoint
 
 
 @click.command("barrier", short_help="Join a barrier of the job, see who is missing, or let the others go.")

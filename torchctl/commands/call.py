@@ -9,19 +9,19 @@ from typing import IO
 import click
 
 from torchctl import protocol
-from torchctl.asking import call_question
+from torchctl.commands.finish import finish
+from torchctl.commands.options import worker_options
 from torchctl.files import write_file
-from torchctl.finish import finish
-from torchctl.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.reply import Reply
-from torchctl.survey import Survey, survey
-from torchctl.targets import Targets
 from torchctl.text import printable
+from torchctl.workers.ask.reply import Reply
+from torchctl.workers.questions.basic import call_question
+from torchctl.workers.survey import Survey, survey
+from torchctl.workers.targets import Targets
 
 
 def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[object]:
-    from torchctl.completing import handler_names
+    from torchctl.commands.completing import handler_names
 
     return list(handler_names(ctx, param, incomplete))
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import click
 from click.core import ParameterSource
 
-from torchctl.collecting import Collected, Collection
+from torchctl.commands.finish import finish
+from torchctl.commands.options import worker_options
 from torchctl.errors import EXIT_DEADLINE, EXIT_OK, EXIT_UNREACHABLE
-from torchctl.finish import finish
-from torchctl.options import worker_options
 from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
-from torchctl.survey import Survey, survey
-from torchctl.targets import Targets
+from torchctl.reports.collection import Collected, Collection
 from torchctl.text import printable
+from torchctl.workers.survey import Survey, survey
+from torchctl.workers.targets import Targets
 
 _PIPE_TIMEOUT_S = 30.0  # torch looks at its pipes once a second, and a dump takes seconds
 
@@ -49,7 +49,7 @@ def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[
 
 def _from_pipes(targets: Targets, folder: str, stem: str, prefixes: tuple[str, ...]) -> int:
     """Save the dumps that ranks without a server write when they are asked through torch's FIFOs."""
-    from torchctl.pipes import collect_from_pipes
+    from torchctl.reports.pipes import collect_from_pipes
 
     given = click.get_current_context().get_parameter_source("timeout")
     timeout_s = _PIPE_TIMEOUT_S if given is ParameterSource.DEFAULT else targets.timeout_s

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from torchctl.commands.options import Seconds, worker_options
 from torchctl.errors import EXIT_FAILED, EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, TorchctlError
-from torchctl.options import Seconds, worker_options
-from torchctl.targets import Targets
 from torchctl.text import printable
+from torchctl.workers.targets import Targets
 
 _MOST_NOTES = 8  # on stderr; a folder may hold a thousand files of an earlier run
 
@@ -59,8 +59,8 @@ def command(
 
         evidence = read_evidence(paths, rank_from=rank_from)
         return _show(evidence, targets.as_json, list(paths))
-    from torchctl.diagnose_live import look, watching
-    from torchctl.diagnose_save import make_folder, save_evidence
+    from torchctl.diagnosis.saved import make_folder, save_evidence
+    from torchctl.reports.diagnosis import look, watching
 
     if save is not None:
         make_folder(save)  # before anybody is asked: the evidence may not come again

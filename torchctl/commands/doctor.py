@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from torchctl import protocol
+from torchctl.commands.options import Seconds, SocketPath, format_options
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError
-from torchctl.options import Seconds, SocketPath, format_options
 from torchctl.text import printable
 
 if TYPE_CHECKING:
-    from torchctl.doctor import Report
+    from torchctl.reports.doctor import Report
 
 
 @click.command()
@@ -33,7 +33,7 @@ def command(pid: int | None, path: str | None, timeout: float, output_format: st
 
     Works for a process that never had a server too. Nothing stops or signals the process.
     """
-    from torchctl.doctor import examine
+    from torchctl.reports.doctor import examine
 
     if (pid is None) == (path is None):
         raise click.UsageError("name a PID or a --socket")
@@ -60,8 +60,8 @@ def _listener(path: str) -> int:
     Raises:
         NoWorkersError: nobody listens, and nothing tells who did.
     """
-    from torchctl import causes
-    from torchctl.endpoint import Endpoint
+    from torchctl.workers import causes
+    from torchctl.workers.endpoint import Endpoint
 
     pid = causes.listener_of(path)
     if pid is None:

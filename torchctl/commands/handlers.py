@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from torchctl.asking import Handlers, ask_names
-from torchctl.finish import finish
-from torchctl.options import worker_options
+from torchctl.commands.finish import finish
+from torchctl.commands.options import worker_options
 from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
-from torchctl.survey import Survey, survey
-from torchctl.targets import Targets
 from torchctl.text import printable
+from torchctl.workers.questions.basic import Handlers, ask_names
+from torchctl.workers.survey import Survey, survey
+from torchctl.workers.targets import Targets
 
 
 @click.command()

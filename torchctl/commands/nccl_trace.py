@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from torchctl.commands.options import worker_options
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, TorchctlError
 from torchctl.files import write_file
-from torchctl.flightrec.choice import DEFAULT_LAST, Choice
-from torchctl.flightrec.decode import rank_from_name
-from torchctl.flightrec.folder import Found, find_files
-from torchctl.flightrec.gather import Failure, RawDump, collector_off, decode_all, read_files
-from torchctl.flightrec.guard import Guard
-from torchctl.options import worker_options
-from torchctl.targets import Targets
+from torchctl.flightrec.decoding.decode import rank_from_name
+from torchctl.flightrec.decoding.guard import Guard
+from torchctl.flightrec.table.folder import Found, find_files
+from torchctl.flightrec.table.gather import Failure, RawDump, collector_off, decode_all, read_files
+from torchctl.flightrec.view.choice import DEFAULT_LAST, Choice
 from torchctl.text import printable
+from torchctl.workers.targets import Targets
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.dump import Dump
-    from torchctl.flightrec.view import TraceView
+    from torchctl.flightrec.decoding.dump import Dump
+    from torchctl.flightrec.view.view import TraceView
 
     Taking = Callable[[], list[RawDump | Failure]]
     Decoded = tuple[list[tuple[RawDump, Dump]], list[Failure]]
@@ -111,9 +111,9 @@ def _read(files: list[Found]) -> Iterator[RawDump | Failure]:
 
 def _by_table(take: Taking) -> Decoded:
     """Return the dumps as they stand in the table of all ranks, which all processors fill."""
-    from torchctl.flightrec.loading import load_raw
-    from torchctl.flightrec.recorded import dumps_of
-    from torchctl.flightrec.trace import NO_RANK
+    from torchctl.flightrec.table.loading import load_raw
+    from torchctl.flightrec.table.recorded import dumps_of
+    from torchctl.flightrec.table.trace import NO_RANK
 
     taken = take()
     trace = load_raw(taken, count=len(taken), every=True)
@@ -132,7 +132,7 @@ def _one_by_one(take: Taking) -> Decoded:
 
 def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:
     """Return the dumps of live workers, and why there is none of one."""
-    from torchctl.flightrec_live import fetch
+    from torchctl.workers.questions.dumps import fetch
 
     return fetch(targets, stacktraces=choice.stacktraces and choice.collectives)
 
@@ -154,7 +154,7 @@ def _save(raw_dumps: list[RawDump | Failure], path: str) -> None:
 @contextmanager
 def _importing_ahead(as_json: bool) -> Iterator[None]:
     """Import what shows the result in a thread of its own meanwhile."""
-    names = ["torchctl.flightrec.view"]
+    names = ["torchctl.flightrec.view.view"]
     names.append("torchctl.render.nccl_trace_json" if as_json else "torchctl.render.nccl_trace")
     if not as_json and sys.stdout.isatty():
         names += ["rich.console", "rich.table"]
@@ -167,7 +167,7 @@ def _importing_ahead(as_json: bool) -> Iterator[None]:
 
 
 def _views(decoded: list[tuple[RawDump, Dump]], choice: Choice) -> list[TraceView]:
-    from torchctl.flightrec.view import view_of
+    from torchctl.flightrec.view.view import view_of
 
     return [
         view_of(dump, raw.rank, choice, answered_ns=raw.answered_ns, written_ns=raw.written_ns) for raw, dump in decoded
@@ -177,7 +177,7 @@ def _views(decoded: list[tuple[RawDump, Dump]], choice: Choice) -> list[TraceVie
 def _refuse_unknown_group(views: list[TraceView], group: str) -> None:
     if not views or any(view.groups or view.asked for view in views):
         return
-    from torchctl.flightrec.summary import group_names
+    from torchctl.flightrec.view.summary import group_names
 
     names = ", ".join(group_names(view.dump for view in views))
     raise TorchctlError(f"no dump has a process group named {group}", hint=f"the groups are: {names or 'none at all'}")

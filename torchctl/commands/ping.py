@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from torchctl.asking import ping
-from torchctl.finish import finish
-from torchctl.options import worker_options
+from torchctl.commands.finish import finish
+from torchctl.commands.options import worker_options
 from torchctl.render.failures import failures_json
-from torchctl.reply import Reply, degraded_words
-from torchctl.survey import Survey, survey
-from torchctl.targets import Targets
+from torchctl.workers.ask.reply import Reply, degraded_words
+from torchctl.workers.questions.basic import ping
+from torchctl.workers.survey import Survey, survey
+from torchctl.workers.targets import Targets
 
 
 @click.command()

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchctl import runtimedir
-from torchctl.endpoint import Endpoint
+from torchctl.commands.finish import finish
+from torchctl.commands.options import worker_options
 from torchctl.errors import NoWorkersError
-from torchctl.finish import finish
-from torchctl.options import worker_options
+from torchctl.protocol import runtimedir
 from torchctl.render.failures import failures_json
-from torchctl.rollcall import rank_of
-from torchctl.survey import Survey, survey
-from torchctl.targets import Targets
 from torchctl.text import printable
-from torchctl.workerinfo import WorkerInfo, ask_info
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions.info import WorkerInfo, ask_info
+from torchctl.workers.rollcall import rank_of
+from torchctl.workers.survey import Survey, survey
+from torchctl.workers.targets import Targets
 
 _NOWHERE = str(Endpoint())  # of an entry in a store that names no address
 if TYPE_CHECKING:
-    from torchctl.silence.lastword import LastWord
+    from torchctl.process.lastword import LastWord
 
 
 @click.command()
@@ -34,7 +34,7 @@ def command(targets: Targets, save: str | None, forget: bool) -> None:
     user's runtime folder.
     """
     if forget:
-        from torchctl.silence import lastword
+        from torchctl.process import lastword
 
         lastword.forget(runtimedir.runtime_dir())
     died = _died(targets)
@@ -71,7 +71,7 @@ def _died(targets: Targets) -> list[LastWord]:
     """Return the last words of this host's workers that the options do not exclude."""
     if targets.names_any():
         return []
-    from torchctl.causes import last_words
+    from torchctl.workers.causes import last_words
 
     return [
         word
@@ -89,8 +89,8 @@ def _print_died(died: list[LastWord]) -> None:
 
 def _save(result: Survey[WorkerInfo], path: str) -> None:
     """Write everybody that was found, the silent ones too: they may answer another time."""
-    from torchctl.discovery.hostfile import hostfile_text
     from torchctl.files import write_file
+    from torchctl.workers.find.hostfile import hostfile_text
 
     found = [(one.endpoint, rank_of(one)) for one in result.outcomes if str(one.endpoint) != _NOWHERE]
     text, left_out = hostfile_text(found)

@@ -10,9 +10,9 @@ import click
 
 from torchctl.errors import EXIT_OK, TorchctlError
 from torchctl.protocol import compact_json
-from torchctl.relaying import VERSION, Writer, decode_errand, recording
-from torchctl.survey import survey
-from torchctl.targets import Targets
+from torchctl.workers.hosts.relay import VERSION, Writer, decode_errand, recording
+from torchctl.workers.survey import survey
+from torchctl.workers.targets import Targets
 
 
 @click.command()
@@ -23,7 +23,7 @@ def command(errand: str) -> int:
     Run by `--nodes` on each host; ERRAND is what it asks, in a form of its own. Writes one line of JSON per
     worker. A stack that several workers share is written once.
     """
-    from torchctl.asking import named_question, stacks_question
+    from torchctl.workers.questions.basic import named_question, stacks_question
 
     try:
         wanted = decode_errand(errand)

@@ -7,7 +7,17 @@ import threading
 
 import click
 
-from torchctl.endpoint import Endpoint
+from torchctl.commands.store_options import (
+    ask,
+    json_option,
+    open_session,
+    prefix_option,
+    read_value,
+    store_option,
+    timeout_option,
+    unicode_only,
+    yes_option,
+)
 from torchctl.errors import KeyAbsentError, StoreError, StoreInterruptedError
 from torchctl.render.json import document
 from torchctl.render.store_values import (
@@ -19,23 +29,13 @@ from torchctl.render.store_values import (
     value_line,
     value_text,
 )
-from torchctl.store_options import (
-    ask,
-    json_option,
-    open_session,
-    prefix_option,
-    read_value,
-    store_option,
-    timeout_option,
-    unicode_only,
-    yes_option,
-)
-from torchctl.storeutil.families import Group, describe, family_of, sort_keys, wanted_values
 from torchctl.storeutil.interface import OperatorStore
-from torchctl.storeutil.reading import list_keys, read_values, wait_for_keys
-from torchctl.storeutil.session import ANSWER_S, StoreSession
-from torchctl.storeutil.values import as_counter, classify, preview
+from torchctl.storeutil.operator.families import Group, describe, family_of, sort_keys, wanted_values
+from torchctl.storeutil.operator.reading import list_keys, read_values, wait_for_keys
+from torchctl.storeutil.operator.session import ANSWER_S, StoreSession
+from torchctl.storeutil.operator.values import as_counter, classify, preview
 from torchctl.text import printable
+from torchctl.workers.endpoint import Endpoint
 
 # Values in one reading by `keys --all`, of 8 MiB each at most: more while they are small, and with time enough for all.
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import click
 
-from torchctl.endpoint import Endpoint
-from torchctl.errors import StoreError
-from torchctl.ranks import fold_ranks
-from torchctl.render.exchange import exchange_json, exchange_table, write_files
-from torchctl.render.json import document
-from torchctl.render.waiting import WaitLine
-from torchctl.store_options import (
+from torchctl.commands.store_options import (
     json_option,
     open_session,
     prefix_option,
@@ -22,8 +16,14 @@ from torchctl.store_options import (
     timeout_option,
     unicode_only,
 )
-from torchctl.storeutil.exchange import join_exchange
-from torchctl.storeutil.session import look_s
+from torchctl.errors import StoreError
+from torchctl.ranks import fold_ranks
+from torchctl.render.exchange import exchange_json, exchange_table, write_files
+from torchctl.render.json import document
+from torchctl.render.waiting import WaitLine
+from torchctl.storeutil.operator.session import look_s
+from torchctl.storeutil.operator.synchronize import join_exchange
+from torchctl.workers.endpoint import Endpoint
 
 
 @click.command("synchronize", short_help="Publish a rank's data through the store and get everybody's.")

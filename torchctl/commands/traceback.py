@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from torchctl.asking import WorkerStacks
+from torchctl.commands.finish import finish
+from torchctl.commands.options import Seconds, worker_options
 from torchctl.errors import TorchctlError
-from torchctl.finish import finish
-from torchctl.jobstacks import Choice, JobStacks, ask_stacks, merge_jobs, read_stacks
-from torchctl.options import Seconds, worker_options
 from torchctl.render.failures import failures_json, reasons
-from torchctl.survey import Survey
-from torchctl.targets import Targets
+from torchctl.reports.stacks import Choice, JobStacks, ask_stacks, merge_jobs, read_stacks
+from torchctl.workers.questions.basic import WorkerStacks
+from torchctl.workers.survey import Survey
+from torchctl.workers.targets import Targets
 
 
 @click.command()

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from torchctl.diagnosis.accuse import accuse
 from torchctl.diagnosis.evidence import Evidence
-from torchctl.diagnosis.folding import MAX_ALIKE
+from torchctl.diagnosis.findings.accuse import accuse
+from torchctl.diagnosis.findings.folding import MAX_ALIKE
+from torchctl.diagnosis.findings.straggler import find_straggler
+from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
 from torchctl.diagnosis.model import Collective, Confidence, Diagnosis, Finding, GroupName
-from torchctl.diagnosis.straggler import find_straggler
-from torchctl.diagnosis.waiting import Waits
-from torchctl.diagnosis.words import group_words, ranks_of, verb
-from torchctl.flightrec.gather import Failure
-from torchctl.flightrec.trace import State, Trace
-from torchctl.flightrec.userframe import user_frame
+from torchctl.diagnosis.waits.waiting import Waits
+from torchctl.flightrec.table.gather import Failure
+from torchctl.flightrec.table.trace import State, Trace
+from torchctl.flightrec.view.userframe import user_frame
 
 _FOLLOWING = ("timed_out", "bad_file")
 

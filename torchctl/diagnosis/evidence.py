@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torchctl.diagnosis.activity import Activity, activity_of
-from torchctl.flightrec.trace import Trace
+from torchctl.diagnosis.waits.activity import Activity, activity_of
+from torchctl.flightrec.table.trace import Trace
 from torchctl.stacks.stack import Stacks
 
 

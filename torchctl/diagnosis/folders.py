@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from torchctl.collected import former_files
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.errors import DumpError
-from torchctl.flightrec.decode import rank_from_name, read_file
-from torchctl.flightrec.folder import Found, find_files, rank_by_pattern
-from torchctl.flightrec.loading import load_files
+from torchctl.flightrec.decoding.decode import rank_from_name, read_file
+from torchctl.flightrec.table.folder import Found, find_files, rank_by_pattern
+from torchctl.flightrec.table.loading import load_files
+from torchctl.manifest import former_files
 from torchctl.stacks.pyspy import is_pyspy, parse_pyspy
 from torchctl.stacks.stack import Stacks, parse_stacks
 

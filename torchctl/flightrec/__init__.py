@@ -24,32 +24,32 @@ from __future__ import annotations
 # `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from torchctl.flightrec.decode import decode_dump, describe_pickle, read_dump
-    from torchctl.flightrec.dump import Dump, Entry, Frame, ProcessGroup, ReportedStatus
-    from torchctl.flightrec.guard import Guard, Limits
-    from torchctl.flightrec.loading import load
-    from torchctl.flightrec.recorded import Recorded, dumps_of
-    from torchctl.flightrec.trace import Call, DumpInfo, Group, State, Trace
+    from torchctl.flightrec.decoding.decode import decode_dump, describe_pickle, read_dump
+    from torchctl.flightrec.decoding.dump import Dump, Entry, Frame, ProcessGroup, ReportedStatus
+    from torchctl.flightrec.decoding.guard import Guard, Limits
+    from torchctl.flightrec.table.loading import load
+    from torchctl.flightrec.table.recorded import Recorded, dumps_of
+    from torchctl.flightrec.table.trace import Call, DumpInfo, Group, State, Trace
 
 _HOMES = {
-    "Call": "trace",
-    "Dump": "dump",
-    "DumpInfo": "trace",
-    "Entry": "dump",
-    "Frame": "dump",
-    "Group": "trace",
-    "Guard": "guard",
-    "Limits": "guard",
-    "ProcessGroup": "dump",
-    "Recorded": "recorded",
-    "ReportedStatus": "dump",
-    "State": "trace",
-    "Trace": "trace",
-    "decode_dump": "decode",
-    "describe_pickle": "decode",
-    "dumps_of": "recorded",
-    "load": "loading",
-    "read_dump": "decode",
+    "Call": "table.trace",
+    "Dump": "decoding.dump",
+    "DumpInfo": "table.trace",
+    "Entry": "decoding.dump",
+    "Frame": "decoding.dump",
+    "Group": "table.trace",
+    "Guard": "decoding.guard",
+    "Limits": "decoding.guard",
+    "ProcessGroup": "decoding.dump",
+    "Recorded": "table.recorded",
+    "ReportedStatus": "decoding.dump",
+    "State": "table.trace",
+    "Trace": "table.trace",
+    "decode_dump": "decoding.decode",
+    "describe_pickle": "decoding.decode",
+    "dumps_of": "table.recorded",
+    "load": "table.loading",
+    "read_dump": "decoding.decode",
 }
 
 __all__ = [

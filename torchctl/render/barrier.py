@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchctl.storeutil.joining import BarrierState
+from torchctl.storeutil.operator.barrier import BarrierState
 from torchctl.text import printable
 
 

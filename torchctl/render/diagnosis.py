@@ -7,8 +7,8 @@ from typing import Protocol
 
 from rich.text import Text
 
+from torchctl.diagnosis.findings.words import ranks_of
 from torchctl.diagnosis.model import Diagnosis, Finding
-from torchctl.diagnosis.words import ranks_of
 from torchctl.ranks import few_ranks, fold_ranks
 from torchctl.render.console import console, text
 from torchctl.render.nccl_trace_words import clock

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchctl.files import write_file
-from torchctl.storeutil.exchange import Exchange
-from torchctl.storeutil.values import as_text, preview
+from torchctl.storeutil.operator.synchronize import Exchange
+from torchctl.storeutil.operator.values import as_text, preview
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,8 +7,8 @@ from typing import Any
 
 from torchctl.errors import WorkerError
 from torchctl.ranks import Member, fold_ranks
-from torchctl.survey import Survey
 from torchctl.text import printable
+from torchctl.workers.survey import Survey
 
 _SENTENCES = 3  # failures of one kind that get a sentence each; more are folded to one line
 
@@ -49,7 +49,7 @@ def _who(errors: Sequence[WorkerError], hosts: set[str], room: int) -> str:
     named = [member for member in members if isinstance(member, str)]
     whole = [name for name in named if name in hosts]
     if len(whole) > 1:
-        from torchctl.discovery.hostlist import fold_hosts
+        from torchctl.workers.find.hostlist import fold_hosts
 
         members = [member for member in members if member not in hosts] + [fold_hosts(whole)]
     text = printable(folded(members, max(room - 30, 20) if room else 200))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchctl.flightrec.dump import Entry
-from torchctl.flightrec.judge import Progress
-from torchctl.flightrec.summary import GroupSummary
-from torchctl.flightrec.view import Row, TraceView
+from torchctl.flightrec.decoding.dump import Entry
+from torchctl.flightrec.table.judge import Progress
+from torchctl.flightrec.view.summary import GroupSummary
+from torchctl.flightrec.view.view import Row, TraceView
 from torchctl.ranks import fold_ranks
 from torchctl.render.nccl_trace_words import clock, duration, group_name, sizes_of
 from torchctl.text import printable

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torchctl.flightrec.dump import Frame
-from torchctl.flightrec.gather import Failure
-from torchctl.flightrec.view import Row, TraceView
+from torchctl.flightrec.decoding.dump import Frame
+from torchctl.flightrec.table.gather import Failure
+from torchctl.flightrec.view.view import Row, TraceView
 
 SCHEMA = "torchctl.nccl-trace/1"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from torchctl.flightrec.dump import Entry
-from torchctl.flightrec.summary import NO_DESCRIPTION
+from torchctl.flightrec.decoding.dump import Entry
+from torchctl.flightrec.view.summary import NO_DESCRIPTION
 from torchctl.text import printable
 
 MAX_TENSORS_SHOWN = 3

@@ -10,14 +10,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from torchctl.endpoint import RUNTIME_FOLDER, Endpoint
+from torchctl.process.lastword import LastWord
 from torchctl.render.console import text
-from torchctl.reply import degraded_words
-from torchctl.rollcall import rank_of
-from torchctl.silence.lastword import LastWord
-from torchctl.survey import Survey
 from torchctl.text import printable
-from torchctl.workerinfo import WorkerInfo
+from torchctl.workers.ask.reply import degraded_words
+from torchctl.workers.endpoint import RUNTIME_FOLDER, Endpoint
+from torchctl.workers.questions.info import WorkerInfo
+from torchctl.workers.rollcall import rank_of
+from torchctl.workers.survey import Survey
 
 _WIDE = 120  # columns that a full row needs
 _NARROW = 64
@@ -100,7 +100,7 @@ def degraded_lines(survey: Survey[WorkerInfo]) -> list[str]:
 
 def died_lines(words: Sequence[LastWord], shown: int = 20) -> list[str]:
     """Return a line for each worker that died, the latest first."""
-    from torchctl.causes import death
+    from torchctl.workers.causes import death
 
     lines = [
         printable(f"rank {'?' if word.rank is None else word.rank}, pid {word.pid}: {death(word)}")

@@ -8,8 +8,8 @@ from typing import Any
 
 from torchctl.errors import DumpError
 from torchctl.flightrec import Guard, describe_pickle
-from torchctl.storeutil.families import Group
-from torchctl.storeutil.values import Kind, as_text, classify, preview, wrapped_pickle
+from torchctl.storeutil.operator.families import Group
+from torchctl.storeutil.operator.values import Kind, as_text, classify, preview, wrapped_pickle
 from torchctl.text import printable
 
 MAX_ROWS = 50

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from torchctl import codepaths
 from torchctl.render.console import text
+from torchctl.stacks import codepaths
 from torchctl.stacks.source import source_line
 from torchctl.stacks.stack import OWN_THREADS, StackFrame, Stacks, ThreadStack
 

@@ -11,10 +11,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torchctl import codepaths
-from torchctl.jobstacks import JobStacks
 from torchctl.render.members import counted, folded
 from torchctl.render.spans import Line, Span, shorten, shorten_front
+from torchctl.reports.stacks import JobStacks
+from torchctl.stacks import codepaths
 from torchctl.stacks.merge import Branch, Merged, RoleStacks, StackClass
 from torchctl.stacks.source import source_line
 from torchctl.stacks.stack import StackFrame

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchctl import codepaths
+from torchctl.stacks import codepaths
 
 SCHEMA = "torchctl.stacks/1"
 MAIN_THREAD = "MainThread"

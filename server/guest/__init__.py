@@ -1,0 +1,1 @@
+"""Living inside a trainer without harming it."""

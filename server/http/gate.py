@@ -1,0 +1,101 @@
+"""Who may ask: the rules at the door of one listener, without any I/O of its own but one `getsockopt`.
+
+How this works: a Unix socket lets in its owner and root, by the credentials that the kernel has noted at the connect;
+the file's mode says the same, but the mode can be changed and a descriptor handed on. A TCP listener asks for the
+token where there is one. On loopback, where every web page of this host's browser can connect, it also refuses a
+request that names a foreign host (a name that an attacker's DNS has led here) or comes from a page of another origin.
+
+The sentinel asks here too, in a process that counts its memory: `hmac` would load OpenSSL for one function, and
+`ipaddress` is a megabyte.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from _operator import _compare_digest  # what `hmac.compare_digest` is
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torchctl.server.http.tls import ServerTls
+
+_IPV6_LOOPBACK = bytes(15) + b"\1"
+_IPV4_WITHIN = bytes(10) + b"\xff\xff"  # ::ffff:127.0.0.1
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class Gate(NamedTuple):
+    """The rules of one listener.
+
+    Attributes:
+        token: what clients must present, None when nothing is asked for.
+        own_names: the host names by which a loopback listener may be called, None for one that takes any Host.
+        tls: what a connection is wrapped in, None for plain HTTP.
+        read_only: handlers that change or cost something are switched off.
+    """
+
+    token: bytes | None = None
+    own_names: frozenset[str] | None = None
+    tls: ServerTls | None = None
+    read_only: bool = False
+
+    def knows(self, authorization: str) -> bool:
+        """Whether an Authorization header carries the token, compared in constant time."""
+        if self.token is None:
+            return True
+        return _compare_digest(authorization.encode("latin-1", "replace"), b"Bearer " + self.token)
+
+    def web_problem(self, host: str | None, origin: str | None) -> str:
+        """Return why a request looks like a web page's and not an operator's, "" when it does not.
+
+        Args:
+            host: the Host header, None when there is none; only old tools leave it out, browsers never do.
+            origin: the Origin header; browsers send it with every POST.
+        """
+        if self.own_names is None:
+            return ""
+        if host is not None and not self._is_own(host):
+            return "the Host header names another host; this server is for its own host's loopback only"
+        if origin is not None and origin.lower().partition("://")[2] != (host or "").lower():
+            return "the Origin header names another site; web pages may not ask this server"
+        return ""
+
+    def _is_own(self, host: str) -> bool:
+        name = _host_of(host)
+        return name in (self.own_names or ()) or is_loopback(name)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a text is an address of the loopback interface, in IPv4, IPv6, or IPv4 within IPv6."""
+    try:
+        return socket.inet_pton(socket.AF_INET, address)[0] == 127
+    except (OSError, ValueError):
+        pass
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except (OSError, ValueError):  # no address; a NUL in it
+        return False
+    return packed == _IPV6_LOOPBACK or (packed[:12] == _IPV4_WITHIN and packed[12] == 127)
+
+
+def own_names(host: str) -> frozenset[str]:
+    """Return the names of a loopback listener that was started for `host`."""
+    return frozenset({"localhost", host.lower(), socket.gethostname().lower()} - {""})
+
+
+def peer_problem(connection: socket.socket) -> str:
+    """Return why the process at the other end of a Unix socket may not ask, "" when it may.
+
+    Own uid and root may. The kernel notes the uid at the connect, as this process's user namespace sees it.
+    """
+    uid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+    return "" if uid in (os.geteuid(), 0) else f"this socket is for uid {os.geteuid()} and root, not for uid {uid}"
+
+
+def _host_of(authority: str) -> str:
+    """Return the name in ``NAME``, ``NAME:PORT`` or ``[IPV6]:PORT``, in lower case."""
+    text = authority.strip().lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0].rstrip(".")

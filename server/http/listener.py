@@ -1,0 +1,236 @@
+"""Listening sockets on `socketserver`, Unix and TCP, and the thread that accepts on each.
+
+How this works: one daemon thread per listener sleeps in `poll` on the listening socket and on one end of a
+socket pair, without a timeout, so that an idle server never wakes up and `stop` is noticed at once. Each
+connection gets a thread of its own (`ThreadingMixIn`), bounded by the table in `connections`. All our threads
+block every signal that is not a fault of their own: a signal meant for the trainer must reach a thread of the
+trainer. What happens when the trainer forks stands in `forking`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import socketserver
+import threading
+from typing import Any
+
+from torchctl import protocol
+from torchctl.server.guest import ownership
+from torchctl.server.http import unixpath
+from torchctl.server.http.connection import Connection
+from torchctl.server.http.connections import Connections
+from torchctl.server.http.gate import Gate
+from torchctl.server.sentinel.companion import Companion
+
+# Raised by the thread's own instructions: blocking these would turn a crash report into a silent kill.
+_OWN_FAULTS = {getattr(signal, f"SIG{name}") for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT", "TRAP", "SYS")}
+_OUT_OF_DESCRIPTORS_PAUSE_S = 1.0
+_BUSY = b"all connections of this server are in use; try again in a few seconds\n"
+_BUSY_REPLY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(_BUSY), _BUSY)
+)
+
+
+class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """What both kinds of listener share.
+
+    Args:
+        address: what `bind` takes.
+        connections: the table of the whole server.
+        gate: who may ask.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = protocol.BACKLOG
+    allow_pause = False
+    companion: Companion | None = None  # of the server, on the thread of its first listener
+
+    def __init__(self, address: Any, connections: Connections, gate: Gate) -> None:
+        ownership.fill_standard()
+        self._wake_end, self._stop_end = socket.socketpair()  # first: nothing is bound yet if it fails
+        try:
+            super().__init__(address, Connection)
+        except BaseException:
+            self._wake_end.close()
+            self._stop_end.close()
+            raise
+        self.socket.setblocking(False)
+        self._own = ownership.Sockets(self.socket, self._wake_end, self._stop_end)
+        self.connections = connections
+        self.pid = os.getpid()
+        self.gate = gate
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start accepting, on a thread of its own; nothing where the trainer has closed our descriptors.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        if not self._own.give_up_lost():
+            return
+        thread = threading.Thread(target=self.serve_forever, name="torchctl-accept", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread is not None
+
+    def pause(self, timeout_s: float) -> bool:
+        """Stop accepting and end the thread; clients wait in the backlog until `start`.
+
+        Returns:
+            Whether the thread has ended.
+        """
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return False
+        if not self._own.give_up_lost():
+            return False  # it has ended, or sleeps for good in a `poll` on what was ours: nobody waits for it
+        with contextlib.suppress(OSError):
+            self._stop_end.send(b"x", socket.MSG_NOSIGNAL)
+        thread.join(timeout_s)
+        if thread.is_alive():
+            return False
+        self._thread = None
+        with contextlib.suppress(OSError):
+            self._wake_end.setblocking(False)
+            self._wake_end.recv(16)
+        return True
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop accepting for good and close the listening socket; connections that are open go on."""
+        self.pause(timeout_s)
+        self._own.give_up_lost()
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # the port is free even while a sentinel has not let go of it yet
+        self.release()
+
+    def release(self) -> None:
+        """Close our descriptors and nothing more: all that a forked child may do."""
+        self._own.give_up_lost()
+        for own in (self.socket, self._wake_end, self._stop_end):
+            own.close()
+
+    def stop_companion(self) -> None:
+        """Say goodbye to the sentinel, which then lets go of the sockets."""
+        companion, self.companion = self.companion, None
+        if companion is not None:
+            companion.stop()
+
+    def serve_forever(self, poll_interval: float = 0.0) -> None:
+        """Accept until `stop`; `poll_interval` is socketserver's and not needed here."""
+        block_signals()
+        poll = select.poll()
+        listening, wake = self.socket.fileno(), self._wake_end.fileno()
+        try:
+            poll.register(listening, select.POLLIN)
+            poll.register(wake, select.POLLIN)
+        except ValueError:
+            return  # shut down before this thread had its first turn
+        companion = self.companion
+        if companion is not None:
+            companion.join(poll)
+        while self._own.give_up_lost():
+            ready = poll.poll()
+            if not self._own.give_up_lost():
+                return  # what is ready there is the trainer's
+            for descriptor, _ in ready:
+                if descriptor == wake:
+                    return
+                with contextlib.suppress(Exception):  # out of memory, say: one client is lost, stderr stays clean
+                    if descriptor == listening:
+                        self._accept()
+                    elif companion is not None:
+                        companion.attend(poll, descriptor)
+
+    def _accept(self) -> None:
+        try:
+            connection, address = self.socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another process took it, or the client has gone already
+        except OSError:
+            # The trainer has used up its descriptors or memory: do not spin on a socket that stays readable.
+            self._wake_end.settimeout(_OUT_OF_DESCRIPTORS_PAUSE_S)
+            with contextlib.suppress(OSError):
+                self._wake_end.recv(1, socket.MSG_PEEK)
+            return
+        if self.connections.add(connection) is None:
+            self._turn_away(connection)
+            return
+        try:
+            self.process_request(connection, address)
+        except RuntimeError:  # no thread can be started
+            self.shutdown_request(connection)
+
+    def _turn_away(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.setblocking(False)
+            connection.send(_BUSY_REPLY, socket.MSG_NOSIGNAL)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(protocol.MAX_LINE_BYTES)  # an unread request would reset the answer
+        connection.close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start the connection's thread."""
+        thread = threading.Thread(
+            target=self.process_request_thread,
+            args=(request, client_address),
+            name="torchctl-conn",
+            daemon=True,
+        )
+        self.connections.slot_of(request).thread = thread
+        thread.start()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection and free its place."""
+        self.connections.remove(request)
+        request.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: the trainer's stderr is not ours."""
+
+
+class UnixListener(Listener, socketserver.ThreadingUnixStreamServer):
+    """Listens on a socket file, mode 0600 from birth; `address` is its path."""
+
+    def server_bind(self) -> None:
+        """Bind; a stale file is replaced, anything else in the way is an error."""
+        self.identity = unixpath.bind(self.socket, str(self.server_address))
+        self._absolute = os.path.abspath(str(self.server_address))  # the trainer may change its folder
+
+    def unlink(self) -> None:
+        """Remove the socket file if it is still ours."""
+        unixpath.unlink(self._absolute, self.identity)
+
+
+class TcpListener(Listener):
+    """Listens on one IPv4 or IPv6 address; `address` is (host, port)."""
+
+    allow_reuse_address = True
+
+    def __init__(self, family: socket.AddressFamily, address: Any, connections: Connections, gate: Gate) -> None:
+        self.address_family = family
+        super().__init__(address, connections, gate)
+
+    def server_bind(self) -> None:
+        """Bind; an IPv6 address leaves the same port of IPv4 free for the twin."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        super().server_bind()
+
+
+def block_signals() -> None:
+    """Keep the trainer's signals away from the calling thread and the threads that it starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN_FAULTS)

@@ -1,0 +1,136 @@
+"""The socket file of a Unix listener: its path, its birth, and what may be replaced.
+
+How this works: a file left by a killed process refuses connections; only such a file is replaced. Check,
+removal and bind happen under a lock on the folder, since two ranks that restart at once could otherwise
+each remove the other's new socket. The lock goes with the descriptor and leaves no file behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterator
+
+from torchctl import protocol
+from torchctl.errors import AddressInUseError, ServerError
+from torchctl.process.samples import start_ticks
+
+_LOCK_TIMEOUT_S = 2.0
+Identity = tuple[int, int]  # device and inode
+
+
+def bind(listening: socket.socket, path: str) -> Identity:
+    """Bind to `path` with mode 0600 from birth, replacing a stale socket file.
+
+    Returns:
+        The file's device and inode, for `unlink`.
+
+    Raises:
+        ServerError: the path is too long, its folder is missing, or something that is no socket is there.
+        AddressInUseError: a live server listens there; the message names its owner.
+    """
+    _check_length(path)
+    os.fchmod(listening.fileno(), 0o600)  # the file takes the socket's mode: no moment with a wider one
+    try:
+        with _folder_locked(os.path.dirname(path) or "."):
+            _remove_stale(path)
+            listening.bind(path)
+            status = os.lstat(path)
+    except OSError as error:
+        raise ServerError(
+            f"cannot listen at {path}: {error.strerror}", hint="check that the folder exists and is writable"
+        ) from error
+    return status.st_dev, status.st_ino
+
+
+def unlink(path: str, identity: Identity) -> None:
+    """Remove the socket file if it is still the one that `bind` made."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        if (status.st_dev, status.st_ino) == identity:
+            os.unlink(path)
+
+
+def is_stale(path: str) -> bool:
+    """Whether a socket file has nobody behind it: the kernel refuses the connection."""
+    return _owner(path) is None
+
+
+def _check_length(path: str) -> None:
+    size = len(os.fsencode(path))
+    if size == 0 or "\0" in path:
+        raise ServerError("a socket path cannot be empty or hold a NUL character")
+    if size > protocol.MAX_SOCKET_PATH_BYTES:
+        raise ServerError(
+            f"the socket path has {size} bytes, the system takes {protocol.MAX_SOCKET_PATH_BYTES}: {path}",
+            hint="use a shorter folder, such as /tmp",
+        )
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ServerError(f"{path} exists and is no socket; it is left alone", hint="choose another path")
+    owner = _owner(path)
+    if owner is not None:
+        raise AddressInUseError(f"a live server listens at {path} already: {owner}")
+    os.unlink(path)
+
+
+def _owner(path: str) -> str | None:
+    """Return who listens at a socket file, in words; None when nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return None
+        except BlockingIOError:
+            return "an unknown process, whose backlog is full"
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EPROTOTYPE:
+                return "an unknown process, with a socket of another type"
+            raise
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", credentials)
+    if pid and start_ticks(pid) is None and os.path.exists("/proc/self/stat"):
+        return None  # who listened has died: only its sentinel still holds the socket, and lets go of it just now
+    return f"pid {pid} (uid {uid}{_command_of(pid)})"
+
+
+def _command_of(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f", {file.read().strip()}"
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _folder_locked(folder: str) -> Iterator[None]:
+    """Hold the folder's lock; go on without it where the file system has none or a holder is stuck."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""A signal upon which the interpreter writes all stacks into a memfd, prepared for when the lock cannot be had.
+
+How this works: `faulthandler.register` needs no interpreter lock when the signal comes. SIG_IGN is installed first, so
+that the signal does nothing, rather than kill, once the handler is taken back. Only a real-time signal that nobody
+uses is taken, and only from the main thread, since Python installs handlers nowhere else. The signal is blocked in
+all of our threads but the accepting one, to which the sentinel sends it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+
+from torchctl.process.samples import status_fields
+from torchctl.server.guest import ownership
+
+_LAST = 5  # real-time signals looked at, from the highest down; libraries take the lowest
+_taken: set[int] = set()
+
+
+class Dump:
+    """The registered signal and its memfd."""
+
+    def __init__(self, number: int, descriptor: int) -> None:
+        self.signal = number
+        self.descriptor = descriptor
+        self._mark = ownership.mark(descriptor)
+
+    def unblock(self) -> None:
+        """Let the calling thread take the signal."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {self.signal})
+
+    def close(self) -> None:
+        """Take the handler back and close the memfd, here or in a forked child; the signal is ignored from then on."""
+        faulthandler.unregister(self.signal)
+        _taken.discard(self.signal)
+        if self.descriptor >= 0:
+            ownership.close(self.descriptor, self._mark)
+            self.descriptor = -1
+
+
+def prepare() -> Dump | None:
+    """Register a free signal; None where there is none, or on another thread than the main one."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    descriptor = -1
+    try:
+        number = next(number for number in range(signal.SIGRTMAX, signal.SIGRTMAX - _LAST, -1) if _is_free(number))
+        descriptor = os.memfd_create("torchctl-stacks", os.MFD_CLOEXEC)
+        signal.signal(number, signal.SIG_IGN)
+        faulthandler.register(number, file=descriptor, all_threads=True, chain=False)
+    except (StopIteration, OSError, ValueError, RuntimeError, AttributeError):
+        if descriptor >= 0:
+            os.close(descriptor)
+        return None
+    _taken.add(number)
+    return Dump(number, descriptor)
+
+
+def _is_free(number: int) -> bool:
+    caught = int(status_fields("/proc/self/status").get("SigCgt", "0"), 16)  # handlers of C code too
+    known = signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN)
+    return known and not caught & 1 << (number - 1) and number not in _taken

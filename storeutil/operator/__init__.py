@@ -1,0 +1,1 @@
+"""What the store commands use."""

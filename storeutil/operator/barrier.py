@@ -1,0 +1,283 @@
+"""An operator's hand at a barrier: look at it, join it for ranks that do not come, or let the others go."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError
+from torchctl.ranks import fold_ranks
+from torchctl.storeutil.interface import OperatorStore
+from torchctl.storeutil.keys import (
+    IGNORED,
+    LAST_MEMBER,
+    NUM_MEMBERS,
+    REPORT,
+    REPORTER,
+    TRACE,
+    WORLD_SIZE,
+    trace_keys,
+)
+from torchctl.storeutil.operator.reading import list_keys, read_values
+from torchctl.storeutil.tracing import MissingRanks, leave_trace, look
+from torchctl.storeutil.waiting import INTERRUPTIBLE_S, MOST_KEYS, Deadline, absent_keys, read_counter, wait_slice
+
+PROGRESS_S = 0.5
+
+Progress = Callable[[int, float], None]  # (arrived, elapsed seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierState:
+    """A barrier as its keys show it.
+
+    Attributes:
+        key_prefix: the barrier's own key.
+        released: those who wait are let go, whether or not all have come.
+        ranks: what the traces say.
+    """
+
+    key_prefix: str
+    released: bool
+    ranks: MissingRanks
+
+    @property
+    def traced(self) -> bool:
+        """Whether anybody has said which rank it is."""
+        return len(self.ranks.untraced) < self.ranks.world_size
+
+    @property
+    def missing(self) -> list[int] | None:
+        """The missing ranks, None where not all who have arrived said which they are."""
+        return None if self.ranks.anonymous else list(self.ranks.untraced)
+
+    def missing_sentence(self) -> str:
+        """Return who is missing, as far as the traces tell, without naming anybody who may have come."""
+        count = self.ranks.world_size - self.ranks.arrived
+        if count <= 0:
+            return "nobody is missing"
+        if self.missing is not None:
+            return f"missing: {_ranks(self.missing)}"
+        if not self.traced:
+            name = "it" if count == 1 else "they"
+            return f"{count} missing; nobody has left a trace of its rank, so {name} cannot be named"
+        arrived = self.ranks.anonymous
+        return (
+            f"{count} missing, out of {_ranks(self.ranks.untraced)}: {arrived} of these "
+            f"{'has' if arrived == 1 else 'have'} arrived without a trace of its rank"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """What an operator has left in the store.
+
+    Attributes:
+        rank: the rank it stands for, None for any.
+        count: how many ranks it stands for.
+        counter: what the barrier's counter said then.
+        stated: whether it was we who wrote down the world size: an operator may be wrong about it.
+    """
+
+    rank: int | None
+    count: int
+    counter: int
+    stated: bool
+
+
+def look_at_barrier(store: OperatorStore, key_prefix: str, world_size: int) -> BarrierState:
+    """Return the state of a barrier without joining it. O(world size) at most; writes nothing."""
+    if world_size > MOST_KEYS:  # a request per rank would take too long: all keys at once, for the odd case
+        listed = set(list_keys(store))
+        untraced = [rank for rank, key in enumerate(trace_keys(key_prefix, world_size)) if key not in listed]
+        ranks = MissingRanks(world_size, read_counter(store, key_prefix + NUM_MEMBERS), untraced)
+    else:
+        ranks = look(store, key_prefix, world_size)
+    return BarrierState(key_prefix, store.check([key_prefix + LAST_MEMBER]), ranks)
+
+
+def next_free_prefix(store: OperatorStore, key_prefix: str) -> str:
+    """Return `key_prefix` with the smallest number from 2 on under which no barrier has been.
+
+    It ends in a slash: trace keys put the rank right behind the prefix, and `b2` with rank 31 would be
+    `b23` with rank 1.
+    """
+    number = 2
+    while True:
+        candidate = f"{key_prefix}/{number}/"
+        keys = [candidate + NUM_MEMBERS, candidate + LAST_MEMBER]
+        if len(absent_keys(store, keys)) == len(keys):
+            return candidate
+        number += 1
+
+
+def join_barrier(
+    store: OperatorStore,
+    world_size: int,
+    key_prefix: str,
+    *,
+    timeout_s: float,
+    stop: threading.Event,
+    rank: int | None = None,
+    count: int = 1,
+    progress: Progress = lambda arrived, elapsed_s: None,
+) -> float:
+    """Arrive at a barrier for `count` ranks and wait until it is complete; return the seconds waited.
+
+    Args:
+        rank: which rank this arrival stands for; only with a `count` of 1.
+        stop: set to end the wait; the arrival is then taken back unless somebody was already released by it.
+        progress: called about twice a second with how many have arrived.
+
+    Raises:
+        StoreError: the prefix has been used, more would arrive than `world_size`, or the ranks that wait
+            expect another number.
+        StoreTimeoutError: not everybody came; the arrival has been taken back.
+        StoreInterruptedError: `stop`; the message says whether the arrival was taken back.
+    """
+    deadline = Deadline(timeout_s)
+    last_key = key_prefix + LAST_MEMBER
+    _refuse_used(store, world_size, key_prefix, rank, count)
+    arrived = store.add(key_prefix + NUM_MEMBERS, count)
+    if arrived > world_size:
+        if store.add(key_prefix + NUM_MEMBERS, -count) == world_size:
+            # The last has come while we counted, found more than the world, and let nobody go.
+            store.set(last_key, IGNORED)
+        raise _too_many(key_prefix, world_size, arrived - count, count)
+    arrival = _Arrival(rank, count, arrived, stated=not store.check([key_prefix + WORLD_SIZE]))
+    try:
+        if arrival.stated:
+            leave_trace(store, key_prefix, world_size, rank)
+        elif rank is not None:
+            store.set(f"{key_prefix}{rank}{TRACE}", IGNORED)
+        if arrived == world_size:
+            store.set(last_key, IGNORED)
+        return _wait(store, world_size, key_prefix, arrival, deadline, stop, progress)
+    except (StoreInterruptedError, StoreTimeoutError):
+        raise
+    except Exception:
+        with contextlib.suppress(RuntimeError, StoreError):  # the store may be what failed
+            _withdraw(store, world_size, key_prefix, arrival)
+        raise
+
+
+def _wait(
+    store: OperatorStore,
+    world_size: int,
+    key_prefix: str,
+    arrival: _Arrival,
+    deadline: Deadline,
+    stop: threading.Event,
+    progress: Progress,
+) -> float:
+    """Wait until the barrier is complete; return the seconds since the deadline was set."""
+    last_key = key_prefix + LAST_MEMBER
+    shown_s = -PROGRESS_S
+    while not wait_slice(store, [last_key], min(INTERRUPTIBLE_S, deadline.remaining_s)):
+        if deadline.elapsed_s - shown_s >= PROGRESS_S:
+            shown_s = deadline.elapsed_s
+            progress(read_counter(store, key_prefix + NUM_MEMBERS), shown_s)
+        if stop.is_set():
+            fate = _withdraw(store, world_size, key_prefix, arrival)
+            raise StoreInterruptedError(f"interrupted after {deadline.elapsed_s:.1f} s: {fate}")
+        if deadline.passed:
+            state = look_at_barrier(store, key_prefix, world_size)
+            if state.released:
+                break
+            fate = _withdraw(store, world_size, key_prefix, arrival)
+            raise StoreTimeoutError(
+                f"barrier `{key_prefix}`: {state.ranks.arrived} of {world_size} arrived within "
+                f"{deadline.timeout_s:g} s, ours included; {state.missing_sentence()}",
+                hint=f"{fate}; `torchctl barrier --release` lets the waiting ranks go",
+            )
+    return deadline.elapsed_s
+
+
+def release_barrier(store: OperatorStore, key_prefix: str) -> str:
+    """Let everybody go who waits at a barrier, and return the key that was written.
+
+    Raises:
+        StoreError: nobody has arrived there, or they have been let go already.
+    """
+    last_key = key_prefix + LAST_MEMBER
+    if store.check([last_key]):
+        raise StoreError(f"barrier `{key_prefix}` is released already: {last_key} exists; nothing was written")
+    if read_counter(store, key_prefix + NUM_MEMBERS) == 0:
+        raise StoreError(
+            f"nobody has arrived at a barrier `{key_prefix}`; nothing was written",
+            hint="`torchctl store keys` names the barriers in the store",
+        )
+    store.set(last_key, IGNORED)
+    return last_key
+
+
+def _refuse_used(store: OperatorStore, world_size: int, key_prefix: str, rank: int | None, count: int) -> None:
+    """Raise StoreError where joining would let the wrong ones through."""
+    if store.check([key_prefix + LAST_MEMBER]):
+        free = next_free_prefix(store, key_prefix)
+        raise StoreError(
+            f"barrier `{key_prefix}` has been used: everybody would pass at once",
+            hint=f"the next free one is --key-prefix {free}",
+        )
+    arrived = read_counter(store, key_prefix + NUM_MEMBERS)
+    if arrived + count > world_size:
+        raise _too_many(key_prefix, world_size, arrived, count)
+    expected = (
+        read_values(store, [key_prefix + WORLD_SIZE]).get(key_prefix + WORLD_SIZE, b"").decode("utf-8", "replace")
+    )
+    if expected.isdecimal() and expected != str(world_size):
+        raise StoreError(
+            f"barrier `{key_prefix}`: the ranks that wait there expect {expected}, not {world_size}; "
+            "joining would let nobody go",
+            hint=f"join with --world-size {expected}; an earlier operator's mistake goes with "
+            f"`torchctl store delete {key_prefix}{WORLD_SIZE}`",
+        )
+    if rank is not None and store.check([f"{key_prefix}{rank}{TRACE}"]):
+        raise StoreError(
+            f"rank {rank} has already arrived at barrier `{key_prefix}`",
+            hint="`torchctl barrier --status` says who is missing",
+        )
+
+
+def _too_many(key_prefix: str, world_size: int, arrived: int, count: int) -> StoreError:
+    return StoreError(
+        f"barrier `{key_prefix}`: {arrived} have arrived already, no room for {count} more in a world of {world_size}",
+        hint="check --world-size: it is the number of ranks that wait at this barrier",
+    )
+
+
+def _withdraw(store: OperatorStore, world_size: int, key_prefix: str, arrival: _Arrival) -> str:
+    """Take an arrival back unless it has released somebody; return which, as words.
+
+    The counter decides: if it stood at `world_size` when we took ours away, the last has come and is about to
+    let everybody go. The counter itself is never deleted, somebody could be adding to it.
+    """
+    count = arrival.count
+    counter, last_key = key_prefix + NUM_MEMBERS, key_prefix + LAST_MEMBER
+    if not store.check([last_key]):
+        left = store.add(counter, -count)
+        if left + count < world_size:
+            # A report made while we counted must not be taken for one about others who make up the same
+            # number.
+            numbers = {arrival.counter, left + count}
+            stale = [f"{key_prefix}{kind}{number}" for kind in (REPORT, REPORTER) for number in numbers]
+            if arrival.rank is not None:
+                stale.append(f"{key_prefix}{arrival.rank}{TRACE}")
+            if arrival.stated:
+                stale.append(key_prefix + WORLD_SIZE)
+            for key in stale:
+                store.delete_key(key)
+            return f"our arrival was taken back, {left} {'waits' if left == 1 else 'wait'} on"
+        store.add(counter, count)
+        if not wait_slice(store, [last_key], INTERRUPTIBLE_S):
+            return (
+                f"our arrival stays: with it {left + count} of {world_size} have come, but nobody has let them go; "
+                "check --world-size"
+            )
+    return "our arrival stays, for others were released by it: the barrier is complete"
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank{'' if len(ranks) == 1 else 's'} {fold_ranks(ranks)}"

@@ -1,0 +1,266 @@
+"""One command's connection to a store: probed first, every operation bounded and interruptible.
+
+How this works: torch's client blocks in C++, deaf to Ctrl-C, and without any limit while the store's
+process is stopped. So the operations run in a thread of their own, while the main thread waits for its end,
+for Ctrl-C, or for the limit. Ctrl-C sets a `stop` event that the operation looks at several times a second;
+it tidies up and raises. A thread that does not come back is left behind: it is a daemon, and ends with the
+process, which leaves without unloading torch (`cli.main`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError, StoreUnreachableError
+from torchctl.storeutil.errors import is_network_error, is_silence, is_timeout
+from torchctl.storeutil.interface import OperatorStore
+from torchctl.storeutil.operator.hosting import host_store
+from torchctl.storeutil.probe import probe_store
+from torchctl.storeutil.waiting import MOST_KEYS
+from torchctl.workers.endpoint import Endpoint
+
+T = TypeVar("T")
+Operation = Callable[[OperatorStore, threading.Event], T]
+
+CONNECT_S = 5.0  # a store answers in a millisecond plus the round trip; silence for this long is no store
+ANSWER_S = 5.0  # for an answer of a store that is connected, and for operations that do not wait for others
+WIND_UP_S = 2.0  # after Ctrl-C, for taking back what was written, while the store answers
+_SOON_S = 0.05  # after Ctrl-C, before the store is asked whether it answers at all
+_PROBE_S = 0.25  # for that answer: with the moment above, well inside half a second
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def look_s(world_size: int) -> int:
+    """Return the limit, in seconds, for a look at every rank: two requests for each, and 0.5 ms for a request."""
+    return int(ANSWER_S) + min(world_size, MOST_KEYS) // 1000
+
+
+class StoreSession:
+    """A store at `endpoint`, connected on first use.
+
+    Args:
+        namespace: prefix of every key (torch's PrefixStore); empty for none.
+        debug: let torch's C++ lines through to stderr.
+    """
+
+    def __init__(self, endpoint: Endpoint, namespace: str = "", *, debug: bool = False) -> None:
+        self.endpoint = endpoint
+        self.namespace = namespace
+        self.debug = debug
+        self._store: OperatorStore | None = None
+        self._address: str | None = None
+
+    def probe(self, limit_s: float = CONNECT_S) -> None:
+        """Make sure that a TCPStore answers within `limit_s` seconds, without torch.
+
+        Raises:
+            StoreUnreachableError: none does; the message says what does.
+        """
+        where = f"the store {self.endpoint}"
+        try:
+            self._address = probe_store(self.endpoint.host, self.endpoint.port, limit_s)
+        except socket.gaierror as error:
+            raise StoreUnreachableError(
+                f"{where}: the host name does not resolve", hint="check the spelling, or use the address"
+            ) from error
+        except ConnectionRefusedError as error:
+            raise StoreUnreachableError(f"{where} refused the connection: nobody listens there") from error
+        except OSError as error:
+            raise StoreUnreachableError(f"{where}: {error.strerror or error}") from error
+
+    def host(self) -> None:
+        """Host the store in this process, at the endpoint's port, or at a free one if that is 0.
+
+        Raises:
+            StoreError: the port is taken.
+        """
+        import_torch(debug=self.debug)
+        store = host_store(self.endpoint.port, CONNECT_S)
+        self.endpoint = Endpoint(host=self.endpoint.host, port=store.port)
+        self._address = "localhost"
+        self._store = self._namespaced(store)
+
+    def run(self, operation: Operation[T], *, changes: bool = False, limit_s: float = ANSWER_S) -> T:
+        """Return ``operation(store, stop)``.
+
+        Args:
+            changes: the operation changes the store, so what came of it is told after Ctrl-C too. One that only looks
+                ends in KeyboardInterrupt even if it came to its end: a write that follows it is then not wanted.
+            limit_s: seconds after which a store that does not answer is given up.
+
+        Raises:
+            StoreUnreachableError: no store, or it was lost on the way.
+            StoreTimeoutError: the limit.
+            StoreInterruptedError: Ctrl-C; the message says what was left behind.
+            KeyboardInterrupt: Ctrl-C, and nothing was written.
+        """
+        if self._address is None:
+            self.probe()
+        import_torch(debug=self.debug)
+        stop, done = threading.Event(), threading.Event()
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with self.translated():
+                    outcome.append(operation(self._connected(), stop))
+            except BaseException as error:
+                failure.append(error)
+            done.set()
+
+        # Not Thread.join: interrupted, it takes the thread for ended (Python 3.11).
+        thread = threading.Thread(target=work, name="torchctl-store", daemon=True)
+        try:
+            thread.start()
+            done.wait(limit_s)
+        except KeyboardInterrupt:
+            stop.set()
+            # Deaf to a second Ctrl-C while what was written is taken back, and, if the command ends by it, to the end.
+            before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+            if not done.wait(_SOON_S) and not (self._answers() and done.wait(WIND_UP_S)):
+                raise StoreInterruptedError(
+                    f"interrupted; the store {self.endpoint} does not answer, what was written stays"
+                ) from None
+            if not failure:
+                if not changes:
+                    raise
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+        if not done.is_set():
+            raise self._silent(limit_s)
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def _unreadable(self, error: Exception) -> StoreError:
+        """Return what to say about an answer that torch's client could not take apart, its length absurd perhaps."""
+        return StoreError(
+            f"the store {self.endpoint} gave an answer that cannot be read: {_first_line(error)}",
+            hint="what listens there may be no TCPStore, or one of another version",
+        )
+
+    def _silent(self, seconds: float) -> StoreTimeoutError:
+        return StoreTimeoutError(
+            f"the store {self.endpoint} accepted the connection and gave no answer for {seconds:g} s",
+            hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
+        )
+
+    def _answers(self) -> bool:
+        """Whether the store answers at once."""
+        try:
+            probe_store(self._address or self.endpoint.host, self.endpoint.port, _PROBE_S)
+        except OSError:
+            return False
+        return True
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what torch raises into our errors, with the endpoint."""
+        try:
+            yield
+        except RuntimeError as error:
+            if is_silence(error):
+                raise self._silent(ANSWER_S) from error
+            if is_network_error(error) and self._answers():
+                raise StoreError(
+                    f"the store {self.endpoint} answers, but closed the connection over this request: "
+                    f"{_first_line(error)}",
+                    hint="a store refuses values over 8 MiB, and to add to what is no number",
+                ) from error
+            if is_network_error(error):
+                raise StoreUnreachableError(
+                    f"the store {self.endpoint} was lost: {_first_line(error)}",
+                    hint="the process that hosted it has ended, or closed the connection; look at its log",
+                ) from error
+            if isinstance(error, NotImplementedError):
+                raise StoreError(f"the store {self.endpoint} does not know this: {_first_line(error)}") from error
+            if is_timeout(error):
+                raise StoreTimeoutError(f"the store {self.endpoint}: {_first_line(error)}") from error
+            raise
+        except (MemoryError, OverflowError, ValueError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise self._unreadable(error) from error
+
+    def _connected(self) -> OperatorStore:
+        if self._store is None:
+            from torch.distributed import TCPStore
+
+            store = TCPStore(
+                host_name=self._address,
+                port=self.endpoint.port,
+                is_master=False,
+                timeout=timedelta(seconds=CONNECT_S),
+                wait_for_workers=False,
+            )
+            self._store = self._namespaced(store)
+        return self._store
+
+    def _namespaced(self, store: OperatorStore) -> OperatorStore:
+        from torch.distributed import PrefixStore
+
+        return PrefixStore(self.namespace, store) if self.namespace else store
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt after Ctrl-C even if code in the block makes another error of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in _SIGNALS
+        if signal.getsignal(number) is signal.default_int_handler
+    }
+    try:
+        yield
+    except BaseException:
+        if heard:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt
+
+
+def import_torch(*, debug: bool) -> None:
+    """Import torch's stores, silently unless `debug`.
+
+    Its C++ code reads `TORCH_CPP_LOG_LEVEL` when it is loaded. A TCPStore looks up the name of its own
+    peer, and a resolver that drops packets holds that up for 5 s: our own addresses are resolved by now, so
+    the resolver is told not to try.
+    """
+    if not debug:
+        os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"
+    os.environ.setdefault("RES_OPTIONS", "attempts:0")
+    try:
+        with _interruptible():
+            import torch.distributed as distributed
+    except ImportError as error:
+        raise StoreError(
+            f"torch cannot be imported: {_first_line(error)}",
+            hint="store commands need torch: run torchctl in the job's environment",
+        ) from error
+    if not distributed.is_available():
+        raise StoreError("this build of torch has no torch.distributed")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,111 @@
+"""Options of the commands that speak to a store: one name, one meaning, wherever they are taken."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from torchctl.commands.options import Seconds, Store
+from torchctl.errors import StoreError
+from torchctl.storeutil.operator.session import StoreSession
+from torchctl.text import printable
+from torchctl.workers.endpoint import Endpoint
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def store_option(*, required: bool = True) -> Callable[[Function], Function]:
+    return click.option(
+        "--store",
+        "endpoint",
+        type=Store(),
+        required=required,
+        envvar="TORCHCTL_STORE",
+        help="The job's TCPStore, its MASTER_ADDR:MASTER_PORT. [env: TORCHCTL_STORE]",
+    )
+
+
+def unicode_only(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse a key, or keys, that torch's client cannot take: it wants text, and shells pass any byte."""
+    for text in value if isinstance(value, tuple) else (value,):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise click.BadParameter(f"{printable(text)} is no UTF-8 text", ctx, param) from None
+    return value
+
+
+prefix_option = click.option(
+    "--prefix",
+    "namespace",
+    metavar="NS",
+    default="",
+    callback=unicode_only,
+    help="Namespace inside the store (torch's PrefixStore).",
+)
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask before writing.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+def timeout_option(default_s: float) -> Callable[[Function], Function]:
+    return click.option(
+        "--timeout",
+        "timeout_s",
+        type=Seconds(),
+        metavar="S",
+        default=default_s,
+        show_default=True,
+        help="Seconds for the whole wait.",
+    )
+
+
+def open_session(endpoint: Endpoint, namespace: str) -> StoreSession:
+    """Return a session on the store, which must answer now; torch is not imported yet.
+
+    Raises:
+        StoreUnreachableError: no TCPStore answers.
+    """
+    session = StoreSession(endpoint, namespace, debug=debug_asked())
+    session.probe()
+    return session
+
+
+def debug_asked() -> bool:
+    """Return whether `torchctl --debug` was asked for."""
+    return bool(getattr(click.get_current_context().find_root().command, "debug", False))
+
+
+def ask(question: str) -> None:
+    """Ask before something is written.
+
+    Raises:
+        StoreError: the answer is no, or there is nobody to answer.
+        click.Abort: Ctrl-C.
+    """
+    try:
+        confirmed = click.confirm(question, err=True)
+    except click.Abort as abort:
+        if not isinstance(abort.__context__, EOFError):  # click makes one error of Ctrl-C and of the input's end
+            raise
+        click.echo(err=True)
+        confirmed = False
+    if not confirmed:
+        raise StoreError("not confirmed: nothing was written")
+
+
+def read_value(text: str) -> bytes:
+    """Return the bytes that VALUE|@FILE|- stands for."""
+    if text == "-":
+        if sys.stdin is None:
+            raise click.BadParameter("standard input is closed")
+        return sys.stdin.buffer.read()
+    if not text.startswith("@"):
+        return text.encode("utf-8", "surrogateescape")
+    try:
+        with open(text[1:], "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise click.BadParameter(f"{text[1:]}: {error.strerror}") from error

@@ -1,0 +1,58 @@
+"""Ranks that disagree about one collective: the finding for a mismatch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchctl.diagnosis.findings.words import call_words, ranks_of, verb
+from torchctl.diagnosis.model import Confidence, Finding, Location
+from torchctl.diagnosis.waits.mismatch import Mismatch
+from torchctl.diagnosis.waits.waiting import Node
+from torchctl.flightrec.view.userframe import user_frame
+
+if TYPE_CHECKING:
+    from torchctl.diagnosis.findings.accuse import Accuser
+
+_WORDS = {"op_mismatch": "another operation", "shape_mismatch": "other sizes", "dtype_mismatch": "another type"}
+
+
+def disagreement(accuser: Accuser, node: Node, mismatch: Mismatch) -> Finding:
+    """Return the finding about a collective on which ranks disagree; `node` is its place in the graph."""
+    majority = mismatch.rows[mismatch.sides[0][0]]
+    collective, group = accuser.collective_of_row(majority, list(mismatch.rows.values()))
+    evidence = []
+    for side in mismatch.sides[:8]:
+        call = accuser.trace.call_of(mismatch.rows[side[0]])
+        evidence.append(
+            f"{ranks_of(side)}: {call.name}, {[list(sizes) for sizes in call.input_sizes]} ->"
+            f" {[list(sizes) for sizes in call.output_sizes]}, {call.dtype or 'no type'}"
+        )
+    is_open = node in accuser.waits.graph.edges
+    waiting = accuser.waiting([node], mismatch.minority) if is_open else ()
+    if mismatch.minority:
+        few = mismatch.minority
+        summary = f"{ranks_of(few)} {verb(few, 'has', 'have')} {_WORDS[mismatch.what]} than the others in"
+    elif len(mismatch.sides) == 1:
+        summary = "the sizes contradict each other, on every rank that shows it, in"
+    else:
+        sides = " against ".join(ranks_of(side) for side in mismatch.sides[:4])
+        lead = "a tie, " if not mismatch.unseen else ""
+        summary = f"{lead}{sides}: they disagree ({_WORDS[mismatch.what]}) in"
+        if mismatch.unseen:
+            evidence.append(
+                f"{ranks_of(mismatch.unseen)} {verb(mismatch.unseen, 'does', 'do')} not show this operation any"
+                " more, so which side differs from most is not to be told"
+            )
+    summary += f" {call_words(collective, group)}"
+    if waiting:
+        summary += f"; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')}"
+    location = None
+    if mismatch.minority:
+        rows = {rank: mismatch.rows[rank] for rank in mismatch.minority}
+        frame = user_frame(accuser.trace.stack_of(rows[mismatch.minority[0]]))
+        if frame is not None:
+            location = Location(mismatch.minority[0], frame.filename, frame.line, frame.name)
+    confidence: Confidence = "certain" if mismatch.minority else "likely"
+    return Finding(
+        mismatch.what, confidence, summary, mismatch.minority, waiting, group, collective, location, evidence
+    )

@@ -1,0 +1,44 @@
+"""Facts of a diagnosis in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torchctl.diagnosis.model import Collective, GroupName
+from torchctl.flightrec.table.trace import Group
+from torchctl.ranks import few_ranks
+
+_NO_DESCRIPTION = ("", "undefined")
+
+
+def ranks_of(ranks: Sequence[int]) -> str:
+    """Return "rank 3" or "ranks 0-2,4"; of many scattered ranks the first alone, and how many they are."""
+    return f"rank{'s' * (len(ranks) != 1)} {few_ranks(ranks)}"
+
+
+def verb(ranks: Sequence[int], one: str, many: str) -> str:
+    return one if len(ranks) == 1 else many
+
+
+def group_words(group: GroupName | Group | None) -> str:
+    """Return "group 0 (default_pg)"."""
+    if group is None:
+        return "an unknown group"
+    desc = f" ({group.desc})" if group.desc not in (*_NO_DESCRIPTION, group.name) else ""
+    return f"group {group.name or '?'}{desc}"
+
+
+def call_words(collective: Collective | None, group: GroupName | None) -> str:
+    """Return "all_reduce, sequence id 5 of group 0 (default_pg)"."""
+    if collective is None:
+        return "an operation"
+    if collective.seq_id is None:
+        return collective.op
+    counter = "point-to-point sequence id" if collective.is_p2p else "sequence id"
+    return f"{collective.op} ({counter} {collective.seq_id} of {group_words(group)})"
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Return "a, b and c"."""
+    listed = list(parts)
+    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"

@@ -1,0 +1,119 @@
+"""Sends and receives: which of those that are open have no partner.
+
+How this works. The sequence ids of the two ends differ, so the n-th send of one rank to another is paired with
+the n-th receive of that other from it. Where a ring has lost its oldest entries the beginnings are not known,
+and the ends are: what both have finished is paired off, and of what is open the surplus has no partner.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchctl.flightrec.table.trace import State, Trace
+
+Pair = tuple[int, int, int]  # group, sending rank, receiving rank
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPair:
+    """A send or recv that is open.
+
+    Attributes:
+        rank: the rank that is in it; `partner` the one at the other end.
+        alone: the partner's dump shows that it has not come to its end of it; None where it has no dump.
+        row: the row of the open one.
+        other: row of the partner's end where there is one.
+    """
+
+    group: int
+    rank: int
+    partner: int
+    is_send: bool
+    row: int
+    alone: bool | None
+    other: int | None = None
+
+
+def find_open_pairs(trace: Trace, usable: set[int], ignored: frozenset[int]) -> list[OpenPair]:
+    """Return the sends and receives that some rank has open; arguments as of `entered.find_open`."""
+    is_pair = np.array([operation.is_p2p for operation in trace.operations] or [False])
+    rows = np.flatnonzero(is_pair[trace.operation]) if len(trace) else np.zeros(0, np.int64)
+    open_rows = [row for row in rows[trace.state[rows] <= State.LATE].tolist() if int(trace.rank[row]) not in ignored]
+    if not open_rows:
+        return []
+    wanted = {pair for row in open_rows if (pair := _pair(trace, row)) is not None}
+    sends: dict[Pair, list[int]] = defaultdict(list)
+    receives: dict[Pair, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        pair = _pair(trace, row)
+        if pair in wanted and pair is not None:
+            is_send = trace.operations[int(trace.operation[row])].is_send
+            if int(trace.rank[row]) == pair[1 if is_send else 2]:
+                (sends if is_send else receives)[pair].append(row)
+    wrapped = {dump.rank for dump in trace.dumps if dump.wrapped}
+    found: list[OpenPair] = []
+    for pair in sorted(wanted):
+        exact = pair[1] not in wrapped and pair[2] not in wrapped
+        for is_send, mine, theirs in ((True, sends[pair], receives[pair]), (False, receives[pair], sends[pair])):
+            found += _of_one_end(trace, pair, is_send, mine, theirs, exact, usable)
+    return [one for one in found if one.rank not in ignored]
+
+
+def outrun_senders(trace: Trace) -> set[int]:
+    """Return the ranks whose dump lacks a send that another rank has received: it was taken before."""
+    is_pair = np.array([operation.is_p2p for operation in trace.operations] or [False])
+    rows = np.flatnonzero(is_pair[trace.operation]) if len(trace) else np.zeros(0, np.int64)
+    if not len(rows):
+        return set()
+    wrapped = {dump.rank for dump in trace.dumps if dump.wrapped}
+    dumped = set(trace.ranks)
+    sent: dict[Pair, int] = defaultdict(int)
+    received: dict[Pair, int] = defaultdict(int)
+    width = len(trace.operations)
+    same = (trace.group[rows].astype(np.int64) * width + trace.operation[rows]) * (int(trace.rank.max()) + 1)
+    _, first, place = np.unique(same + trace.rank[rows], return_index=True, return_inverse=True)
+    counts = np.bincount(place).tolist()
+    done = np.bincount(place[trace.state[rows] == State.DONE], minlength=len(counts)).tolist()
+    for at, row in enumerate(rows[first].tolist()):
+        pair, is_send = _pair(trace, row), trace.operations[int(trace.operation[row])].is_send
+        if pair is not None and int(trace.rank[row]) == pair[1 if is_send else 2]:
+            (sent if is_send else received)[pair] += counts[at] if is_send else done[at]
+    return {
+        sender
+        for (group, sender, receiver), count in received.items()
+        if count > sent[group, sender, receiver] and sender in dumped and not {sender, receiver} & wrapped
+    }
+
+
+def _pair(trace: Trace, row: int) -> Pair | None:
+    """Return group, sender and receiver in global ranks; None where the members are not known well enough."""
+    operation = trace.operations[int(trace.operation[row])]
+    number = int(trace.group[row])
+    members = trace.groups[number].members
+    sender, receiver = operation.sender, operation.receiver
+    if sender is None or receiver is None or max(sender, receiver) >= len(members):
+        return None
+    return number, members[sender], members[receiver]
+
+
+def _of_one_end(
+    trace: Trace, pair: Pair, is_send: bool, mine: list[int], theirs: list[int], exact: bool, usable: set[int]
+) -> list[OpenPair]:
+    group, sender, receiver = pair
+    rank, partner = (sender, receiver) if is_send else (receiver, sender)
+    my_open = [row for row in mine if trace.state[row] <= State.LATE]
+    their_open = [row for row in theirs if trace.state[row] <= State.LATE]
+    found = []
+    for at, row in enumerate(my_open):
+        other: int | None = None
+        if exact:
+            place = mine.index(row) if len(mine) < 64 else len(mine) - len(my_open) + at
+            other = theirs[place] if place < len(theirs) else None
+        elif at < len(their_open):
+            other = their_open[at]
+        alone = None if partner not in usable else other is None
+        found.append(OpenPair(group, rank, partner, is_send, row, alone, other))
+    return found

@@ -1,0 +1,1 @@
+"""One dump: untrusted bytes in, entries out."""

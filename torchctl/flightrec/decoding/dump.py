@@ -1,0 +1,243 @@
+"""What a flight-recorder dump holds: process groups, entries and their frames, as the recorder wrote them.
+
+Nothing is judged here: `state` is the recorder's own word, which gloo never moves from "scheduled". What a
+state means is `summary`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import isnan
+from typing import Any, overload
+
+from torchctl.flightrec.decoding import wire
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One call of a Python stack; `line` is 0 where the recorder has none."""
+
+    filename: str
+    line: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """One group of `pg_config`: its global ranks, None where the dump does not say."""
+
+    name: str
+    desc: str
+    ranks: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedStatus:
+    """One row of `pg_status`: the counters that the process itself reports, -1 or None for none.
+
+    They count sequence ids on NCCL and `op_id` on gloo. `pg_id` is a number of this rank alone.
+    """
+
+    pg_id: int
+    last_enqueued: int | None
+    last_started: int | None
+    last_completed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One recorded operation; None, "" or () where the dump does not say.
+
+    `record_id`, `op_id` and `pg_id` are counters of one rank: never join ranks on them. Times are wall-clock
+    nanoseconds of the worker's host. `frames` has the innermost call first, and is empty in JSON dumps.
+    """
+
+    record_id: int | None
+    pg_id: int | None
+    group: str
+    group_desc: str
+    collective_seq_id: int | None
+    p2p_seq_id: int | None
+    op_id: int | None
+    profiling_name: str
+    state: str
+    retired: bool | None
+    is_p2p: bool
+    time_created_ns: int | None
+    time_discovered_started_ns: int | None
+    time_discovered_completed_ns: int | None
+    duration_ms: float | None
+    timeout_ms: int | None
+    input_sizes: tuple[tuple[int, ...], ...]
+    input_dtypes: tuple[str, ...]
+    output_sizes: tuple[tuple[int, ...], ...]
+    output_dtypes: tuple[str, ...]
+    thread_id: str
+    thread_name: str
+    frames: tuple[Frame, ...]
+
+    @property
+    def backend(self) -> str:
+        """The recorder's backend: "nccl" of "nccl:all_reduce"; "" when there is none."""
+        backend, colon, _ = self.profiling_name.partition(":")
+        return backend if colon else ""
+
+    @property
+    def operation(self) -> str:
+        """The operation without its backend: "all_reduce", "send 0->1"."""
+        backend, colon, operation = self.profiling_name.partition(":")
+        return operation if colon else backend
+
+    @property
+    def seq_id(self) -> int | None:
+        """The sequence id that joins ranks: point-to-point operations have a counter of their own."""
+        return self.p2p_seq_id if self.is_p2p else self.collective_seq_id
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """One decoded dump of one rank.
+
+    Args:
+        source: the file or endpoint it came from.
+        version: format version, "2.10"; compare `version_numbers`. "" when the dump does not say.
+        comm_lib_version: of NCCL or what stands in its place; "" for gloo.
+        unknown_keys: top-level keys that this reader does not know, such as a vendor's `hccl_comm_state`.
+        groups: `pg_config`, in its order; of two groups with one name torch keeps the first.
+        reported: `pg_status`, in its order.
+        entries: oldest first; built when asked for.
+    """
+
+    source: str
+    version: str
+    comm_lib_version: str
+    unknown_keys: tuple[str, ...]
+    groups: tuple[ProcessGroup, ...]
+    reported: tuple[ReportedStatus, ...]
+    entries: Sequence[Entry]
+
+    @property
+    def version_numbers(self) -> tuple[int, ...]:
+        """The version as integers: 2.10 is later than 2.9."""
+        return tuple(int(part) for part in self.version.split(".") if part.isascii() and part.isdigit())
+
+
+class EntryColumns(Sequence[Entry]):
+    """The entries of a dump as columns; `Entry` objects are built when the first of them is asked for.
+
+    `columns` maps each name of `wire.COLUMNS` to a view of 64-bit integers or floats, and `strings` holds
+    the text that columns refer to: what an engine over many ranks works on instead of objects.
+    """
+
+    __slots__ = ("_entries", "columns", "strings")
+
+    def __init__(self, strings: list[str], columns: Mapping[str, memoryview[Any]]) -> None:
+        self.strings = strings
+        self.columns = columns
+        self._entries: list[Entry] | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns["record_id"])
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._all())
+
+    def _all(self) -> list[Entry]:
+        if self._entries is None:
+            self._entries = list(map(Entry, *self._values()))
+        return self._entries
+
+    def _values(self) -> list[list[Any]]:
+        """Return the fields of `Entry` in its order, each a list; equal shapes and stacks are one object."""
+        shapes, dtypes, stacks = self._shapes(), self._dtypes(), self._stacks()
+        tables: dict[str, list[Any]] = {"input_sizes": shapes, "output_sizes": shapes, "frames": stacks}
+        tables |= {"input_dtypes": dtypes, "output_dtypes": dtypes}
+        tables |= dict.fromkeys(wire.ENTRY_TEXTS, self.strings)
+        return [self._field(name, tables) for name in _FIELD_NAMES]
+
+    def _field(self, name: str, tables: Mapping[str, list[Any]]) -> list[Any]:
+        values = self.columns[name].tolist()
+        if name in tables:
+            return list(map(tables[name].__getitem__, values))
+        if name == "duration_ms":
+            return [None if isnan(value) else value for value in values]
+        if name == "is_p2p":
+            return [value == 1 for value in values]
+        if name == "retired":
+            return [None if value == wire.NONE else value == 1 for value in values]
+        return [None if value == wire.NONE else value for value in values]
+
+    def _rows(self, table: str) -> Iterator[list[int]]:
+        offsets = self.columns[f"{table}_offsets"].tolist()
+        values = self.columns[f"{table}_values"].tolist()
+        return (values[start:end] for start, end in pairwise(offsets))
+
+    def tables(
+        self,
+    ) -> tuple[
+        list[tuple[tuple[int, ...], ...]], list[tuple[str, ...]], list[tuple[int, ...]], list[tuple[str, int, str]]
+    ]:
+        """Return what the columns' numbers stand for: sizes, dtypes, stacks as rows of frames, and the frames."""
+        columns, text = self.columns, self.strings.__getitem__
+        lines = columns["frame_line"].tolist()
+        frames = list(zip(map(text, columns["frame_filename"]), lines, map(text, columns["frame_name"]), strict=True))
+        return self._shapes(), self._dtypes(), [tuple(row) for row in self._rows("stack")], frames
+
+    def _shapes(self) -> list[tuple[tuple[int, ...], ...]]:
+        shapes = []
+        for row in self._rows("shape"):
+            at, sizes = 0, []
+            while at < len(row):
+                sizes.append(tuple(row[at + 1 : at + 1 + row[at]]))
+                at += 1 + row[at]
+            shapes.append(tuple(sizes))
+        return shapes
+
+    def _dtypes(self) -> list[tuple[str, ...]]:
+        return [tuple(map(self.strings.__getitem__, row)) for row in self._rows("dtype")]
+
+    def _stacks(self) -> list[tuple[Frame, ...]]:
+        columns, text = self.columns, self.strings.__getitem__
+        lines = columns["frame_line"].tolist()
+        frames = list(map(Frame, map(text, columns["frame_filename"]), lines, map(text, columns["frame_name"])))
+        return [tuple(map(frames.__getitem__, row)) for row in self._rows("stack")]
+
+
+_FIELD_NAMES = tuple(field.name for field in fields(Entry))
+
+
+Members = dict[bytes, tuple[int, ...]]  # ranks of a group by their bytes in a column
+
+
+def dump_of_columns(strings: list[str], columns: Mapping[str, memoryview[Any]], source: str, members: Members) -> Dump:
+    """Return the dump that the decoding child's columns describe; equal `members` become one object."""
+    version, library, *unknown = (strings[number] for number in columns["head"])
+    offsets, ranks = columns["config_rank_offsets"], columns["config_ranks"]
+    groups = tuple(
+        ProcessGroup(strings[name], strings[desc], _members(ranks[offsets[at] : offsets[at + 1]], members) or None)
+        for at, (name, desc) in enumerate(zip(columns["config_name"], columns["config_desc"], strict=True))
+    )
+    counters = (columns[f"status_{word}"] for word in ("pg_id", "enqueued", "started", "completed"))
+    reported = tuple(
+        ReportedStatus(pg_id, *(None if value == wire.NONE else value for value in values))
+        for pg_id, *values in zip(*counters, strict=True)
+    )
+    return Dump(source, version, library, tuple(unknown), groups, reported, EntryColumns(strings, columns))
+
+
+def _members(ranks: memoryview[Any], known: Members) -> tuple[int, ...]:
+    """Return the ranks of a group; of a thousand dumps that state the same thousand, each is read as bytes alone."""
+    key = ranks.tobytes()
+    found = known.get(key)
+    if found is None:
+        found = known[key] = tuple(ranks)
+    return found

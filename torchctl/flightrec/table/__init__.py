@@ -1,0 +1,1 @@
+"""Many dumps: one table of all ranks' entries."""

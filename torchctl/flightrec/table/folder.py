@@ -1,0 +1,116 @@
+"""Which files of a folder are dumps, and which rank each is of.
+
+A rank is taken from a name only where the name says so; a wrong rank is worse than none. Files with a name that
+says nothing can be given one by a pattern of the operator's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torchctl.errors import DumpError
+from torchctl.flightrec.decoding.decode import rank_from_name
+
+MAX_DEPTH = 4
+MAX_FILES = 200_000
+# Text that people keep beside dumps; never a dump itself.
+_OTHER = re.compile(r"\.(log|md|rst|ya?ml|toml|cfg|ini|py|sh|csv|html?|err|out|gz|xz|zst|zip|tar|svg|png|lock)\Z", re.I)
+_STACKS = re.compile(r"(?:\A|[-_.])(?:traceback|stacks?|py-?spy|info)(?:[-_.]|\Z)", re.IGNORECASE)
+_NUMBERS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One file that may be a dump.
+
+    Attributes:
+        rank: as its name tells, None where it does not.
+        claimed: its name says that it is a dump, or the operator has named it: not being one is worth a word.
+    """
+
+    path: str
+    rank: int | None
+    claimed: bool
+
+
+def find_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Found], list[str]]:
+    """Return the files under `paths` that may be dumps, and those that hold stacks or what else belongs to them.
+
+    Raises:
+        DumpError: a path does not exist.
+    """
+    dumps: list[Found] = []
+    others: list[str] = []
+    for given in paths:
+        path = os.fspath(given)
+        if not os.path.lexists(path):
+            raise DumpError(f"{path} does not exist", hint="check the path")
+        if not os.path.isdir(path):
+            dumps.append(Found(path, rank_from_name(path), True))
+            continue
+        for file in _walk(path, 0):
+            name = os.path.basename(file)
+            if _STACKS.search(name):
+                others.append(file)
+            elif not _OTHER.search(name) and not name.startswith("."):
+                rank = rank_from_name(file)
+                claimed = rank is not None or not name.lower().endswith((".json", ".txt", ".jsonl"))
+                dumps.append(Found(file, rank, claimed))
+    return _with_ranks(dumps), others
+
+
+def rank_by_pattern(path: str, pattern: re.Pattern[str]) -> int | None:
+    """Return the rank that the operator's pattern finds in a path: its first group, else the whole match.
+
+    Raises:
+        DumpError: what it finds is no number.
+    """
+    match = pattern.search(path)
+    if match is None:
+        return None
+    text = match[1] if match.re.groups else match[0]
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise DumpError(f"--rank-from finds {text!r} in {path}, which is no rank", hint="write it like 'gpu(\\d+)'")
+    return int(text)
+
+
+def _walk(folder: str, depth: int) -> Iterator[str]:
+    """Yield the files below a folder in order; links are not followed into folders."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DumpError(f"{folder} cannot be read: {error.strerror}") from error
+    for entry in entries[:MAX_FILES]:
+        if entry.is_dir(follow_symlinks=False):
+            if depth < MAX_DEPTH:
+                yield from _walk(entry.path, depth + 1)
+        elif entry.is_file():
+            yield entry.path
+
+
+def _with_ranks(files: Sequence[Found]) -> list[Found]:
+    """Give files without a rank the one number in which their names differ, where it stands by itself.
+
+    ``dump.0, dump.1`` have one; ``node01, node02`` do not: a number that belongs to a word may be a host's.
+    """
+    nameless: dict[tuple[str, ...], list[Found]] = {}
+    for file in files:
+        if file.rank is None:
+            skeleton = (os.path.dirname(file.path), *_NUMBERS.split(os.path.basename(file.path)))
+            nameless.setdefault(skeleton, []).append(file)
+    ranks: dict[str, int] = {}
+    for skeleton, same in nameless.items():
+        columns = list(zip(*(_NUMBERS.findall(os.path.basename(file.path)) for file in same), strict=True))
+        varying = [at for at, column in enumerate(columns) if len(set(column)) > 1]
+        if len(same) < 2 or len(varying) != 1:
+            continue
+        numbers = columns[varying[0]]
+        before = skeleton[varying[0] + 1]
+        if before[-1:].isalpha() or len(set(numbers)) != len(same) or any(len(text) > 6 for text in numbers):
+            continue
+        if set(map(int, numbers)) == set(range(len(same))):
+            ranks.update({file.path: int(text) for file, text in zip(same, numbers, strict=True)})
+    return [Found(file.path, ranks.get(file.path, file.rank), file.claimed) for file in files]

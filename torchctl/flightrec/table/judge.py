@@ -1,0 +1,77 @@
+"""What the state of an entry means: recorders write the same words for different things.
+
+NCCL's recorder moves an entry from scheduled (to started, with timing on) to completed, and retires it when
+the watchdog lets go of it: retired but not completed is an operation that timed out. Gloo's entries stay
+scheduled for ever and retired says that they are done, or done with an error. Members of a coalesced batch
+are never updated: the entry that closes the batch carries its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from torchctl.flightrec.decoding.dump import Entry
+
+_ACTIVE_WORDS = ("scheduled", "started", "timed out", "unknown")
+
+
+class Progress(Enum):
+    """How far an operation has come on this rank; the value is what the operator reads."""
+
+    SCHEDULED = "scheduled"
+    STARTED = "started"
+    COMPLETED = "completed"
+    RETIRED = "retired"  # gloo: done, or done with an error
+    COMPLETED_LATE = "completed late"  # after its own timeout: an abort makes stuck operations look so
+    TIMED_OUT = "timed out"  # given up by the watchdog
+    UNKNOWN = "unknown"
+
+    def __init__(self, word: str) -> None:
+        # Whether the operation has not come to its end, given up or not. Asked for every entry several times.
+        self.active = word in _ACTIVE_WORDS
+
+
+_BatchKey = tuple[int | None, str, bool, int | None]
+
+
+def judge(entries: Sequence[Entry]) -> list[Progress]:
+    """Return how far each entry has come, in their order."""
+    closers: dict[_BatchKey, Progress] = {}
+    judged = []
+    for entry in entries:
+        progress = judge_alone(entry)
+        judged.append(progress)
+        if _closes_batch(entry):
+            closers[_batch_key(entry)] = progress
+    if closers:
+        for at, entry in enumerate(entries):
+            if judged[at] is Progress.SCHEDULED and not _closes_batch(entry):
+                judged[at] = closers.get(_batch_key(entry), judged[at])
+    return judged
+
+
+def judge_alone(entry: Entry) -> Progress:
+    """Return how far an entry has come by its own fields."""
+    if entry.state == "completed" or entry.time_discovered_completed_ns is not None:
+        return Progress.COMPLETED_LATE if _over_timeout(entry) else Progress.COMPLETED
+    if entry.retired:
+        return Progress.RETIRED if entry.backend == "gloo" else Progress.TIMED_OUT
+    if entry.state == "started":
+        return Progress.STARTED
+    return Progress.SCHEDULED if entry.state == "scheduled" else Progress.UNKNOWN
+
+
+def _over_timeout(entry: Entry) -> bool:
+    created, completed, timeout = entry.time_created_ns, entry.time_discovered_completed_ns, entry.timeout_ms
+    if created is None or completed is None or not timeout or timeout < 0:
+        return False
+    return completed - created > timeout * 1_000_000
+
+
+def _closes_batch(entry: Entry) -> bool:
+    return entry.profiling_name.endswith("coalesced")
+
+
+def _batch_key(entry: Entry) -> _BatchKey:
+    return entry.pg_id, entry.group, entry.is_p2p, entry.seq_id

@@ -1,0 +1,119 @@
+"""One decoded dump cut down to what the table of all ranks needs, so that its bytes can be let go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchctl.flightrec.decoding import wire
+from torchctl.flightrec.decoding.dump import Dump, EntryColumns, ProcessGroup, ReportedStatus
+from torchctl.flightrec.table.gather import RawDump
+from torchctl.flightrec.table.recorded import recorded_columns
+from torchctl.flightrec.table.trace import NO_RANK
+
+if TYPE_CHECKING:
+    from torchctl.flightrec.table.trace import Ints, SmallInts
+
+_STATES = {"scheduled": 0, "started": 1, "completed": 2}
+OTHER_STATE = 3
+
+
+@dataclass(slots=True)
+class Piece:
+    """A dump's entries as columns of its own numbers, and the tables that those numbers mean."""
+
+    raw: RawDump
+    rank: int
+    version: str
+    comm_lib_version: str
+    unknown_keys: tuple[str, ...]
+    groups: tuple[ProcessGroup, ...]
+    reported: tuple[ReportedStatus, ...]
+    wrapped: bool
+    gaps: bool
+    texts: Sequence[str]
+    shapes: Sequence[tuple[tuple[int, ...], ...]]
+    dtypes: Sequence[tuple[str, ...]]
+    stacks: Sequence[tuple[int, ...]]
+    frames: Sequence[tuple[str, int, str]]
+    columns: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.columns["created_ns"])
+
+
+Shared = dict[tuple[Any, ...], tuple[Any, ...]]
+
+
+def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None, *, every: bool = False) -> Piece:
+    """Return the part of a dump that is kept.
+
+    Args:
+        every: all that the recorder wrote, for `Trace.recorded`.
+        shared: tables of other dumps. Ranks that run the same code have equal ones, which are kept
+            once and then read once.
+    """
+    if shared is None:
+        shared = {}
+    entries = dump.entries
+    assert isinstance(entries, EntryColumns)
+    source = entries.columns
+    words = np.array([_STATES.get(text, OTHER_STATE) for text in entries.strings] or [0], np.int8)
+    completed = _column(source, "time_discovered_completed_ns")
+    columns: dict[str, Any] = {
+        "pg_id": _narrow(_column(source, "pg_id")),
+        "collective_seq_id": _column(source, "collective_seq_id"),
+        "p2p_seq_id": _column(source, "p2p_seq_id"),
+        "p2p": _column(source, "is_p2p") == 1,
+        "retired": _column(source, "retired") == 1,
+        "word": words[_column(source, "state")],
+        "created_ns": _column(source, "time_created_ns"),
+        "started_ns": _column(source, "time_discovered_started_ns"),
+        "completed_ns": completed,
+        "timeout_ms": _column(source, "timeout_ms"),
+    }
+    for name in ("group", "group_desc", "profiling_name", *wire.ENTRY_SHAPES, *wire.ENTRY_DTYPES, "frames"):
+        columns[name] = _column(source, name).astype(np.int32)
+    if every:
+        columns |= recorded_columns(source)
+    records = _column(source, "record_id")
+    columns = {name: np.array(values) for name, values in columns.items()}  # copies: the payload can go
+    columns["follows"] = np.append(False, records[1:] - records[:-1] == 1)[: len(records)]
+    if len(records) and int(records.max()) == wire.NONE:  # no record says where it stood: a whole ring
+        columns["follows"][1:] = True
+    operation_ids = _column(source, "op_id")
+    tables: list[tuple[Any, ...]] = [tuple(table) for table in entries.tables()]
+    shapes, dtypes, stacks, frames = (shared.setdefault(table, table) for table in tables)
+    return Piece(
+        raw,
+        NO_RANK if raw.rank is None else raw.rank,
+        dump.version,
+        dump.comm_lib_version,
+        dump.unknown_keys,
+        dump.groups,
+        dump.reported,
+        # A digest leaves entries out in the middle: what its ring lacks proves as little as what a ring has lost.
+        bool(len(records)) and (int(records.min()) > 0 or int(records.max()) >= len(records)),
+        # Gloo counts sends and receives here, and records none of them.
+        bool((operation_ids > columns["collective_seq_id"])[columns["collective_seq_id"] >= 0].any()),
+        entries.strings,
+        shapes,
+        dtypes,
+        stacks,
+        frames,
+        columns,
+    )
+
+
+def _column(source: Mapping[str, memoryview[Any]], name: str) -> Ints:
+    return np.asarray(source[name], dtype=np.int64)
+
+
+def _narrow(values: Ints) -> SmallInts:
+    """Return local group numbers as 32 bits; absurd ones are numbered afresh."""
+    if len(values) and (int(values.min()) < -1 or int(values.max()) >= 1 << 20):
+        return np.unique(values, return_inverse=True)[1].astype(np.int32)
+    return values.astype(np.int32)

@@ -1,0 +1,1 @@
+"""What a recorder's entries say, for display."""

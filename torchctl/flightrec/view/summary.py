@@ -1,0 +1,156 @@
+"""Per process group: the last operation enqueued, started and completed on one rank.
+
+Entries come first, since they name sequence ids on every backend. `pg_status`, the process's own counters,
+fills in what the ring no longer holds; gloo's count `op_id`, so they are never mixed with sequence ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torchctl.flightrec.decoding.dump import Dump, Entry, ReportedStatus
+from torchctl.flightrec.table.judge import Progress
+
+NO_DESCRIPTION = "undefined"  # torch's word for a group without one
+# Not COMPLETED_LATE: an abort makes what was stuck look completed.
+_DONE = (Progress.COMPLETED, Progress.RETIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """How far one rank has come in one process group.
+
+    Args:
+        pg_id: number of the group on this rank alone; None for one that was configured and never used.
+        ranks: global ranks of its members, None where the dump does not say.
+        enqueued, started, completed: last of each, None for none or not known. Many recorders never tell
+            that something started: then `started` is None although operations run.
+        counted_by: "seq_id"; "op_id" where only gloo's own counters are there.
+        entries, active: how many the dump holds, and how many of them have not come to an end.
+        reported: the process's own counters.
+    """
+
+    pg_id: int | None
+    name: str
+    desc: str
+    backend: str
+    ranks: tuple[int, ...] | None
+    enqueued: int | None
+    started: int | None
+    completed: int | None
+    counted_by: str
+    entries: int
+    active: int
+    reported: ReportedStatus | None
+
+
+def summarise_groups(dump: Dump, progress: Sequence[Progress]) -> tuple[GroupSummary, ...]:
+    """Return one summary per process group of a dump, in the order of their local numbers.
+
+    Args:
+        progress: what `judge` says of the dump's entries, in their order.
+    """
+    # A second init_process_group has the same name and a new number: groups are told apart by both.
+    members: dict[tuple[int | None, str], list[tuple[Entry, Progress]]] = {}
+    for entry, reached in zip(dump.entries, progress, strict=True):
+        members.setdefault((entry.pg_id, entry.group), []).append((entry, reached))
+    reported = {status.pg_id: status for status in dump.reported}
+    ranks = {group.name: group.ranks for group in dump.groups}
+    descs = {group.name: group.desc for group in dump.groups}
+    found = []
+    for (pg_id, name), rows in members.items():
+        status = reported.get(pg_id) if pg_id is not None else None
+        found.append(_summary_of_entries(pg_id, name, rows, ranks.get(name), status))
+    used_ids = {pg_id for pg_id, _ in members}
+    used_names = {name for _, name in members}
+    for status in dump.reported:
+        if status.pg_id not in used_ids:
+            found.append(_summary_of_status(status, dump))
+    for name, desc in descs.items():
+        # Gloo's only entry has an empty name and says nothing about the groups in use.
+        if name and name not in used_names:
+            found.append(_unused(name, desc, ranks[name]))
+    return tuple(sorted(found, key=lambda group: (group.pg_id is None, group.pg_id or 0, group.name)))
+
+
+def _summary_of_entries(
+    pg_id: int | None,
+    name: str,
+    rows: list[tuple[Entry, Progress]],
+    ranks: tuple[int, ...] | None,
+    status: ReportedStatus | None,
+) -> GroupSummary:
+    collectives = [(entry.collective_seq_id, entry, reached) for entry, reached in rows if not entry.is_p2p]
+    backend = rows[-1][0].backend
+    enqueued = _last(seq for seq, _, _ in collectives)
+    completed = _last(seq for seq, _, reached in collectives if reached in _DONE)
+    started = None
+    if any(_tells_start(entry) for entry, _ in rows):
+        started = _last(seq for seq, entry, reached in collectives if _tells_start(entry) or reached in _DONE)
+    if status is not None and backend != "gloo":
+        enqueued = _known(status.last_enqueued) if enqueued is None else enqueued
+        started = _known(status.last_started) if started is None else started
+        completed = _known(status.last_completed) if completed is None else completed
+    return GroupSummary(
+        pg_id=pg_id,
+        name=name,
+        desc=rows[-1][0].group_desc,
+        backend=backend,
+        ranks=ranks,
+        enqueued=enqueued,
+        started=started,
+        completed=completed,
+        counted_by="seq_id",
+        entries=len(rows),
+        active=sum(reached.active for _, reached in rows),
+        reported=status,
+    )
+
+
+def _summary_of_status(status: ReportedStatus, dump: Dump) -> GroupSummary:
+    """A group of which the ring holds nothing (any more): only its number and counters are known."""
+    # NCCL's recorder states the library's version, the generic one (gloo) leaves it empty.
+    counted_by = "seq_id" if dump.comm_lib_version else "op_id"
+    return GroupSummary(
+        pg_id=status.pg_id,
+        name="",
+        desc="",
+        backend="",
+        ranks=None,
+        enqueued=_known(status.last_enqueued),
+        started=_known(status.last_started),
+        completed=_known(status.last_completed),
+        counted_by=counted_by,
+        entries=0,
+        active=0,
+        reported=status,
+    )
+
+
+def _unused(name: str, desc: str, ranks: tuple[int, ...] | None) -> GroupSummary:
+    return GroupSummary(None, name, desc, "", ranks, None, None, None, "seq_id", 0, 0, None)
+
+
+def _tells_start(entry: Entry) -> bool:
+    return entry.state == "started" or entry.time_discovered_started_ns is not None
+
+
+def _last(numbers: Iterable[int | None]) -> int | None:
+    return max((number for number in numbers if number is not None), default=None)
+
+
+def _known(counter: int | None) -> int | None:
+    """Return a counter of pg_status; -1 stands for none yet."""
+    return counter if counter is not None and counter >= 0 else None
+
+
+def group_names(dumps: Iterable[Dump]) -> list[str]:
+    """Return the names by which the groups of these dumps can be asked for, sorted."""
+    names: set[str] = set()
+    for dump in dumps:
+        for group in dump.groups:
+            names |= {group.name, group.desc}
+        for entry in dump.entries:
+            names |= {entry.group, entry.group_desc}
+    return sorted(names - {"", NO_DESCRIPTION})

@@ -1,0 +1,135 @@
+"""What of a dump is shown: which rows, how old, and where in the user's code.
+
+Ages of a file count back from its newest event: a dump does not say when it was taken, and the time of the
+file is that of its last copy. Both are told, and the reader may add them up. A live worker's ages count back
+from the moment of its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torchctl.flightrec.decoding.dump import Dump, Entry, Frame
+from torchctl.flightrec.table.judge import Progress, judge
+from torchctl.flightrec.view.choice import MAX_ACTIVE, Choice
+from torchctl.flightrec.view.summary import GroupSummary, summarise_groups
+from torchctl.flightrec.view.userframe import user_frame
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry as shown; `age_s` is None where its creation is not known or lies after the reference."""
+
+    entry: Entry
+    progress: Progress
+    age_s: float | None
+    user_frame: Frame | None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceView:
+    """One rank's dump as shown.
+
+    Args:
+        rank: global rank, None where nothing tells it.
+        reference_ns: what ages count back from, wall-clock nanoseconds; None when the dump has no times.
+        reference: "newest_event" or "answer", what that moment is.
+        written_ns: when the file was last written; None for a live worker.
+        total, active: entries in the dump, and those of them that have not come to an end.
+        asked: entries that the choice's group and only_active let through; `left_out` of them have no row.
+    """
+
+    dump: Dump
+    rank: int | None
+    groups: tuple[GroupSummary, ...]
+    rows: tuple[Row, ...]
+    reference_ns: int | None
+    reference: str
+    written_ns: int | None
+    total: int
+    active: int
+    asked: int
+    choice: Choice
+
+    @property
+    def left_out(self) -> int:
+        return self.asked - len(self.rows)
+
+
+def view_of(
+    dump: Dump,
+    rank: int | None,
+    choice: Choice,
+    *,
+    answered_ns: int | None = None,
+    written_ns: int | None = None,
+) -> TraceView:
+    """Return what to show of a dump.
+
+    Args:
+        answered_ns: when a live worker gave it, wall-clock nanoseconds; None for a file.
+        written_ns: when the file was last written.
+    """
+    progress = judge(dump.entries)
+    groups = summarise_groups(dump, progress)
+    if choice.group is not None:
+        groups = tuple(group for group in groups if choice.group in (group.name, group.desc))
+    asked, shown = select_rows(dump.entries, progress, choice)
+    reference_ns = answered_ns if answered_ns is not None else newest_event_ns(dump.entries)
+    rows = []
+    for at in shown if choice.collectives else ():
+        entry = dump.entries[at]
+        where = user_frame(entry.frames) if choice.stacktraces else None
+        rows.append(Row(entry, progress[at], _age_s(entry, reference_ns), where))
+    return TraceView(
+        dump=dump,
+        rank=rank,
+        groups=groups,
+        rows=tuple(rows),
+        reference_ns=reference_ns,
+        reference="newest_event" if answered_ns is None else "answer",
+        written_ns=written_ns,
+        total=len(dump.entries),
+        active=sum(reached.active for reached in progress),
+        asked=len(asked),
+        choice=choice,
+    )
+
+
+def select_rows(entries: Iterable[Entry], progress: Sequence[Progress], choice: Choice) -> tuple[list[int], list[int]]:
+    """Return the positions of the entries asked for, and of those to show, both in the dump's order.
+
+    Shown are the last `choice.last` and, since what hangs is what matters, the oldest 50 active ones.
+    """
+    asked = [
+        at
+        for at, (entry, reached) in enumerate(zip(entries, progress, strict=True))
+        if (choice.group is None or choice.group in (entry.group, entry.group_desc))
+        and (reached.active or not choice.only_active)
+    ]
+    if choice.last == 0:
+        return asked, asked
+    oldest_active = [at for at in asked if progress[at].active][:MAX_ACTIVE]
+    return asked, sorted({*oldest_active, *asked[-choice.last :]})
+
+
+def newest_event_ns(entries: Iterable[Entry]) -> int | None:
+    """Return the latest time in any entry, wall-clock nanoseconds."""
+    times = (
+        time
+        for entry in entries
+        for time in (
+            entry.time_created_ns,
+            entry.time_discovered_started_ns,
+            entry.time_discovered_completed_ns,
+        )
+        if time is not None
+    )
+    return max(times, default=None)
+
+
+def _age_s(entry: Entry, reference_ns: int | None) -> float | None:
+    if reference_ns is None or entry.time_created_ns is None or entry.time_created_ns > reference_ns:
+        return None
+    return (reference_ns - entry.time_created_ns) / 1e9

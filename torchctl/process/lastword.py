@@ -1,0 +1,205 @@
+"""The last word of a worker: when and of what it died, and at which step, in a small file that outlives it.
+
+How this works: the sentinel writes it, since the dead cannot. Only into the runtime folder, which is ours and closed
+to others, into a file of a name that is not there yet; never beside a socket elsewhere. Not being the worker's
+parent, the sentinel cannot wait for it: it reads the exit status of the dead process while its parent has not
+collected it, or asks its pidfd for it afterwards, which kernels from 6.15 on answer.
+
+Source: proc(5), field 52 of stat; include/uapi/linux/pidfd.h, PIDFD_GET_INFO.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import struct
+import time
+from typing import Any, NamedTuple
+
+from torchctl.errors import RuntimeDirError
+from torchctl.process.samples import PROC, stat_fields
+from torchctl.protocol import runtimedir
+
+SCHEMA = "torchctl.last-word/1"
+SUFFIX = ".died"
+KEPT_S = 86400.0
+_MAX_BYTES = 8192
+_BEING_WRITTEN_S = 60.0
+_LAST_DATE = 4102444800.0  # 2100: what is later is no time of a death
+_MAX_NUMBER = 1 << 63
+_MAX_FILES = 4096  # looked at; a crash loop must not make `ps` slow
+_EXIT_STATUS = 49  # index of field 52 among those from the third on
+_PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
+_PIDFD_INFO_EXIT = 1 << 3
+_INFO = struct.Struct("=Q52xi")  # mask, what does not matter here, exit code
+
+
+class LastWord(NamedTuple):
+    """One death.
+
+    Attributes:
+        died: seconds since the epoch.
+        cause: "SIGKILL", "exit code 3", or "" where it could not be seen.
+        note: what was wrong before, or who killed it, where that is known.
+        path: of the file.
+    """
+
+    pid: int
+    died: float
+    cause: str
+    rank: int | None = None
+    world_size: int | None = None
+    job_id: str | None = None
+    host: str = ""
+    step: int | None = None
+    note: str = ""
+    endpoint: str = ""
+    path: str = ""
+
+
+def write(folder: str, word: LastWord) -> None:
+    """Keep a last word in the runtime folder, which is made where it is missing; quietly nothing where it cannot be.
+
+    A full disk or a folder that may not be written is no reason to fail: the word is lost, and that is all.
+    """
+    document = {"schema": SCHEMA, **word._asdict()}
+    del document["path"]
+    path = os.path.join(folder, f"{word.pid}-{int(word.died * 1000)}{SUFFIX}")
+    try:
+        runtimedir.make_runtime_dir(folder)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except (OSError, RuntimeDirError):
+        return
+    try:
+        data = json.dumps(document, sort_keys=True).encode()
+        whole = os.write(descriptor, data) == len(data)
+    except OSError:
+        whole = False
+    finally:
+        os.close(descriptor)
+    if not whole:
+        os.unlink(path)
+
+
+def read_all(folder: str, *, now: float | None = None) -> list[LastWord]:
+    """Return the last words in a folder, the latest first; remove those older than a day.
+
+    Raises:
+        RuntimeDirError: the folder cannot be trusted.
+    """
+    if not runtimedir.check_runtime_dir(folder):
+        return []
+    now = time.time() if now is None else now
+    found = []
+    for path in _files(folder):
+        word = _read(path)
+        if word is None:
+            if _is_settled(path, now):
+                _remove(path)
+        elif now - word.died > KEPT_S:
+            _remove(path)
+        else:
+            found.append(word)
+    return sorted(found, key=lambda word: -word.died)
+
+
+def forget(folder: str) -> int:
+    """Remove all last words in a folder and return how many there were.
+
+    Raises:
+        RuntimeDirError: the folder cannot be trusted.
+    """
+    return sum(_remove(path) for path in _files(folder)) if runtimedir.check_runtime_dir(folder) else 0
+
+
+def exit_status(pid: int, pidfd: int | None, *, proc: str = PROC) -> int | None:
+    """Return a dead process's status as `waitpid` would give it, None where it cannot be seen (yet)."""
+    fields = stat_fields(f"{proc}/{pid}/stat")
+    if len(fields) > _EXIT_STATUS and fields[0] in ("Z", "X") and fields[_EXIT_STATUS].isdigit():
+        return int(fields[_EXIT_STATUS])
+    if pidfd is None:
+        return None
+    request = bytearray(64)
+    struct.pack_into("=Q", request, 0, _PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request)
+    except OSError:
+        return None
+    mask, status = _INFO.unpack_from(request)
+    return status if mask & _PIDFD_INFO_EXIT else None
+
+
+def in_words(status: int | None) -> str:
+    """Return what an exit status says: ``SIGKILL``, ``exit code 3``; "" for None."""
+    if status is None:
+        return ""
+    number = status & 0x7F
+    if not number:
+        return f"exit code {status >> 8 & 0xFF}"
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return f"{name}, core dumped" if status & 0x80 else name
+
+
+def _files(folder: str) -> list[str]:
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(SUFFIX)]
+    except OSError:
+        return []
+    return [os.path.join(folder, name) for name in sorted(names)[:_MAX_FILES]]
+
+
+def _read(path: str) -> LastWord | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            document = json.loads(os.read(descriptor, _MAX_BYTES))
+        finally:
+            os.close(descriptor)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            return None
+        died = float(_typed(document, "died", float) or 0.0)
+        if not 0 <= died < _LAST_DATE:
+            return None  # NaN too
+        return LastWord(
+            pid=_typed(document, "pid", int) or 0,
+            died=died,
+            cause=_typed(document, "cause", str) or "",
+            rank=_typed(document, "rank", int),
+            world_size=_typed(document, "world_size", int),
+            job_id=_typed(document, "job_id", str),
+            host=_typed(document, "host", str) or "",
+            step=_typed(document, "step", int),
+            note=_typed(document, "note", str) or "",
+            endpoint=_typed(document, "endpoint", str) or "",
+            path=path,
+        )
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _is_settled(path: str, now: float) -> bool:
+    """Whether a file has not been written to for a while: one that is just being written is no broken one."""
+    try:
+        return abs(now - os.lstat(path).st_mtime) > _BEING_WRITTEN_S
+    except OSError:
+        return False
+
+
+def _typed(document: dict[str, Any], key: str, kind: type) -> Any:
+    value = document.get(key)
+    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+        return None
+    return value if type(value) is kind else None
+
+
+def _remove(path: str) -> int:
+    try:
+        os.unlink(path)
+        return 1
+    except OSError:
+        return 0

@@ -1,0 +1,143 @@
+"""Whether a process's control group is at its memory limit or frozen, in cgroup v1 and v2.
+
+How this works: /proc/PID/cgroup names the group per hierarchy and /proc/PID/mountinfo where each hierarchy is
+mounted. Inside a container only a part of the hierarchy may be mounted: then the mount's root is cut from the
+group's path. The limit that counts may stand in any group above, so all are looked at.
+
+Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst and freezer-subsystem.rst.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torchctl.process.samples import PROC, read
+
+_FULL = 0.95  # of the limit, without what the kernel can drop: little is left then for anything new
+_TIGHT = 0.8  # the same, where the limit was met just now
+_NO_LIMIT = 1 << 60  # v1 writes "no limit" as a number near 2**63, v2 as the word max
+
+
+class Group(NamedTuple):
+    """What a process's memory group tells.
+
+    Attributes:
+        path: of the fullest group, as a folder here; "" where none was found.
+        used, limit: in bytes; the limit is None where there is none.
+        reclaimable: of `used`, cached files, which the kernel drops when it needs the room: a group of a job that reads
+            much is always full of them, and well.
+        struggles: how often the limit was met so far (v2 `max`, v1 `failcnt`), over all groups above.
+        kills: processes of the group that the kernel's out-of-memory killer has ended so far.
+        frozen: the group is frozen, so that nothing in it runs.
+    """
+
+    path: str = ""
+    used: int = 0
+    limit: int | None = None
+    struggles: int = 0
+    kills: int = 0
+    reclaimable: int = 0
+    frozen: bool = False
+
+    @property
+    def full(self) -> bool:
+        """Whether it stands at its limit with memory that cannot be dropped."""
+        return self.limit is not None and self.used - self.reclaimable >= self.limit * _FULL
+
+    @property
+    def tight(self) -> bool:
+        """Whether it stands near its limit with memory that cannot be dropped."""
+        return self.limit is not None and self.used - self.reclaimable >= self.limit * _TIGHT
+
+
+def group_of(pid: int, *, proc: str = PROC, root: str = "") -> Group:
+    """Return the memory group of a process.
+
+    Args:
+        proc: where /proc is.
+        root: put before the mounts' paths: recorded trees are read so in tests.
+    """
+    mounts = _mounts(read(f"{proc}/{pid}/mountinfo"))
+    found = Group()
+    for line in read(f"{proc}/{pid}/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        names = controllers.split(",") if controllers else [""]
+        for name in names:
+            if name not in ("", "memory", "freezer") or name not in mounts:
+                continue
+            mounted_root, mount = mounts[name]
+            folders = _folders(root + mount, mounted_root, path)
+            if name == "freezer":
+                frozen = read(f"{folders[0]}/freezer.state").strip() == "FROZEN"
+            elif name == "":
+                frozen = "frozen 1" in read(f"{folders[0]}/cgroup.events")
+            else:
+                frozen = False
+            found = _fuller(found, [_v1(one) if name == "memory" else _v2(one) for one in folders], frozen)
+    return found
+
+
+def _fuller(found: Group, groups: list[Group], frozen: bool) -> Group:
+    """Return the group that is nearest to its limit; struggles add up, frozen stays."""
+    best = found
+    for one in groups:
+        if one.limit and (not best.limit or one.used / one.limit > best.used / best.limit):
+            best = one
+    struggles = found.struggles + sum(one.struggles for one in groups)
+    kills = found.kills + sum(one.kills for one in groups)
+    return best._replace(struggles=struggles, kills=kills, frozen=found.frozen or frozen)
+
+
+def _v2(folder: str) -> Group:
+    limit = _number(read(f"{folder}/memory.max"))
+    used = _number(read(f"{folder}/memory.current")) or 0
+    events = _words(f"{folder}/memory.events.local")
+    stat = _words(f"{folder}/memory.stat")
+    cached = max(0, stat.get("file", 0) - stat.get("shmem", 0))
+    return Group(folder, used, limit, events.get("max", 0), events.get("oom_kill", 0), cached)
+
+
+def _v1(folder: str) -> Group:
+    used = _number(read(f"{folder}/memory.usage_in_bytes")) or 0
+    limit = _number(read(f"{folder}/memory.limit_in_bytes"))
+    kills = _words(f"{folder}/memory.oom_control").get("oom_kill", 0)
+    stat = _words(f"{folder}/memory.stat")
+    cached = max(0, stat.get("total_cache", 0) - stat.get("total_shmem", 0))
+    return Group(folder, used, limit, _number(read(f"{folder}/memory.failcnt")) or 0, kills, cached)
+
+
+def _words(path: str) -> dict[str, int]:
+    """Return a file of lines ``name number``."""
+    pairs = (line.partition(" ")[::2] for line in read(path).splitlines())
+    return {name: number for name, text in pairs if (number := _number(text)) is not None}
+
+
+def _mounts(text: str) -> dict[str, tuple[str, str]]:
+    """Return controller to (root within the hierarchy, mount point); "" is the unified hierarchy."""
+    mounts: dict[str, tuple[str, str]] = {}
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if len(fields) < 5 or len(kind) < 3:
+            continue
+        if kind[0] == "cgroup2":
+            mounts.setdefault("", (fields[3], fields[4]))
+        elif kind[0] == "cgroup":
+            for option in kind[2].split(","):
+                if option in ("memory", "freezer"):
+                    mounts.setdefault(option, (fields[3], fields[4]))
+    return mounts
+
+
+def _folders(mount: str, mounted_root: str, path: str) -> list[str]:
+    """Return the group's folder and those above it, up to the mount."""
+    inside = path[len(mounted_root) :] if mounted_root != "/" and path.startswith(mounted_root) else path
+    parts = [part for part in inside.split("/") if part and part != ".."]
+    return ["/".join([mount, *parts[:count]]) for count in range(len(parts), -1, -1)]
+
+
+def _number(text: str) -> int | None:
+    text = text.strip()
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 25 else None
+    return None if value is None or value >= _NO_LIMIT else value

@@ -1,0 +1,237 @@
+"""Everything from every worker into files, for the minute before a job is restarted.
+
+How this works: each answer is written the moment it comes, whole or not at all, so that an interrupted run, or a worker
+that answers one question and hangs on the next, leaves all that was had. `collect.json` says, per worker, whose the
+files are, how its host's clock stood to ours, what is missing and why. A second run into the same folder asks only for
+what is missing, on other hosts too; another process at a known address has files of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from torchctl.errors import EXIT_FAILED, NoSuchHandlerError, TorchctlError, WorkerError
+from torchctl.files import write_file
+from torchctl.manifest import MANIFEST, SCHEMA, read_manifest
+from torchctl.protocol import compact_json
+from torchctl.text import printable
+from torchctl.workers.ask.fanout import Outcome
+from torchctl.workers.ask.question import Question, Steps
+from torchctl.workers.ask.reply import Identity, Reply
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions.everything import GENERIC, GENERIC_TRACE, INFO, STACKS, TRACE, Had, ask_parts
+
+_ENDINGS = {INFO: ".json", TRACE: "", GENERIC_TRACE: "", STACKS: ".txt"}
+_HINT = "choose another folder"
+_MAX_HAD_BYTES = 60_000  # of what was had from one host: it travels in a command line, which may have 128 KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One worker's part: which files there are now, and which could not be had."""
+
+    rank: int | None
+    files: Mapping[str, str]
+    failures: Mapping[str, str]
+
+
+class NotWrittenError(WorkerError):
+    """A worker answered, and its answer could not be written down."""
+
+    exit_code = EXIT_FAILED
+    kind = "not_written"
+    hint = _HINT
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What the manifest says of one worker."""
+
+    endpoint: str
+    rank: int | None = None
+    pid: int | None = None
+    host: str | None = None
+    job_id: str | None = None
+    world_size: int | None = None
+    start_time: float | None = None
+    clock_offset_s: float | None = None
+    degraded: str | None = None  # why its stacks were read from outside
+    files: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def had(self) -> Had | None:
+        return Had(self.pid, tuple(self.files)) if self.files else None
+
+
+class Collection:
+    """A folder that answers are written into.
+
+    Args:
+        folder: made when it is missing.
+
+    Raises:
+        TorchctlError: it cannot be made, or holds somebody else's `collect.json`.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise TorchctlError(f"{folder} cannot be made: {error.strerror}", hint=_HINT) from error
+        self._entries: dict[str, _Entry] = {}
+        self._former: list[_Entry] = []  # of processes in whose place another one is now
+        self._names: dict[str, _Entry] = {}  # of files
+        known = read_manifest(folder)
+        for worker in known["workers"] if known else []:
+            entry = _Entry(**{name: worker.get(name) for name in _Entry.__slots__})
+            entry.files = {part: name for part, name in entry.files.items() if os.path.exists(f"{folder}/{name}")}
+            self._names.update(dict.fromkeys(entry.files.values(), entry))
+            if entry.endpoint in self._entries:
+                self._former.append(self._entries[entry.endpoint])
+            self._entries[entry.endpoint] = entry
+
+    def question(self) -> Question[Collected]:
+        """Return the question that asks a worker for all that is missing of it, and writes the answers down."""
+        return _Missing(self)
+
+    def ask(self, endpoint: Endpoint, had: Had | None) -> Steps[Collected]:
+        """Ask one worker, of which `had` is known."""
+        key = str(endpoint)
+        entry = self._entries.setdefault(key, _Entry(key, endpoint.rank))
+        entry.failures = {}
+
+        def renew() -> None:
+            nonlocal entry
+            self._former.append(entry)
+            entry = self._entries[key] = _Entry(key, endpoint.rank)
+
+        def take(part: str, answer: Reply | WorkerError) -> None:
+            if isinstance(answer, Reply):
+                self._write(entry, part, answer)
+            elif not isinstance(answer, NoSuchHandlerError) or part == STACKS:
+                entry.failures[part] = answer.detail
+
+        yield from ask_parts(had, take, renew)
+        return Collected(entry.rank, dict(entry.files), dict(entry.failures))
+
+    def had_of(self, endpoint: str) -> Had | None:
+        """Return what earlier runs have had of a worker."""
+        entry = self._entries.get(endpoint)
+        return None if entry is None else entry.had
+
+    def had_on(self, host: str) -> dict[str, Had]:
+        """Return what earlier runs have had of the workers of a host, by their path there."""
+        begin = f"{host}:/"
+        return {
+            key[len(begin) - 1 :]: entry.had
+            for key, entry in self._entries.items()
+            if key.startswith(begin) and entry.had is not None
+        }
+
+    def finish(self, outcomes: list[Outcome[Collected]], not_found: dict[str | None, list[int]]) -> str:
+        """Write the manifest and return its path."""
+        for one in outcomes:
+            entry = self._entries.setdefault(str(one.endpoint), _Entry(str(one.endpoint), one.endpoint.rank))
+            if one.error is not None:
+                missing = [part for part in (INFO, TRACE, STACKS) if part not in entry.files]
+                entry.failures = {**dict.fromkeys(missing, one.error.detail), **entry.failures}
+        entries = sorted(
+            [*self._former, *self._entries.values()], key=lambda entry: (entry.rank is None, entry.rank or 0)
+        )
+        document = {
+            "schema": SCHEMA,
+            "time": time.time(),
+            "host": os.uname().nodename,
+            "workers": [{name: getattr(entry, name) for name in _Entry.__slots__} for entry in entries],
+            "not_found": [{"job_id": job, "ranks": ranks} for job, ranks in not_found.items()],
+        }
+        path = os.path.join(self.folder, MANIFEST)
+        write_file(path, json.dumps(document, sort_keys=True, indent=2).encode() + b"\n", hint=_HINT)
+        return path
+
+    def _write(self, entry: _Entry, part: str, reply: Reply) -> None:
+        identity = reply.identity
+        for name in ("rank", "pid", "job_id", "world_size"):
+            value = getattr(identity, name)
+            if value is not None:
+                setattr(entry, name, value)
+        body = reply.body
+        if part == INFO:
+            _take_info(entry, reply)
+        elif part == STACKS:
+            entry.degraded = identity.degraded
+            body = _headline(entry, reply).encode() + body
+        name = self._name(entry, part)
+        try:
+            write_file(os.path.join(self.folder, name), body)
+        except TorchctlError as error:
+            detail = f"answered, and that could not be kept: {error.message}"
+            raise NotWrittenError(detail, endpoint=entry.endpoint, rank=entry.rank) from error
+        self._names[name] = entry
+        entry.files[part] = name
+        if part == TRACE and reply.recorder == GENERIC:
+            entry.files[GENERIC_TRACE] = name
+
+    def _name(self, entry: _Entry, part: str) -> str:
+        """Return a file's name; a second worker that claims the same rank gets a number of its own."""
+        whose = f"rank_{entry.rank}" if entry.rank is not None else "worker"
+        number = 1
+        while True:
+            twin = "" if number == 1 and entry.rank is not None else f"_twin{number}"
+            name = f"{part}_{whose}{twin}{_ENDINGS[part]}"
+            if self._names.get(name, entry) is entry:
+                return name
+            number += 1
+
+
+class _Missing(Question[Collected]):
+    """Asks each worker for what a collection has not had of it."""
+
+    name = "everything"
+
+    def __init__(self, collection: Collection) -> None:
+        super().__init__(self._ask)
+        self._collection = collection
+        self._there: dict[str, dict[str, Had]] = {}  # what the relay of a host was told that we have
+
+    def _ask(self, endpoint: Endpoint) -> Steps[Collected]:
+        if endpoint.node:
+            had = self._there.get(endpoint.node, {}).get(endpoint.path)
+        else:
+            had = self._collection.had_of(str(endpoint))
+        return self._collection.ask(endpoint, had)
+
+    def arguments_on(self, host: str) -> dict[str, Any]:
+        had = self._collection.had_on(host)
+        self._there[host] = had if len(compact_json(had)) <= _MAX_HAD_BYTES else {}
+        return {"had": self._there[host]}
+
+
+def _take_info(entry: _Entry, reply: Reply) -> None:
+    """Take host and clock from a worker's `info`; its clock is compared with the middle of asking and answer."""
+    try:
+        document: Any = json.loads(reply.body)
+        host, clock, start = document.get("host"), document.get("time"), document.get("start_time")
+    except (ValueError, AttributeError, RecursionError):
+        return
+    entry.host = host[:200] if isinstance(host, str) else None
+    entry.start_time = float(start) if isinstance(start, (int, float)) else None
+    if isinstance(clock, float):
+        entry.clock_offset_s = round(clock - (reply.answered_at - reply.elapsed_s / 2), 6)
+
+
+def _headline(entry: _Entry, reply: Reply) -> str:
+    """Return a line that says whose stacks follow; readers of faulthandler's text pass over it."""
+    identity: Identity = reply.identity
+    moment = datetime.fromtimestamp(reply.answered_at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    about = {"rank": identity.rank, "host": entry.host, "pid": identity.pid, "time": moment}
+    about["clock_offset_s"] = None if entry.clock_offset_s is None else str(entry.clock_offset_s)
+    return f"# torchctl {printable(compact_json(about))}\n"

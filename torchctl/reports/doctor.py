@@ -1,0 +1,211 @@
+"""All that can be said of one process of this host: what it is, whether it answers, what holds it up, where it stands.
+
+How this works: what /proc tells comes first, since it cannot fail to answer; then the process's own server is asked,
+then py-spy. Nothing stops, signals or changes the process. A process that never had a server is explained as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from dataclasses import dataclass, field
+
+from torchctl.errors import TorchctlError, WorkerError
+from torchctl.process.memory import Group, group_of
+from torchctl.process.reasons import Reason, lock_waiters, reasons
+from torchctl.process.samples import Sample, read, sample, stat_fields, status_fields
+from torchctl.stacks.pyspy import parse_pyspy
+from torchctl.stacks.stack import Stacks
+from torchctl.workers import causes
+from torchctl.workers.ask.outside import ask_process, identity_of
+from torchctl.workers.ask.question import ask_handler
+from torchctl.workers.ask.reply import degraded_words
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions.basic import ping
+
+_BETWEEN_LOOKS_S = 1.0
+_LISTENING_FLAGS = "00010000"  # of /proc/net/unix: __SO_ACCEPTCON
+_STATES = {
+    "R": "running",
+    "S": "asleep",
+    "D": "in uninterruptible sleep",
+    "T": "stopped by a signal",
+    "t": "stopped by a tracer",
+    "Z": "dead, not collected by its parent",
+    "I": "idle",
+}
+
+
+@dataclass(slots=True)
+class Report:
+    """One process.
+
+    Attributes:
+        verdict: one sentence.
+        well: whether it answers, or, without a server, nothing keeps it from running.
+        facts: name and text, in the order to be shown.
+        reasons: why it cannot answer.
+        stacks: its threads, by py-spy; None where they could not be read.
+    """
+
+    pid: int
+    verdict: str = ""
+    well: bool = True
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+    stacks: Stacks | None = None
+
+
+def examine(pid: int, path: str, deadline: float) -> Report:
+    """Return what is known of a process.
+
+    Args:
+        path: of its server's socket; "" to look for one.
+        deadline: `time.monotonic` seconds for the server's answer and py-spy; the two looks come on top.
+    """
+    report = Report(pid)
+    before, group_before = sample(pid), group_of(pid)
+    if before.state in ("", "X"):
+        return _gone(report, path)
+    _identity(report)
+    path = path or _socket_of(pid)
+    began = time.monotonic()
+    answer = _server(report, path, deadline)
+    left = _BETWEEN_LOOKS_S - (time.monotonic() - began)
+    if left > 0:
+        time.sleep(left)
+    after, group_after = sample(pid), group_of(pid)
+    report.reasons = reasons(before, after, 0, (group_before, group_after))
+    _state(report, before, after)
+    _memory(report, after, group_after)
+    _stacks(report, deadline)
+    _judge(report, path, answer)
+    return report
+
+
+def _gone(report: Report, path: str) -> Report:
+    report.well = False
+    words = [word for word in causes.last_words() if word.pid == report.pid or (path and word.endpoint == path)]
+    if words:
+        report.verdict = f"process {report.pid} {causes.death(words[0])}"
+        report.facts.append(("last word", words[0].path))
+    else:
+        report.verdict = f"there is no process {report.pid}, and it has left no last word"
+    return report
+
+
+def _identity(report: Report) -> None:
+    words = [word for word in read(f"/proc/{report.pid}/cmdline").split("\0") if word]
+    # What follows may hold a password.
+    shown = list(itertools.takewhile(lambda word: not word.startswith("--"), words[:4]))
+    name = " ".join(shown) or f"[{read(f'/proc/{report.pid}/comm').strip()}]"
+    report.facts.append(("program", f"{name} ..." if len(words) > len(shown) else name))
+    worker = causes.sentinel_of(report.pid)
+    if worker is not None:
+        report.facts.append(("role", f"the sentinel of process {worker}"))
+    try:
+        about = identity_of(Endpoint(pid=report.pid))
+    except WorkerError:
+        return
+    if about.rank is not None:
+        of = "" if about.world_size is None else f" of {about.world_size}"
+        report.facts.append(("rank", f"{about.rank}{of}"))
+    if about.job_id is not None:
+        report.facts.append(("job", about.job_id))
+    up, fields = read("/proc/uptime").split(), stat_fields(f"/proc/{report.pid}/stat")
+    if up and len(fields) > 19:
+        from torchctl.render.ps import duration
+
+        report.facts.append(("up", duration(float(up[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))))
+
+
+def _server(report: Report, path: str, deadline: float) -> str:
+    """Ask the process's server; return "" without one, "pong", or what is wrong."""
+    if not path:
+        report.facts.append(("server", "none: no listening socket of it is a worker's"))
+        return ""
+    try:
+        reply = ping(Endpoint(path=path), deadline)
+        answer = degraded_words(reply.identity) or "pong"
+        text = f"answers, {reply.elapsed_s * 1000:.1f} ms" if answer == "pong" else f"its sentinel answers: {answer}"
+    except TorchctlError as error:
+        answer = text = error.detail if isinstance(error, WorkerError) else str(error)
+    report.facts.append(("server", f"{path}: {text}"))
+    pid = causes.sentinels().get(report.pid)
+    report.facts.append(("sentinel", "none: nobody answers while it cannot" if pid is None else f"pid {pid}"))
+    return answer
+
+
+def _state(report: Report, before: Sample, after: Sample) -> None:
+    main = after.threads.get(report.pid)
+    count = len(after.threads)
+    where = f" in {main.wait}" if main is not None and main.wait else ""
+    report.facts.append(
+        ("state", f"{_STATES.get(after.state, after.state)}{where}, {count} thread{'s' * (count != 1)}")
+    )
+    stuck = any(one.kind == "lock_held" for one in report.reasons)
+    waiters = len(lock_waiters(before, after))
+    if stuck:
+        report.facts.append(("interpreter lock", f"held for the whole second between two looks; {waiters} wait for it"))
+    elif waiters:
+        report.facts.append(("interpreter lock", f"changes hands; {waiters} threads compete for it"))
+    else:
+        report.facts.append(("interpreter lock", "nobody waits for it"))
+
+
+def _memory(report: Report, after: Sample, group: Group) -> None:
+    status = status_fields(f"/proc/{report.pid}/status")
+    resident = status.get("VmRSS", "0 kB").partition(" ")[0]
+    text = f"{int(resident) / 1024:.0f} MiB resident" if resident.isdigit() else "?"
+    if after.swap_kib:
+        text += f", {after.swap_kib / 1024:.0f} MiB swapped out"
+    if group.limit is not None:
+        text += f"; its control group has {group.used / (1 << 20):.0f} of {group.limit / (1 << 20):.0f} MiB"
+    report.facts.append(("memory", text))
+
+
+def _stacks(report: Report, deadline: float) -> None:
+    try:
+        ask = ask_handler("dump_traceback")
+        reply = ask_process(Endpoint(pid=report.pid), ask, max(deadline, time.monotonic() + 2.0))
+        report.stacks = parse_pyspy(reply.body.decode("utf-8", "replace"))
+    except WorkerError as error:
+        report.facts.append(("stacks", error.detail))
+    except ValueError as error:
+        report.facts.append(("stacks", f"py-spy gave none: {error}"))
+
+
+def _judge(report: Report, path: str, answer: str) -> None:
+    why = "; ".join(one.text for one in report.reasons)
+    if answer == "pong":
+        report.verdict = f"process {report.pid} answers for itself" + (f"; {why}" if why else "")
+    elif path:
+        report.well = False
+        report.verdict = f"process {report.pid} cannot answer: {why or answer}"
+    elif why:
+        report.well = False
+        report.verdict = f"process {report.pid} has no server: {why}"
+    else:
+        report.verdict = f"process {report.pid} has no server, and /proc shows nothing that holds it up"
+
+
+def _socket_of(pid: int) -> str:
+    """Return the path of a Unix socket that a process listens at; "" for none. A worker's is asked for first."""
+    inodes = set()
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return ""
+    for name in names:
+        try:
+            inodes.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except OSError:
+            continue
+    found = []
+    for line in read(f"/proc/{pid}/net/unix").splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[3] == _LISTENING_FLAGS and f"socket:[{fields[6]}]" in inodes:
+            found.append(fields[7])
+    paths = [path for path in found if path.startswith("/")]
+    return min(paths, key=lambda path: (not path.endswith(".sock"), path), default="")

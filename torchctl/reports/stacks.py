@@ -1,0 +1,212 @@
+"""The stacks of whole jobs: asked once or several times, or read from files, and merged per job."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torchctl.errors import EXIT_FAILED, WorkerError
+from torchctl.manifest import read_manifest
+from torchctl.ranks import MAX_RANKS, Member
+from torchctl.stacks.folder import read_stack_files
+from torchctl.stacks.merge import Merged, Worker, merge, name_workers
+from torchctl.stacks.motion import Motion
+from torchctl.stacks.reader import StackReader
+from torchctl.workers.ask.fanout import Outcome, is_stopped
+from torchctl.workers.ask.question import Question
+from torchctl.workers.ask.reply import Identity
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions.basic import WorkerStacks, stacks_question
+from torchctl.workers.rollcall import absent_ranks
+from torchctl.workers.survey import Survey, survey
+from torchctl.workers.targets import Targets
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which threads, and how often.
+
+    Attributes:
+        thread: a role or name; None for the main thread.
+        samples: how many times each worker is asked.
+        interval_s: between two samples.
+    """
+
+    all_threads: bool = False
+    thread: str | None = None
+    samples: int = 1
+    interval_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Workers that cannot answer for one and the same reason, and where they stand."""
+
+    reason: str
+    members: list[Member]
+    merged: Merged
+
+
+@dataclass(frozen=True, slots=True)
+class JobStacks:
+    """One job's merged stacks.
+
+    Attributes:
+        job_id: None where no worker told.
+        members: the workers that answered themselves.
+        outside: those whose stacks were read from outside, apart from the others.
+    """
+
+    job_id: str | None
+    world_size: int | None
+    members: list[Member]
+    merged: Merged
+    outside: tuple[Outside, ...] = ()
+
+
+class StackFileError(WorkerError):
+    """A file that holds no stacks."""
+
+    exit_code = EXIT_FAILED
+    kind = "bad_file"
+
+
+def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], Motion]:
+    """Ask all workers for their stacks, `choice.samples` times.
+
+    Each sample has its share of the time, the pauses come on top; a worker that did not answer is not asked again.
+    Ctrl-C ends it with the last whole sample, or with what the first one has brought.
+
+    Returns:
+        The last sample, with the failures of all; and what moved in between.
+    """
+    several = len(targets.endpoints()) > 1
+    question = stacks_question(StackReader().read, form="text" if several else "json")
+    motion = Motion()
+    share = targets.timeout_s / choice.samples
+    first = result = _sample(targets, share, question, motion)
+    lost = {one.endpoint: one for one in result.outcomes if one.value is None}
+    taken = 1
+    interrupted = False
+    while taken < choice.samples and not is_stopped(result.outcomes):
+        answering = [one.endpoint for one in result.outcomes if one.value is not None]
+        if not answering:
+            break
+        try:
+            time.sleep(choice.interval_s)
+            new = _sample(targets.only(answering), share, question, motion)
+        except KeyboardInterrupt:
+            interrupted = True
+        else:
+            interrupted = is_stopped(new.outcomes)
+        if interrupted:
+            break
+        result, taken = new, taken + 1
+        lost.update((one.endpoint, one) for one in result.outcomes if one.value is None)
+    notes = [*first.notes, f"interrupted after {taken} of {choice.samples} samples"] if interrupted else first.notes
+    outcomes = [*lost.values(), *(one for one in result.outcomes if one.value is not None)]
+    whole = Survey(outcomes, first.missing_ranks, notes, first.not_found, first.from_store, interrupted)
+    return whole, motion
+
+
+def _sample(targets: Targets, share_s: float, question: Question[WorkerStacks], motion: Motion) -> Survey[WorkerStacks]:
+    result = survey(targets.until(time.monotonic() + share_s), question)
+    for one in result.outcomes:
+        if one.value is not None:
+            motion.add(one.endpoint, one.value.stacks, one.value.step)
+    return result
+
+
+def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
+    """Return what files and folders hold, as if their workers had answered just now.
+
+    Raises:
+        TorchctlError: a path does not exist, or a folder holds no file of stacks.
+    """
+    outcomes: list[Outcome[WorkerStacks]] = []
+    highest = -1
+    degraded = _degraded(paths)
+    for one in read_stack_files(paths, StackReader()):
+        endpoint = Endpoint(path=one.path, rank=one.rank)
+        highest = max(highest, -1 if one.rank is None else one.rank)
+        if one.stacks is None:
+            error = StackFileError(f"holds no stacks: {one.reason}", endpoint=one.path, rank=one.rank)
+            outcomes.append(Outcome(endpoint, None, error))
+        else:
+            stacks = WorkerStacks(one.rank, None, one.stacks, None, degraded.get(one.path))
+            outcomes.append(Outcome(endpoint, stacks, None))
+    failures, world = _of_manifests(paths)
+    have = {one.endpoint.rank for one in outcomes}
+    outcomes += [one for one in failures if one.endpoint.rank is None or one.endpoint.rank not in have]
+    highest = max([highest, world - 1, *(one.endpoint.rank or 0 for one in failures)])
+    known = [
+        Outcome(
+            one.endpoint,
+            one.value,
+            one.error,
+            Identity(one.endpoint.rank, world_size=highest + 1, degraded=one.value.degraded if one.value else None),
+        )
+        for one in outcomes
+    ]
+    return Survey(known, [], [], absent_ranks(known) if highest >= 0 else {})
+
+
+def _degraded(paths: Sequence[str]) -> dict[str, str]:
+    """Return, by file, why `torchctl collect` had its stacks from outside."""
+    return {
+        os.path.join(path, str(worker["files"]["traceback"])): str(worker["degraded"])
+        for path in paths
+        if os.path.isdir(path)
+        for worker in (read_manifest(path) or {"workers": []})["workers"]
+        if worker.get("degraded") and "traceback" in worker["files"]
+    }
+
+
+def _of_manifests(paths: Sequence[str]) -> tuple[list[Outcome[WorkerStacks]], int]:
+    """Return the workers of which `torchctl collect` could not have the stacks, and the job's world size or 0."""
+    failures: list[Outcome[WorkerStacks]] = []
+    world = 0
+    for path in paths:
+        manifest = read_manifest(path) if os.path.isdir(path) else None
+        for worker in manifest["workers"] if manifest else []:
+            rank = worker.get("rank") if isinstance(worker.get("rank"), int) else None
+            world = max(world, worker.get("world_size") if isinstance(worker.get("world_size"), int) else 0)
+            reason = worker.get("failures", {}).get("traceback")
+            if reason and "traceback" not in worker["files"]:
+                error = StackFileError(str(reason), endpoint=str(worker.get("endpoint")), rank=rank, hint="")
+                failures.append(Outcome(Endpoint(path=str(worker.get("endpoint")), rank=rank), None, error))
+    return failures, min(world, MAX_RANKS)
+
+
+def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion: Motion | None) -> list[JobStacks]:
+    """Merge the stacks of each job; workers that do not tell their job go with the only one there is."""
+    by_job: dict[str | None, list[Outcome[WorkerStacks]]] = {}
+    for one in outcomes:
+        by_job.setdefault(one.identity.job_id, []).append(one)
+    if len(by_job) == 2 and None in by_job:
+        (job,) = by_job.keys() - {None}
+        by_job[job] += by_job.pop(None)
+    jobs = []
+    for job, group in sorted(by_job.items(), key=lambda item: (item[0] is None, item[0] or "")):
+        answers = [(one, one.value) for one in group if one.value is not None]
+        names = name_workers([(value.rank, str(one.endpoint)) for one, value in answers])
+        sizes = [one.identity.world_size or 0 for one in group]
+        world = max((size for size in sizes if size <= MAX_RANKS), default=0) or None
+        # By the reason of their silence; None are those that answered themselves.
+        by_reason: dict[str | None, list[Worker]] = {}
+        for member, (one, value) in zip(names, answers, strict=True):
+            moved = motion.moved(one.endpoint) if motion is not None else None
+            by_reason.setdefault(value.degraded, []).append(Worker(member, value.stacks, moved))
+        own = by_reason.pop(None, [])
+        outside = tuple(
+            Outside(reason or "", *_merged(workers, choice))
+            for reason, workers in sorted(by_reason.items(), key=lambda item: len(item[1]))
+        )
+        jobs.append(JobStacks(job, world, *_merged(own, choice), outside))
+    return jobs
+
+
+def _merged(workers: list[Worker], choice: Choice) -> tuple[list[Member], Merged]:
+    return [one.member for one in workers], merge(workers, thread=choice.thread, all_threads=choice.all_threads)

@@ -1,0 +1,1 @@
+"""How a question reaches one worker or thousands, and what comes back."""

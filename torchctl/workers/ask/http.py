@@ -1,0 +1,96 @@
+"""HTTP/1.1 as bytes: a request written, a response parsed by llhttp (`httptools`) as its pieces come. No I/O."""
+
+from __future__ import annotations
+
+import httptools
+
+from torchctl.errors import TooLargeError
+from torchctl.workers.ask.question import Ask
+from torchctl.workers.ask.reply import Reply, make_reply, request_headers
+from torchctl.workers.endpoint import Endpoint
+
+_MAX_HEAD_BYTES = 1 << 16
+
+
+def request_bytes(endpoint: Endpoint, ask: Ask) -> bytes:
+    """Return the request as it is sent."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host or "localhost"
+    head = [f"{ask.method} {ask.path} HTTP/1.1", f"Host: {host}:{endpoint.port}" if endpoint.port else f"Host: {host}"]
+    head += [f"{name}: {value}" for name, value in request_headers(endpoint).items()]
+    if ask.method == "POST":
+        head.append(f"Content-Length: {len(ask.body)}")
+    return "\r\n".join([*head, "\r\n"]).encode("latin-1") + (ask.body if ask.method == "POST" else b"")
+
+
+class ResponseParser:
+    """Takes a response's bytes in any pieces.
+
+    Args:
+        max_bytes: limit of the body.
+
+    Attributes:
+        complete: the whole response is there.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.complete = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._max_bytes = max_bytes
+        self._headers: dict[str, str] = {}
+        self._in_body = False
+        self._head_bytes = 0
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes, ``b""`` for the end of the connection.
+
+        Raises:
+            ValueError: this is no HTTP response.
+            ConnectionResetError: the connection ended within the response.
+            TooLargeError: the body is over its limit.
+        """
+        if not data:
+            # Without a length the connection's end is the body's.
+            if not self._in_body or self._headers.keys() & {"content-length", "transfer-encoding"}:
+                raise ConnectionResetError("the connection ended early")
+            self.complete = True
+            return
+        if not self._in_body:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self.complete:
+                raise ValueError(str(error)) from error
+        if self._size > self._max_bytes:
+            raise TooLargeError(f"sent more than {self._max_bytes} bytes", endpoint="")
+        if not self._in_body and not self.complete and self._head_bytes > _MAX_HEAD_BYTES:
+            raise ValueError("the response's head has no end")
+
+    def reply(self, elapsed_s: float) -> Reply:
+        """Return the complete response."""
+        return make_reply(self._parser.get_status_code(), b"".join(self._chunks), self._headers, elapsed_s)
+
+    # Called by httptools:
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.complete:
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        if self.complete:
+            return
+        self._size += len(body)
+        if self._size <= self._max_bytes:
+            self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:  # 100 Continue and the like: the answer is still to come
+            self._headers.clear()
+            self._in_body = False
+            return
+        self.complete = True

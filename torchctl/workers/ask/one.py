@@ -1,0 +1,154 @@
+"""One worker: HTTP over a Unix socket or TCP, one request, one deadline, every failure one of our errors.
+
+How this works: urllib3 speaks HTTP over a connection class of ours. Its own timeouts are per read, so that
+a server that drips bytes would never run into one; `DeadlineSocket` instead gives every read and write
+what is left until one deadline. There are no retries and no redirects, since the connection is used
+directly, without a pool; and the body is read in pieces up to a size limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from http.client import HTTPException, IncompleteRead
+from typing import Any
+
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError
+
+from torchctl import protocol
+from torchctl.errors import TooLargeError, WorkerError
+from torchctl.workers.ask.deadlinesocket import DeadlineSocket
+from torchctl.workers.ask.question import ask_handler
+from torchctl.workers.ask.reply import Reply, failure, make_reply, request_headers, translated
+from torchctl.workers.endpoint import Endpoint
+
+__all__ = ["Reply", "call", "request"]
+
+_CHUNK_BYTES = 1 << 16
+
+
+def call(
+    endpoint: Endpoint,
+    handler: str,
+    deadline: float,
+    *,
+    params: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    max_bytes: int = protocol.MAX_REPLY_BYTES,
+) -> Reply:
+    """Call a worker's handler and return its answer.
+
+    Args:
+        endpoint: the worker.
+        handler: the handler's name.
+        deadline: `time.monotonic` seconds by which the whole answer must be here.
+        params: query parameters.
+        body: the request's body.
+        max_bytes: limit of the answer's body.
+
+    Raises:
+        HandlerError: the handler failed, or refused its parameters.
+        NoSuchHandlerError: the worker has none of that name.
+        WorkerError: everything else; see `torchctl.errors`.
+    """
+    ask = ask_handler(handler, params, body=body, max_bytes=max_bytes)
+    reply = request(endpoint, ask.method, ask.path, deadline, body=body, max_bytes=max_bytes)
+    if reply.status == 200:
+        return reply
+    raise failure(endpoint, handler, reply)
+
+
+def request(
+    endpoint: Endpoint,
+    method: str,
+    path: str,
+    deadline: float,
+    *,
+    body: bytes = b"",
+    max_bytes: int = protocol.MAX_REPLY_BYTES,
+) -> Reply:
+    """Send one request and return the answer, whatever its status; arguments and errors as `call`."""
+    began = time.monotonic()
+    connection = _Connection(endpoint, deadline)
+    try:
+        headers = request_headers(endpoint)
+        # A server may refuse before it has read everything: then its answer counts, not our broken pipe.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, path, body if method == "POST" else None, headers, preload_content=False)
+        with contextlib.closing(connection.getresponse()) as response:
+            content = _read(response, max_bytes, endpoint)
+            status, fields = response.status, response.headers
+    except WorkerError as error:
+        error.rank = endpoint.rank
+        raise
+    except (OSError, HTTPException, HTTPError, ValueError) as error:
+        inner = [one for one in error.args if isinstance(one, Exception)] if isinstance(error, HTTPError) else []
+        cause = inner[0] if inner else error
+        if isinstance(error, IncompleteRead) or isinstance(cause, IncompleteRead):
+            cause = ConnectionResetError()
+        raise translated(cause, endpoint, time.monotonic() - began, connection.connected) from error
+    finally:
+        connection.close()
+    return make_reply(status, content, fields, time.monotonic() - began)
+
+
+class _Connection(HTTPConnection):
+    """urllib3's connection to an `Endpoint`."""
+
+    def __init__(self, endpoint: Endpoint, deadline: float) -> None:
+        super().__init__(endpoint.host or "localhost", endpoint.port or None)
+        self.endpoint = endpoint
+        self.deadline = deadline
+        self.connected = False
+
+    def connect(self) -> None:
+        self.sock = self._connect_unix() if self.endpoint.path else self._connect_tcp()
+        self.connected = True
+        if self.endpoint.ca:
+            from torchctl.workers.ask.tls import secured
+
+            self.sock = secured(self.sock, self.endpoint.ca, self.endpoint.host, self.deadline)
+
+    def _connect_unix(self) -> socket.socket:
+        sock = DeadlineSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.deadline = self.deadline
+            left = max(0.001, self.deadline - time.monotonic())
+            # With a Python timeout a full backlog is EAGAIN at once; a blocking connect under SO_SNDTIMEO waits.
+            limit = struct.pack("ll", int(left), int(left % 1 * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            sock.connect(self.endpoint.path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _connect_tcp(self) -> socket.socket:
+        failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
+        found = socket.getaddrinfo(self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM)
+        for family, kind, number, _, address in found:
+            sock = DeadlineSocket(family, kind, number)
+            try:
+                sock.deadline = self.deadline
+                sock.limit()
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+        raise failure
+
+
+def _read(response: Any, max_bytes: int, endpoint: Endpoint) -> bytes:
+    data = bytearray()
+    while chunk := response.read(_CHUNK_BYTES, decode_content=False):
+        data += chunk
+        if len(data) > max_bytes:
+            raise TooLargeError(f"sent more than {max_bytes} bytes", endpoint=str(endpoint))
+    return bytes(data)

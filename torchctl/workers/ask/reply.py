@@ -1,0 +1,216 @@
+"""A worker's answer, and what its status, or the failure to get one, means: shared by all transports. No I/O."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torchctl import protocol
+from torchctl.errors import (
+    AccessDeniedError,
+    BusyError,
+    CertificateError,
+    DeadlineError,
+    DegradedError,
+    HandlerError,
+    NoSuchHandlerError,
+    NoSuchSocketError,
+    NotAWorkerError,
+    RefusedError,
+    UnknownHostError,
+    UnreachableError,
+    WorkerError,
+)
+from torchctl.workers.endpoint import Endpoint
+
+_MESSAGE_CHARS = 500  # of a failing handler's text
+MAX_JOB_CHARS = 200
+_OTHER_DOOR = "ask as the user who owns the job, by the host's own name, or by 127.0.0.1"
+_LATER = "set TORCHCTL_TOKEN or --token-file to the server's token, and try again in a few seconds"
+
+
+class Identity(NamedTuple):
+    """Who a worker says it is, in the headers of every answer; None from a server that does not say (torch's own).
+
+    Attributes:
+        degraded: why the worker itself does not answer, when its sentinel has in its place; None for its own answer.
+        since: when it was first seen not to, in whole seconds since the epoch.
+    """
+
+    rank: int | None = None
+    pid: int | None = None
+    world_size: int | None = None
+    job_id: str | None = None
+    step: int | None = None
+    degraded: str | None = None
+    since: int | None = None
+
+
+NOBODY = Identity()
+
+
+class Reply(NamedTuple):
+    """A worker's answer.
+
+    Attributes:
+        status: HTTP status.
+        body: all of it, as sent.
+        rank, pid: whose answer it is; None from a server that does not say (torch's own).
+        recorder: which recorder a trace came from, "nccl", "generic" or "none"; "" when not said.
+        elapsed_s: from the connection attempt to the last byte.
+        identity: all that the headers tell of the worker.
+        answered_at: when the last byte had come, by this host's clock, in seconds since the epoch.
+    """
+
+    status: int
+    body: bytes
+    rank: int | None
+    pid: int | None
+    recorder: str
+    elapsed_s: float
+    identity: Identity = NOBODY
+    answered_at: float = 0.0
+
+
+def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: float) -> Reply:
+    """Return the answer with what its headers tell.
+
+    Args:
+        headers: by name, in lower case or in a mapping that ignores case.
+    """
+    job = headers.get(protocol.JOB_HEADER.lower())
+    since, _, degraded = headers.get(protocol.DEGRADED_HEADER.lower(), "").partition(" ")
+    identity = Identity(
+        number(headers.get(protocol.RANK_HEADER.lower())),
+        number(headers.get(protocol.PID_HEADER.lower())),
+        number(headers.get(protocol.WORLD_SIZE_HEADER.lower())),
+        job[:MAX_JOB_CHARS] if job else None,
+        number(headers.get(protocol.STEP_HEADER.lower())),
+        degraded[:_MESSAGE_CHARS] or None,
+        _seconds(since) if degraded else None,
+    )
+    recorder = headers.get(protocol.RECORDER_HEADER.lower(), "")
+    return Reply(status, body, identity.rank, identity.pid, recorder, elapsed_s, identity, time.time())
+
+
+def number(text: str | None) -> int | None:
+    """Return a header's whole number, None for anything else."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _seconds(text: str) -> int | None:
+    whole = text.partition(".")[0]
+    return int(whole) if whole.isascii() and whole.isdigit() and len(whole) < 12 else None
+
+
+def degraded_words(identity: Identity) -> str:
+    """Return since when and why a worker does not answer itself, "" for one that does."""
+    if identity.degraded is None:
+        return ""
+    since = "" if identity.since is None else time.strftime(" since %H:%M:%S", time.localtime(identity.since))
+    return f"degraded{since}: {identity.degraded}"
+
+
+def request_headers(endpoint: Endpoint) -> dict[str, str]:
+    """Return the request's headers; the token goes to TCP addresses that the operator named, and nowhere else."""
+    headers = {"User-Agent": "torchctl", "Accept-Encoding": "identity", "Connection": "close"}
+    token = endpoint.token or os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
+    if token and not endpoint.path and not endpoint.untrusted:
+        problem = protocol.token_problem(token)
+        if problem:
+            raise AccessDeniedError(f"cannot be asked: {protocol.TOKEN_VARIABLE} {problem}", endpoint=str(endpoint))
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
+
+
+def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
+    """Return the error for an answer that is not 200."""
+    text = reply.body[: 4 * _MESSAGE_CHARS].decode("utf-8", "replace").strip()[:_MESSAGE_CHARS]
+    where, rank = str(endpoint), reply.rank if reply.rank is not None else endpoint.rank
+    if reply.status == 404 and text.startswith("Handler "):
+        return NoSuchHandlerError(f"has no handler {handler!r}", endpoint=where, rank=rank, status=404)
+    if reply.status == 503 and reply.identity.degraded is not None:
+        detail = f"cannot answer for itself: {degraded_words(reply.identity)}"
+        return DegradedError(detail, endpoint=where, rank=rank)
+    if reply.status == 401:
+        return wants_token(endpoint, rank)
+    if reply.status == 403 and not text.startswith("Handler "):
+        return AccessDeniedError(f"lets us not in: {text}", endpoint=where, rank=rank, hint=_OTHER_DOOR)
+    if reply.status == 426:
+        hint = "name the authority of its certificate: --ca FILE"
+        return AccessDeniedError("speaks TLS only", endpoint=where, rank=rank, hint=hint)
+    if reply.status == 429:
+        return BusyError("has seen too many wrong tokens from this host", endpoint=where, rank=rank, hint=_LATER)
+    if reply.status == 503 and "connections of this server are in use" in text:
+        return BusyError("is busy: all its connections are in use", endpoint=where, rank=rank)
+    if reply.status < 400 or (reply.status == 404 and reply.pid is None):
+        return NotAWorkerError(f"is no worker: it answered HTTP {reply.status}", endpoint=where, rank=rank)
+    return HandlerError(
+        f"answered HTTP {reply.status}: {text or 'no message'}", endpoint=where, rank=rank, status=reply.status
+    )
+
+
+def wants_token(endpoint: Endpoint, rank: int | None) -> AccessDeniedError:
+    """Return the error for a worker that did not accept our token, or got none."""
+    if endpoint.untrusted:
+        return AccessDeniedError(
+            "wants a token, and gets none: only the store has named this address",
+            endpoint=str(endpoint),
+            rank=rank,
+            hint="--trust-store sends it, to loopback or over TLS that --ca verifies; or name the worker with --host",
+        )
+    return AccessDeniedError("wants a token, and did not accept ours", endpoint=str(endpoint), rank=rank)
+
+
+def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, connected: bool) -> WorkerError:
+    """Return our error for one of the system's or of an HTTP library: the only place that knows them."""
+    where, rank = str(endpoint), endpoint.rank
+
+    def make(kind: type[WorkerError], detail: str) -> WorkerError:
+        return kind(detail, endpoint=where, rank=rank)
+
+    if type(cause).__module__ == "ssl":  # not imported here: most runs have no TLS
+        reason = getattr(cause, "verify_message", "")
+        if type(cause).__name__ == "SSLEOFError":
+            return make(UnreachableError, "closed the connection without a full answer")
+        if reason:
+            return make(CertificateError, f"is not proved to be the worker: {reason}")
+        return make(NotAWorkerError, "did not come to terms over TLS; does it speak TLS at all?")
+    if isinstance(cause, TimeoutError):
+        if connected:
+            return make(DeadlineError, f"accepted the connection and did not answer within {elapsed_s:.1f} s")
+        return make(DeadlineError, f"did not accept the connection within {elapsed_s:.1f} s")
+    if isinstance(cause, FileNotFoundError | NotADirectoryError):
+        return make(NoSuchSocketError, "does not exist")
+    if isinstance(cause, ConnectionRefusedError):
+        if endpoint.path and not _is_socket(endpoint.path):
+            return make(NotAWorkerError, "is no socket")
+        return make(RefusedError, "refused the connection")
+    if isinstance(cause, PermissionError) and endpoint.path:
+        return make(AccessDeniedError, "may not be opened by this user")
+    if isinstance(cause, socket.gaierror):
+        return make(UnknownHostError, f"is not known: {cause.strerror}")
+    if isinstance(cause, BlockingIOError):
+        return make(BusyError, "is busy: its queue of waiting connections is full")
+    if isinstance(cause, ConnectionResetError | BrokenPipeError):
+        return make(UnreachableError, "closed the connection without a full answer")
+    if len(os.fsencode(endpoint.path)) > protocol.MAX_SOCKET_PATH_BYTES:
+        limit = protocol.MAX_SOCKET_PATH_BYTES
+        return make(NoSuchSocketError, f"is no socket's path: the system takes at most {limit} bytes")
+    if isinstance(cause, OSError) and cause.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
+        return make(NotAWorkerError, "is a socket of another type")
+    if isinstance(cause, OSError):
+        return make(UnreachableError, f"cannot be reached: {cause.strerror or cause}")
+    return make(NotAWorkerError, "answered something that is no worker's HTTP")
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True

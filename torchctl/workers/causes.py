@@ -1,0 +1,178 @@
+"""Why a worker of this host is silent: what /proc and the last words tell beyond what its socket did.
+
+How this works: a socket says only that nobody listens, or that somebody does and does not answer. Who that is the
+kernel knows: the listener's pid comes with the connection. Two looks at that process a moment apart tell a stopped one
+from one whose interpreter lock is held; a last word tells of what a dead one died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+from torchctl.errors import (
+    BusyError,
+    DeadlineError,
+    NoSuchSocketError,
+    RefusedError,
+    RuntimeDirError,
+    WorkerError,
+)
+from torchctl.process.lastword import LastWord, read_all
+from torchctl.process.memory import Group, group_of
+from torchctl.process.reasons import reasons
+from torchctl.process.samples import Sample, read, sample, start_ticks
+from torchctl.protocol import runtimedir
+from torchctl.workers.endpoint import Endpoint
+
+_BETWEEN_LOOKS_S = 0.3  # a waiter for the lock wakes 60 times meanwhile
+_MAX_PROCESSES = 64  # looked at; of more that are silent the first ones tell enough
+_PID_IN_NAME = re.compile(r"(?:\A|-)(\d{1,9})\.sock\Z")
+_LISTENING = "0A"  # of /proc/net/tcp: TCP_LISTEN
+
+
+def explain(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
+    """Add to each error the cause that this host's /proc, or a last word, gives for it."""
+    dead = [(one, error) for one, error in failures if isinstance(error, RefusedError | NoSuchSocketError)]
+    if dead:
+        words = last_words()
+        for endpoint, error in dead:
+            cause = _of_death(endpoint, words)
+            if cause:
+                error.because(cause)
+    silent = [(one, error) for one, error in failures if isinstance(error, DeadlineError | BusyError)]
+    known = [(pid, error) for one, error in silent[:_MAX_PROCESSES] if (pid := pid_of(one)) is not None]
+    looks = {pid: (sample(pid), group_of(pid)) for pid, _ in known}
+    if looks:
+        time.sleep(_BETWEEN_LOOKS_S)
+    guarded = sentinels() if known else {}
+    for pid, late in known:
+        late.because(_of_silence(pid, *looks[pid]) + ("" if pid in guarded else "; it has no sentinel"))
+
+
+def last_words() -> list[LastWord]:
+    """Return the last words in this user's runtime folder; none where it cannot be trusted."""
+    with contextlib.suppress(RuntimeDirError, OSError):
+        return [word for word in read_all(runtimedir.runtime_dir()) if not _lives(word)]
+    return []
+
+
+def _lives(word: LastWord) -> bool:
+    """Whether a process that has said its last word goes on: what its main function raised was caught, say."""
+    ticks, up = start_ticks(word.pid), read("/proc/uptime").split()
+    if ticks is None or not up or word.host != os.uname().nodename:
+        return False
+    started = time.time() - float(up[0]) + ticks / os.sysconf("SC_CLK_TCK")
+    return started < word.died
+
+
+def death(word: LastWord) -> str:
+    """Return ``died 14:02:11, SIGKILL, step 1203``."""
+    parts = [f"died {_clock(word.died)}", word.cause or "of what could not be seen"]
+    if word.step is not None:
+        parts.append(f"step {word.step}")
+    if word.note:
+        parts.append(word.note)
+    return ", ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    """Return a time of day; with the date where it is not today's."""
+    when, now = time.localtime(seconds), time.localtime()
+    return time.strftime("%H:%M:%S" if when[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", when)
+
+
+def _of_death(endpoint: Endpoint, words: Sequence[LastWord]) -> str:
+    pid = _named_pid(endpoint)
+    for word in words:
+        if (endpoint.path and word.endpoint == endpoint.path) or (pid is not None and word.pid == pid):
+            return death(word)
+    if pid is not None and sample(pid, []).state in ("", "Z", "X"):
+        return f"its process {pid} has ended"
+    return ""
+
+
+def _of_silence(pid: int, before: Sample, group: Group) -> str:
+    after = sample(pid)
+    found = reasons(before, after, 0, (group, group_of(pid)))
+    if found:
+        return f"its process {pid}: {'; '.join(one.text for one in found)}"
+    main = after.threads.get(pid)
+    doing = "" if main is None else f" (state {main.state}{f', {main.wait}' if main.wait else ''})"
+    return f"its process {pid} runs{doing}"
+
+
+def pid_of(endpoint: Endpoint) -> int | None:
+    """Return the process of this host that listens at an address; None where that cannot be told."""
+    if endpoint.path:
+        return listener_of(endpoint.path) or _named_pid(endpoint)
+    if endpoint.port and _is_here(endpoint.host):
+        return _tcp_listener(endpoint.port)
+    return None
+
+
+def listener_of(path: str) -> int | None:
+    """Return who listens at a socket file: the kernel keeps the pid of `listen`; None when nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except (OSError, ValueError):
+            return None
+    pid = struct.unpack("3i", credentials)[0]
+    return int(pid) or None
+
+
+def _named_pid(endpoint: Endpoint) -> int | None:
+    match = _PID_IN_NAME.search(os.path.basename(endpoint.path))
+    return int(match[1]) or None if match else None
+
+
+def _is_here(host: str) -> bool:
+    return host in ("localhost", "::1", os.uname().nodename) or host.startswith("127.")
+
+
+def _tcp_listener(port: int) -> int | None:
+    inodes = set()
+    for name in ("tcp", "tcp6"):
+        for line in read(f"/proc/net/{name}").splitlines()[1:]:
+            fields = line.split()
+            if len(fields) > 9 and fields[3] == _LISTENING and fields[1].endswith(f":{port:04X}"):
+                inodes.add(f"socket:[{fields[9]}]")
+    if not inodes:
+        return None
+    holders = [int(name) for name in os.listdir("/proc") if name.isdigit() and _holds(int(name), inodes)]
+    # A sentinel shares its worker's socket; the worker was there first.
+    return min((pid for pid in holders if not sentinel_of(pid)), default=None)
+
+
+def _holds(pid: int, inodes: set[str]) -> bool:
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for name in names:
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/fd/{name}") in inodes:
+                return True
+    return False
+
+
+def sentinels() -> dict[int, int]:
+    """Return the sentinels of this host: the worker's pid to the sentinel's."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return {worker: pid for pid in pids if (worker := sentinel_of(pid)) is not None}
+
+
+def sentinel_of(pid: int) -> int | None:
+    """Return the worker whose sentinel a process is; None for any other process."""
+    words = read(f"/proc/{pid}/cmdline").split("\0")
+    if len(words) > 6 and words[3].endswith("/server/sentinel/__main__.py") and words[5].isdigit():
+        return int(words[5])
+    return None

@@ -1,0 +1,112 @@
+"""Host lists such as ``node[01-04]:25[000-007]``: ClusterShell's grammar, unfolded and checked.
+
+One address or name goes round ClusterShell, which would take the brackets of ``[::1]:25000`` for a range. Group names
+are never looked up (RESOLVER_NOGROUP): that could run commands from a configuration file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torchctl.errors import TorchctlError
+from torchctl.workers.endpoint import HOST, Endpoint, parse_host_port
+
+MAX_HOSTS = 1_000_000
+_IPV6 = re.compile(r"\[[^\[\]]*:[^\[\]]*\]:\d{1,5}")
+
+
+class NoClusterShellError(TorchctlError):
+    """A host list was given, and ClusterShell is not installed."""
+
+    hint = "pip install 'torchctl[cluster]', or name each host"
+
+
+def parse_endpoints(text: str) -> list[Endpoint]:
+    """Return the endpoints of ``HOST:PORT``, ``[IPV6]:PORT`` or a list in ClusterShell's grammar.
+
+    Raises:
+        ValueError: it is none of them, or names something that no host is called.
+        NoClusterShellError: it is a list, and ClusterShell is missing.
+    """
+    if not is_list(text):
+        return [parse_host_port(text)]
+    plain, numeric = _parted(text)
+    return [parse_host_port(name) for name in [*(_unfolded(plain) if plain else []), *numeric]]
+
+
+def parse_hosts(text: str) -> list[str]:
+    """Return the names in a list of hosts without ports, checked.
+
+    Raises:
+        ValueError, NoClusterShellError: as `parse_endpoints`.
+    """
+    return [checked_host(name) for name in (_unfolded(text) if is_list(text) else [text])]
+
+
+def checked_host(name: str) -> str:
+    """Return a host's name if it can be one; nothing that ssh takes for an option, or a shell for its own, passes.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not HOST.fullmatch(name) or name.startswith("-"):
+        raise ValueError(f"{name!r} is no host name or address")
+    return name
+
+
+def fold_hosts(names: list[str]) -> str:
+    """Return host names as one short list; joined by commas where ClusterShell is missing."""
+    try:
+        return str(_node_set(",".join(names))) if len(names) > 1 else "".join(names)
+    except (NoClusterShellError, ValueError):
+        return ",".join(names)
+
+
+def is_list(text: str) -> bool:
+    """Whether the text needs ClusterShell's grammar: a comma, or brackets that hold no IPv6 address."""
+    return "," in text or ("[" in text and not (text.startswith("[") and ":" in text.partition("]")[0]))
+
+
+def _parted(text: str) -> tuple[str, list[str]]:
+    """Part ``[IPV6]:PORT`` from the rest of a list, whose brackets are ranges."""
+    pieces = re.split(r",(?![^\[\]]*\])", text)  # at the commas that stand in no brackets
+    numeric = [piece for piece in pieces if _IPV6.fullmatch(piece)]
+    return ",".join(piece for piece in pieces if piece not in numeric), numeric
+
+
+def _unfolded(text: str) -> list[str]:
+    return [str(node) for node in _node_set(text)]
+
+
+def _size(text: str) -> int:
+    """Return how many names a list stands for at most, judged by its ranges alone.
+
+    Raises:
+        ValueError: a range is written in a way that only ClusterShell would read: ``1 -9``, ``+1-9``, ``1_0-99``.
+    """
+    size = 1
+    for inner in re.findall(r"\[([^\[\]]*)\]", text):
+        count = 0
+        for part in inner.split(","):
+            match = re.fullmatch(r"(\d{1,18})-(\d{1,18})(?:/\d+)?", part.strip(), re.ASCII)
+            if match is None and "-" in part:
+                raise ValueError(f"{part!r} is no range; write 01-04")
+            count += int(match[2]) - int(match[1]) + 1 if match else 1
+        size *= max(count, 1)
+    return size
+
+
+def _node_set(text: str) -> Any:
+    try:
+        from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
+    except ImportError:
+        raise NoClusterShellError(f"{text!r} is a list of hosts, and ClusterShell is not installed") from None
+    if text.startswith(("@", "-")) or ("@" in text):
+        raise ValueError(f"{text!r}: groups of hosts are not looked up here")
+    if _size(text) > MAX_HOSTS:  # before ClusterShell writes each of them out
+        raise ValueError(f"{text!r} names more than {MAX_HOSTS} hosts")
+    try:
+        return NodeSet(text, resolver=RESOLVER_NOGROUP)
+    except (NodeSetException, ValueError) as error:
+        raise ValueError(f"{text!r} is no list of hosts: {error}") from None

@@ -1,0 +1,78 @@
+"""Unix sockets of this host: a path, a folder, TORCH_WORKER_SERVER_SOCKET, the runtime folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from torchctl import protocol
+from torchctl.errors import NoWorkersError
+from torchctl.protocol import runtimedir
+from torchctl.workers.endpoint import Endpoint
+
+_RANK_IN_NAME = re.compile(r"rank(\d{1,9})-\d+\.sock")
+
+
+def named_socket(path: str) -> list[Endpoint]:
+    """Return the worker at a path, or all sockets in a folder.
+
+    Raises:
+        NoWorkersError: the folder holds no socket.
+    """
+    if not os.path.isdir(path):
+        return [Endpoint(path=path)]
+    found = in_folder(path)
+    if not found:
+        raise NoWorkersError(f"there is no socket in {path}")
+    return found
+
+
+def in_folder(path: str, *, found: bool = False) -> list[Endpoint]:
+    """Return the sockets in a folder, by rank where their names tell it, then by name."""
+    endpoints = []
+    for entry in os.scandir(path):
+        try:
+            if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                match = _RANK_IN_NAME.fullmatch(entry.name)
+                endpoints.append(Endpoint(path=entry.path, rank=int(match[1]) if match else None, found=found))
+        except FileNotFoundError:
+            continue  # its worker has just ended
+    return sorted(endpoints, key=_order)
+
+
+def in_runtime_dir() -> list[Endpoint]:
+    """Return the sockets in this user's runtime folder, of live workers and dead ones.
+
+    Raises:
+        RuntimeDirError: the folder cannot be trusted.
+    """
+    path = runtimedir.runtime_dir()
+    return in_folder(path, found=True) if runtimedir.check_runtime_dir(path) else []
+
+
+def named_by_environment() -> list[Endpoint]:
+    """Return the workers that TORCH_WORKER_SERVER_SOCKET stands for on this host; empty when it is not set.
+
+    Its placeholders match anything, and a plain path stands for ``PATH.<local_rank>`` too, as
+    `torchctl.server.worker_main` fills them in.
+    """
+    value = os.environ.get(protocol.SOCKET_VARIABLE)
+    if not value:
+        return []
+    import glob  # 4 ms, which a `ping` that names its socket need not pay
+
+    plain = glob.escape(value)
+    for name in ("{rank}", "{local_rank}", "{pid}"):
+        plain = plain.replace(name, "*")
+    paths = set(glob.glob(plain))
+    if plain == glob.escape(value):
+        paths.update(path for path in glob.glob(f"{plain}.*") if path[len(value) + 1 :].isdigit())
+    endpoints = [Endpoint(path=path) for path in paths] or [Endpoint(path=value)]
+    return sorted(endpoints, key=_order)
+
+
+def _order(endpoint: Endpoint) -> tuple[int, list[tuple[int, str]]]:
+    rank = -1 if endpoint.rank is None else endpoint.rank
+    parts = re.split(r"(\d+)", endpoint.path)
+    return rank, [(int(part) if part.isdigit() else -1, part) for part in parts]

@@ -1,0 +1,1 @@
+"""Workers of other hosts: one `torchctl relay` on each."""

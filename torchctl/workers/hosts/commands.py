@@ -1,0 +1,197 @@
+"""One command on each of many hosts, run by ClusterShell: over ssh and its tree, or by a command of the operator's.
+
+How this works: ClusterShell's engine starts the commands, at most `fanout` at a time, and tells a listener of each
+line, each end and each timeout. Where a topology is configured and this host is its root, ssh goes through gateways,
+on which ClusterShell's own gateway program runs; their Python has to have ClusterShell. A tree of which a part has no
+working gateway is given up: whoever has not ended is asked directly, in the time that is left. ClusterShell has no
+limit for a gateway that connects and then says nothing, so the run as a whole is bounded here.
+
+Host names were checked before they come here: none can be an option of ssh or a word of a shell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from torchctl.workers.find.hostlist import NoClusterShellError
+
+SSH = "ssh"
+_GATEWAY_PYTHON = "CLUSTERSHELL_GW_PYTHON_EXECUTABLE"  # ClusterShell's name for the Python that gateways run
+_GATEWAY_LOST = os.EX_PROTOCOL  # the code that ClusterShell gives to hosts behind a gateway that was lost
+_GRACE_S = 0.2  # for ClusterShell to tell of its own timeouts before the run as a whole is ended
+
+
+class Listener(Protocol):
+    """Is told what the commands say and how they end."""
+
+    def read(self, host: str, line: bytes) -> None: ...
+
+    def complain(self, host: str, line: bytes) -> None: ...
+
+    def ended(self, host: str, code: int) -> None: ...
+
+    def too_late(self, hosts: Sequence[str]) -> None: ...
+
+    def unreached(self, lost_code: int) -> list[str]:
+        """Return the hosts that were in time and whose command has not ended, or with the code `lost_code`."""
+
+    def start_again(self, hosts: Sequence[str]) -> None:
+        """Forget what these hosts have said."""
+
+
+class HostCommands:
+    """A command per host.
+
+    Args:
+        commands: by host.
+        via: "ssh", or a command with ``{host}`` in it.
+        fanout: commands at a time.
+
+    Raises:
+        NoClusterShellError: ClusterShell is not installed.
+    """
+
+    def __init__(self, commands: Mapping[str, str], listener: Listener, *, via: str = SSH, fanout: int = 64) -> None:
+        try:
+            import ClusterShell.Task  # noqa: F401
+        except ImportError:
+            raise NoClusterShellError("asking other hosts needs ClusterShell, and it is not installed") from None
+        self._commands = commands
+        self._listener = listener
+        self._via = via
+        self._fanout = fanout
+        self._task: Any = None
+        self._stopped = False
+
+    def run(self, timeout_s: float, gateway_python: str = "") -> None:
+        """Run until all have ended or the time is over.
+
+        Args:
+            gateway_python: the Python of gateways, unless the environment names one.
+        """
+        from ClusterShell.Propagation import RouteResolvingError
+        from ClusterShell.Topology import TopologyError
+
+        end = time.monotonic() + timeout_s
+        topology = _topology() if self._via == SSH else ""
+        with _gateway_python(gateway_python), contextlib.suppress(RouteResolvingError, TopologyError):
+            self._run(list(self._commands), timeout_s, topology)
+        left = end - time.monotonic()
+        hosts = self._listener.unreached(_GATEWAY_LOST) if topology else []
+        if left > 0 and hosts and not self._stopped:
+            self._listener.start_again(hosts)
+            self._run(hosts, left, "")
+
+    def stop(self) -> None:
+        """End the run from another thread."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.abort(kill=True)
+
+    def _run(self, hosts: Sequence[str], timeout_s: float, topology: str) -> None:
+        from ClusterShell.Task import TimeoutError as TaskTimeoutError
+        from ClusterShell.Task import task_self
+
+        task = self._task = task_self()
+        task.set_info("fanout", self._fanout)
+        # A gateway that does not come must leave time for the way round it.
+        task.set_info("connect_timeout", max(1, int(timeout_s / 2 if topology else timeout_s)))
+        task.set_info("command_timeout", timeout_s)
+        task.set_default("stderr", True)
+        task.set_default("stdout_msgtree", False)
+        task.set_default("stderr_msgtree", False)
+        if topology:
+            task.load_topology(topology)
+        by_command: dict[str, list[str]] = {}
+        for host in hosts:
+            by_command.setdefault(self._commands[host], []).append(host)
+        for command, same in by_command.items():
+            self._schedule(task, command, same, timeout_s, bool(topology))
+        try:
+            task.resume(timeout_s + _GRACE_S)
+        except TaskTimeoutError:
+            self._listener.too_late(self._listener.unreached(_GATEWAY_LOST))
+        finally:
+            task.abort(kill=True)
+
+    def _schedule(self, task: Any, command: str, hosts: Sequence[str], timeout_s: float, tree: bool) -> None:
+        from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
+        from ClusterShell.Worker.Exec import ExecWorker
+
+        nodes = NodeSet.fromlist(list(hosts), resolver=RESOLVER_NOGROUP)
+        handler = _handler(self._listener)
+        if self._via == SSH:
+            task.shell(command, nodes=nodes, handler=handler, timeout=timeout_s, stdin=False, tree=tree)
+            return
+        line = f"{self._via.replace('%', '%%').replace('{host}', '%host')} {command}"
+        worker = ExecWorker(nodes=nodes, handler=handler, timeout=timeout_s, command=line, stderr=True, stdin=False)
+        task.schedule(worker)
+
+
+def _topology() -> str:
+    """Return the path of the topology in which this host is a root, "" without one."""
+    from ClusterShell.Defaults import config_paths
+    from ClusterShell.Task import task_self
+    from ClusterShell.Topology import TopologyError
+
+    found = ""
+    for path in config_paths("topology.conf"):
+        if os.path.exists(path) and not _is_sample(path):
+            with warnings.catch_warnings(), contextlib.suppress(OSError, TopologyError):
+                warnings.simplefilter("ignore")
+                task_self().load_topology(path)
+                found = path
+    task_self().topology = None
+    return found
+
+
+def _is_sample(path: str) -> bool:
+    """Whether a configuration file came with ClusterShell's wheel, into our own virtual environment."""
+    return sys.prefix != sys.base_prefix and os.path.realpath(path).startswith(os.path.realpath(sys.prefix) + os.sep)
+
+
+@contextlib.contextmanager
+def _gateway_python(path: str) -> Iterator[None]:
+    """Name the Python of gateways to ClusterShell, which reads it from the environment only."""
+    if not path or os.environ.get(_GATEWAY_PYTHON):
+        yield
+        return
+    os.environ[_GATEWAY_PYTHON] = path
+    try:
+        yield
+    finally:
+        del os.environ[_GATEWAY_PYTHON]
+
+
+def gateway_python(remote: str) -> str:
+    """Return the Python of the environment in which the remote torchctl is, "" where its path does not tell."""
+    first = shlex.split(remote)[:1]
+    if not first or not os.path.isabs(first[0]):
+        return ""
+    folder, name = os.path.split(first[0])
+    return shlex.quote(first[0] if name.startswith("python") else os.path.join(folder, "python3"))
+
+
+def _handler(listener: Listener) -> Any:
+    """Return the object that ClusterShell tells of each line, each end, each timeout."""
+    from ClusterShell.Event import EventHandler
+
+    class Handler(EventHandler):  # type: ignore[misc]
+        def ev_read(self, worker: Any, node: Any, sname: str, msg: bytes) -> None:
+            (listener.read if sname == worker.SNAME_STDOUT else listener.complain)(str(node), msg)
+
+        def ev_hup(self, worker: Any, node: Any, rc: int) -> None:
+            listener.ended(str(node), rc)
+
+        def ev_close(self, worker: Any, timedout: bool) -> None:
+            if timedout:
+                listener.too_late([str(node) for node in worker.iter_keys_timeout()])
+
+    return Handler()

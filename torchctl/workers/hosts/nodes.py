@@ -1,0 +1,215 @@
+"""Workers behind the Unix sockets of other hosts: one `torchctl relay` per host, reached by ClusterShell.
+
+How this works: ClusterShell runs the relay on every host, over ssh and its own tree where a topology is configured, or
+by a command of the operator's with the host's name filled in (`srun`, `kubectl exec`); see `hostcommands`. Answers are
+taken in as their lines come. The relay gets a little less time than is left here, so that its own words about a silent
+worker arrive. What went wrong with a host as a whole is told by how its relay ended, and by what ssh said.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from torchctl.errors import (
+    DeadlineError,
+    StoppedError,
+    TorchctlError,
+    UnknownHostError,
+    UnreachableError,
+    WorkerError,
+)
+from torchctl.workers.ask.fanout import Outcome, Progress
+from torchctl.workers.ask.question import Question
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.find.hostlist import checked_host
+from torchctl.workers.hosts.commands import SSH, HostCommands, gateway_python
+from torchctl.workers.hosts.relay import Errand, Reader
+
+T = TypeVar("T")
+_FANOUT = 64  # ssh processes at a time
+_MARGIN_S = 0.5  # for the way there and back, at most a fifth of the time
+_STDERR_BYTES = 4000
+_SSH_FAILED = 255
+_NOT_FOUND = (126, 127)
+# What ssh prints (OpenSSH 7 to 10) -> what it means; anything else of ssh's own is a login that failed.
+_NO_NAME = re.compile(r"Could not resolve hostname")
+_NO_WAY = re.compile(
+    r"No route to host|Network is unreachable|Connection (?:refused|reset|closed)|port \d+: Broken pipe"
+)
+_TOO_SLOW = re.compile(r"timed out")
+_NO_MODULE = re.compile(r"No module named '?torchctl|execve\(\)")  # Python's words, and those of srun
+
+
+class NoTorchctlError(UnreachableError):
+    """The host was reached and has no torchctl."""
+
+    kind = "no_torchctl"
+    hint = "install torchctl there, or say where it is: --remote /path/to/torchctl"
+
+
+class NoLoginError(UnreachableError):
+    """The host let nobody in."""
+
+    kind = "no_login"
+    hint = "try `ssh -o BatchMode=yes HOST true`; --via names another way"
+
+
+class NobodyThereError(UnreachableError):
+    """A relay ran and found no worker."""
+
+    kind = "no_workers"
+    hint = "no rank of the job runs there as this user, or its workers have no server"
+
+
+class HostSilentError(DeadlineError):
+    """The host's relay did not end in time."""
+
+    kind = "host_timeout"
+    hint = "the host or its login may be slow: try a longer --timeout"
+
+
+class AskedNodes(Generic[T]):
+    """The workers of other hosts, being asked; a host without an answer is one outcome with an error.
+
+    Args:
+        hosts: names, each as `discovery.hostlist.checked_host` lets through.
+        deadline: `time.monotonic` seconds.
+        via: "ssh", or a command with ``{host}`` in it.
+        remote: the command there.
+        jobs: hosts at a time.
+
+    Raises:
+        TorchctlError: ClusterShell is missing, or the question cannot be asked from elsewhere.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        question: Question[T],
+        deadline: float,
+        *,
+        via: str = SSH,
+        remote: str = "torchctl",
+        ranks: list[int] | None = None,
+        job: str | None = None,
+        jobs: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if not question.name:
+            raise TorchctlError("this command cannot ask workers of other hosts", hint="leave --nodes out")
+        self._left_s = max(0.1, deadline - time.monotonic())
+        self._remote = remote
+        self._ranks = ranks
+        relay_s = max(0.1, self._left_s - min(_MARGIN_S, self._left_s / 5))
+        commands = {}
+        for host in map(checked_host, hosts):
+            errand = Errand(question.name, question.arguments_on(host), relay_s, ranks, job)
+            commands[host] = f"{remote} relay {errand.encoded()}"
+        self._heard = _Heard(question, list(commands), progress)
+        self._commands = HostCommands(commands, self._heard, via=via, fanout=jobs or _FANOUT)
+
+    def run(self) -> list[Outcome[T]]:
+        """Ask until all have answered, the time is over, Ctrl-C, or `stop`."""
+        try:
+            self._commands.run(self._left_s, gateway_python(self._remote))
+        except KeyboardInterrupt:
+            self._heard.interrupted = True
+        finally:
+            self._heard.close()
+        return self._heard.outcomes(self._ranks is not None)
+
+    def stop(self) -> None:
+        """End the run from another thread."""
+        self._heard.interrupted = True
+        self._commands.stop()
+
+
+class _Heard(Generic[T]):
+    """What the hosts have said so far, and how their relays ended; `hostcommands.Listener`."""
+
+    def __init__(self, question: Question[T], hosts: Sequence[str], progress: Progress | None) -> None:
+        self._question = question
+        self._readers = {host: Reader(host, question) for host in hosts}
+        self._progress = progress
+        self._codes: dict[str, int] = {}
+        self._said: dict[str, bytes] = {}
+        self._late: set[str] = set()
+        self._began = time.monotonic()
+        self.interrupted = False
+
+    def read(self, host: str, line: bytes) -> None:
+        self._readers[host].feed(line)
+
+    def complain(self, host: str, line: bytes) -> None:
+        self._said[host] = (self._said.get(host, b"") + line + b"\n")[-_STDERR_BYTES:]
+
+    def ended(self, host: str, code: int) -> None:
+        self._codes[host] = code
+        if self._progress is not None:
+            slowest = next((name for name in self._readers if name not in self._codes), "")
+            self._progress.update(len(self._codes), len(self._readers), slowest)
+
+    def too_late(self, hosts: Sequence[str]) -> None:
+        self._late.update(hosts)
+
+    def unreached(self, lost_code: int) -> list[str]:
+        return [
+            host
+            for host, reader in self._readers.items()
+            if not reader.ended and host not in self._late and self._codes.get(host, lost_code) == lost_code
+        ]
+
+    def start_again(self, hosts: Sequence[str]) -> None:
+        for host in hosts:
+            self._readers[host] = Reader(host, self._question)
+            self._codes.pop(host, None)
+            self._said.pop(host, None)
+
+    def close(self) -> None:
+        """Take the progress back."""
+        if self._progress is not None:
+            self._progress.close()
+
+    def outcomes(self, asked_for_ranks: bool) -> list[Outcome[T]]:
+        """Return what each host's workers answered, and why hosts gave nothing."""
+        found: list[Outcome[T]] = []
+        for host, reader in self._readers.items():
+            found += reader.outcomes
+            error = self._error_of(host, asked_for_ranks)
+            if error is not None:
+                found.append(Outcome(Endpoint(node=host, source="--nodes"), None, error))
+        return found
+
+    def _error_of(self, host: str, asked_for_ranks: bool) -> WorkerError | None:
+        """Return what went wrong with a host as a whole, None when its relay came to its end."""
+        reader, code = self._readers[host], self._codes.get(host)
+        if reader.ended:
+            if reader.trouble and not (asked_for_ranks or reader.outcomes):
+                return NobodyThereError(f"has no worker: {reader.trouble}", endpoint=host)
+            return None
+        if self.interrupted:
+            return StoppedError("had not answered when the command was interrupted", endpoint=host)
+        if host in self._late or code is None:
+            took = time.monotonic() - self._began
+            what = "began to answer and did not end" if reader.began else "did not answer"
+            return HostSilentError(f"{what} within {took:.1f} s", endpoint=host)
+        said = " ".join(self._said.get(host, b"").decode("utf-8", "replace").split())[-300:]
+        if not reader.began and (code in _NOT_FOUND or _NO_MODULE.search(said)):
+            return NoTorchctlError(f"has no torchctl: {said or f'exit code {code}'}", endpoint=host)
+        if code == _SSH_FAILED and not reader.began:
+            return _of_ssh(host, said)
+        return UnreachableError(f"its relay ended with exit code {code}: {said or 'without a word'}", endpoint=host)
+
+
+def _of_ssh(host: str, said: str) -> WorkerError:
+    """Return the error for a host that ssh did not get into."""
+    if _NO_NAME.search(said):
+        return UnknownHostError(f"is not known: {said}", endpoint=host)
+    if _TOO_SLOW.search(said):
+        return HostSilentError(f"did not let us in in time: {said}", endpoint=host)
+    if _NO_WAY.search(said):
+        return UnreachableError(f"cannot be reached: {said}", endpoint=host)
+    return NoLoginError(f"let nobody in: {said or 'no reason given'}", endpoint=host)

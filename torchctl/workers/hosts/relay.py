@@ -1,0 +1,267 @@
+"""What `torchctl relay` writes on another host and the asking host reads: workers' answers as lines of JSON.
+
+How this works: the relay asks its local workers the named question and writes down each conversation: the replies,
+and the requests that failed. The asking side plays them back into the same question, so that whatever a question
+makes of answers happens there, once. A stack that several workers share travels once: dumps are cut at the threads'
+headings, and each distinct text below a heading is sent before the first worker that has it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from torchctl import errors
+from torchctl.errors import HandlerError, NotAWorkerError, TooLargeError, WorkerError
+from torchctl.protocol import compact_json
+from torchctl.workers.ask.fanout import Outcome
+from torchctl.workers.ask.question import Conversation, Question, Steps
+from torchctl.workers.ask.reply import MAX_JOB_CHARS, Identity, Reply
+from torchctl.workers.endpoint import Endpoint
+
+T = TypeVar("T")
+VERSION = 1
+_MAX_BYTES = 1 << 30  # of one host's answers: several traces of every worker
+_HEADING = re.compile(
+    r"^((?:Current thread|Thread) 0x[0-9a-fA-F]{1,16}(?: \[.*\])? \(most recent call first\):)\n", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a relay is to ask.
+
+    Attributes:
+        question, arguments: as `asking.named_question`.
+        timeout_s: for its local workers.
+    """
+
+    question: str
+    arguments: dict[str, Any]
+    timeout_s: float
+    ranks: list[int] | None = None
+    job: str | None = None
+
+    def encoded(self) -> str:
+        """Return it as one word that no shell reads anything into."""
+        return base64.urlsafe_b64encode(compact_json(asdict(self)).encode()).decode("ascii").rstrip("=")
+
+
+def decode_errand(word: str) -> Errand:
+    """Return the errand in a word.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        document = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
+        errand = Errand(**document)
+        if not 0 < float(errand.timeout_s) <= 86400 or not isinstance(errand.arguments, dict):
+            raise ValueError("its values are out of range")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{word[:40]!r} is no errand: {error}") from None
+    return errand
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One worker's conversation, as JSON."""
+
+    rank: int | None
+    steps: list[dict[str, Any]]
+
+
+def recording(question: Question[Any]) -> Question[Transcript]:
+    """Return the question that holds the same conversation and answers its transcript."""
+
+    @Question
+    def steps(endpoint: Endpoint) -> Steps[Transcript]:
+        inner = question.steps(endpoint)
+        taken: list[dict[str, Any]] = []
+        rank = None
+        try:
+            ask = next(inner)
+            while True:
+                try:
+                    reply = yield ask
+                except WorkerError as error:
+                    taken.append({"error": _error_json(error)})
+                    ask = inner.throw(error)
+                else:
+                    rank = reply.rank
+                    taken.append(_reply_json(reply))
+                    ask = inner.send(reply)
+        except (StopIteration, WorkerError):
+            return Transcript(rank, taken)
+
+    return steps
+
+
+class Writer:
+    """Turns outcomes into lines; a text that was written once is only referred to."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def lines(self, outcome: Outcome[Transcript]) -> Iterator[str]:
+        """Yield the lines for one worker."""
+        worker: dict[str, Any] = {"endpoint": str(outcome.endpoint), "rank": outcome.endpoint.rank, "steps": []}
+        if outcome.value is None:
+            assert outcome.error is not None
+            worker["steps"] = [{"error": _error_json(outcome.error)}]
+        else:
+            for step in outcome.value.steps:
+                body = step.pop("body", None)
+                if body is not None:
+                    yield from self._packed(body, step)
+                worker["steps"].append(step)
+        yield compact_json({"worker": worker})
+
+    def _packed(self, body: bytes, step: dict[str, Any]) -> Iterator[str]:
+        try:
+            parts = _HEADING.split(body.decode("utf-8"))
+        except UnicodeDecodeError:
+            parts = []
+        if len(parts) < 3:
+            step["base64"] = base64.b64encode(body).decode("ascii")
+            return
+        step["parts"] = []
+        for heading, text in zip(["", *parts[1::2]], parts[::2], strict=True):
+            if text not in self._known:
+                self._known[text] = len(self._known)
+                yield compact_json({"text": text})
+            step["parts"].append([heading, self._known[text]])
+
+
+class Reader:
+    """Turns a relay's lines back into outcomes.
+
+    Args:
+        node: the relay's host.
+        question: what was asked.
+
+    Attributes:
+        ended: the relay has said that this was all.
+        trouble: why the relay asked nobody; "" while nothing is wrong.
+    """
+
+    def __init__(self, node: str, question: Question[T]) -> None:
+        self.node = node
+        self.question = question
+        self.began = False
+        self.ended = False
+        self.trouble = ""
+        self.outcomes: list[Outcome[Any]] = []
+        self._texts: list[str] = []
+        self._size = 0
+        self._clock_s = 0.0  # how far the relay's clock is before ours
+
+    def feed(self, line: bytes) -> None:
+        """Take one line of the relay's output; what is no line of ours (a login's greeting) is passed over."""
+        if not line.startswith(b"{") or self.ended:
+            return
+        self._size += len(line)
+        if self._size > _MAX_BYTES:
+            self._end_with(TooLargeError(f"sent more than {_MAX_BYTES} bytes", endpoint=self.node))
+            return
+        try:
+            document = json.loads(line)
+            if document.get("relay") == VERSION:
+                self.began = True
+                now = time.time()
+                self._clock_s = float(document.get("time", now)) - now
+            elif "text" in document:
+                self._texts.append(str(document["text"]))
+            elif "worker" in document:
+                self.outcomes.append(self._outcome(document["worker"]))
+            elif "trouble" in document:
+                self.trouble = str(document["trouble"])[:500]
+            elif "end" in document:
+                self.ended = True
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError):
+            self._end_with(NotAWorkerError("sent a line that no relay writes", endpoint=self.node))
+
+    def _end_with(self, error: WorkerError) -> None:
+        self.outcomes.append(Outcome(Endpoint(node=self.node), None, error))
+        self._texts.clear()
+        self.ended = True
+
+    def _outcome(self, worker: dict[str, Any]) -> Outcome[Any]:
+        rank = _number(worker["rank"])
+        endpoint = Endpoint(path=str(worker["endpoint"]), node=self.node, rank=rank, source="--nodes")
+        conversation = Conversation(self.question, endpoint)
+        try:
+            ask = conversation.begin()
+            for step in worker["steps"]:
+                if ask is None:
+                    break
+                if "error" in step:
+                    ask = conversation.fail(_error(step["error"], endpoint))
+                else:
+                    ask = conversation.answer(self._reply(step))
+            if ask is None:
+                return Outcome(endpoint, conversation.value, None, conversation.identity)
+            raise NotAWorkerError("sent half a conversation", endpoint=str(endpoint))
+        except WorkerError as error:
+            return Outcome(endpoint, None, error, conversation.identity)
+
+    def _reply(self, step: dict[str, Any]) -> Reply:
+        if "parts" in step:
+            body = "".join(
+                f"{heading}\n{self._texts[index]}" if heading else self._texts[index]
+                for heading, index in step["parts"]
+            ).encode()
+        else:
+            body = base64.b64decode(step["base64"])
+        said = step["identity"]
+        numbers = (_number(said.get(name)) for name in ("rank", "pid", "world_size", "step"))
+        rank, pid, world_size, at_step = numbers
+        job = said.get("job_id")
+        identity = Identity(rank, pid, world_size, job[:MAX_JOB_CHARS] if isinstance(job, str) else None, at_step)
+        return Reply(
+            int(step["status"]),
+            body,
+            identity.rank,
+            identity.pid,
+            str(step["recorder"]),
+            float(step["elapsed_s"]),
+            identity,
+            float(step["answered_at"]) - self._clock_s,
+        )
+
+
+def _number(value: Any) -> int | None:
+    """Return what can be a rank, a pid or the like, as `reply.number` takes it from a header."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 10**9 else None
+
+
+def _reply_json(reply: Reply) -> dict[str, Any]:
+    return {
+        "status": reply.status,
+        "body": reply.body,
+        "recorder": reply.recorder,
+        "elapsed_s": reply.elapsed_s,
+        "answered_at": reply.answered_at,
+        "identity": reply.identity._asdict(),
+    }
+
+
+def _error_json(error: WorkerError) -> dict[str, Any]:
+    status = error.status if isinstance(error, HandlerError) else None
+    return {"kind": error.kind, "detail": error.detail, "rank": error.rank, "status": status}
+
+
+def _error(document: dict[str, Any], endpoint: Endpoint) -> WorkerError:
+    kinds = {one.kind: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, WorkerError)}
+    kind = kinds.get(str(document["kind"]), WorkerError)
+    rank = _number(document["rank"])
+    detail = str(document["detail"])[:1000]
+    if issubclass(kind, HandlerError):
+        return kind(detail, endpoint=str(endpoint), rank=rank, status=int(document["status"] or 500))
+    return kind(detail, endpoint=str(endpoint), rank=rank)

@@ -1,0 +1,101 @@
+"""The question for everything that a worker tells: info, stacks, traces, one after the other.
+
+How this works: an earlier run may have had some parts already. They were had from one process, so the worker is asked
+who it is first: whoever has taken that process's place is asked for everything. The parts already had are part of the
+question, so that a relay on another host asks exactly what the asking side will play back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torchctl.errors import NoSuchHandlerError, WorkerError
+from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.reply import Reply
+
+INFO, TRACE, GENERIC_TRACE, STACKS = "info", "nccl_trace", "fr_trace", "traceback"
+PARTS = (INFO, STACKS, TRACE, GENERIC_TRACE)
+GENERIC = "generic"  # the recorder of torch that is not NCCL's
+
+
+class Had(NamedTuple):
+    """What an earlier run has had from a worker, and from which process (None where it did not say)."""
+
+    pid: int | None
+    parts: tuple[str, ...]
+
+
+def read_had(document: Any) -> dict[str, Had]:
+    """Return what was had, by the worker's path on its host, from an errand's arguments.
+
+    Raises:
+        ValueError, TypeError, AttributeError: they have another form.
+    """
+    had = {}
+    for path, (pid, parts) in document.items():
+        if not (pid is None or isinstance(pid, int)) or not set(parts) <= set(PARTS):
+            raise ValueError("the arguments of `everything` have another form")
+        had[path] = Had(pid, tuple(parts))
+    return had
+
+
+class Everything(Question[None]):
+    """Asks and keeps nothing: what a relay does, whose transcript is what counts."""
+
+    name = "everything"
+
+    def __init__(self, had: Mapping[str, Had]) -> None:
+        super().__init__(lambda endpoint: ask_parts(had.get(str(endpoint)), lambda part, answer: None, lambda: None))
+
+
+def ask_parts(
+    had: Had | None, take: Callable[[str, Reply | WorkerError], None], renew: Callable[[], None]
+) -> Steps[None]:
+    """Ask for the parts one after the other; go on after a failure if anything has been had.
+
+    Stacks come before traces, whose first dump takes a process a second; but last on torch's own server, which answers
+    traces without the interpreter lock and hangs on stacks. It is known by its missing `info`.
+
+    Args:
+        had: from an earlier run; None for nothing.
+        take: is given each part's answer, or why there is none.
+        renew: is told that another process answers than the one of which parts were had.
+    """
+    parts = list(PARTS)
+    answering = False
+    if had is not None:
+        reply = yield ask_handler("ping")
+        if reply.pid == had.pid or None in (reply.pid, had.pid):
+            parts = [part for part in PARTS if part not in had.parts]
+            answering = True
+        else:
+            renew()
+    while parts:
+        part = parts.pop(0)
+        try:
+            reply = yield from _part(part)
+        except WorkerError as error:
+            take(part, error)
+            if part == INFO and isinstance(error, NoSuchHandlerError):
+                parts = [one for one in (TRACE, GENERIC_TRACE, STACKS) if one in parts]
+            if not answering and not isinstance(error, NoSuchHandlerError):
+                raise
+        else:
+            answering = True
+            take(part, reply)
+            if part == TRACE and reply.recorder == GENERIC and GENERIC_TRACE in parts:
+                parts.remove(GENERIC_TRACE)  # a worker without NCCL has given it already
+
+
+def _part(part: str) -> Steps[Reply]:
+    if part == INFO:
+        return (yield ask_handler("info", max_bytes=1 << 20))
+    if part == STACKS:
+        return (yield ask_handler("dump_traceback"))
+    if part == TRACE:
+        return (yield ask_handler("dump_nccl_trace_pickle"))
+    try:
+        return (yield ask_handler("fr_trace_pickle"))
+    except NoSuchHandlerError:
+        return (yield ask_handler("fr_trace_json"))

@@ -1,0 +1,96 @@
+"""Who a worker is: its `info` answer, checked; or what little torch's own server tells."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torchctl.errors import NoSuchHandlerError, NotAWorkerError
+from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.endpoint import Endpoint
+
+T = TypeVar("T")
+SCHEMA_PREFIX = "torchctl.info/"
+_MAX_BYTES = 1 << 20
+_MAX_CHARS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker in its own words; None is what it does not say.
+
+    Attributes:
+        uptime_s: seconds since its process started.
+        step, step_age_s: the last reported step, and how many seconds ago, by the worker's own clock.
+        degraded, since: why and since when (seconds since the epoch) its sentinel answers in its place; None otherwise.
+        sentinel: the sentinel's pid, None where there is none.
+        server: "torchctl VERSION", or "torch" for torch's own server, which knows none of the rest.
+    """
+
+    rank: int | None = None
+    world_size: int | None = None
+    host: str | None = None
+    pid: int | None = None
+    job_id: str | None = None
+    uptime_s: float | None = None
+    step: int | None = None
+    step_age_s: float | None = None
+    server: str = "torch"
+    start_time: float | None = None
+    degraded: str | None = None
+    since: int | None = None
+    sentinel: int | None = None
+
+
+@Question
+def ask_info(endpoint: Endpoint) -> Steps[WorkerInfo]:
+    """Return who a worker is; torch's own server, which has no `info`, is asked for a ping.
+
+    Raises:
+        WorkerError: as `client.call`; NotAWorkerError for an answer of another form.
+    """
+    try:
+        reply = yield ask_handler("info", max_bytes=_MAX_BYTES)
+    except NoSuchHandlerError:
+        reply = yield ask_handler("ping", max_bytes=_MAX_BYTES)
+        return WorkerInfo(rank=reply.rank, pid=reply.pid)
+    try:
+        document = json.loads(reply.body)
+        if not str(document["schema"]).startswith(SCHEMA_PREFIX):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise NotAWorkerError("answered `info` in another form", endpoint=str(endpoint), rank=reply.rank) from error
+    return replace(_checked(document), degraded=reply.identity.degraded, since=reply.identity.since)
+
+
+ask_info.name = "info"
+
+
+def _checked(document: dict[str, Any]) -> WorkerInfo:
+    step_time, now = _get(document, "step_time", float), _get(document, "time", float)
+    return WorkerInfo(
+        rank=_get(document, "rank", int),
+        world_size=_get(document, "world_size", int),
+        host=_get(document, "host", str),
+        pid=_get(document, "pid", int),
+        job_id=_get(document, "job_id", str),
+        uptime_s=_get(document, "uptime_s", float),
+        step=_get(document, "step", int),
+        step_age_s=None if step_time is None or now is None else max(0.0, now - step_time),
+        sentinel=_get(document, "sentinel", int),
+        start_time=_get(document, "start_time", float),
+        server=f"torchctl {_get(document, 'server_version', str) or '?'}",
+    )
+
+
+def _get(document: dict[str, Any], key: str, kind: type[T]) -> T | None:
+    """Return a field of the right type and a sane size, else None: a wrong field is as good as none."""
+    value = document.get(key)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value) if abs(value) < 1 << 53 else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return value[:_MAX_CHARS]  # type: ignore[return-value]
+    return value if -(1 << 53) < value < 1 << 53 else None  # type: ignore[operator]

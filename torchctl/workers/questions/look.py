@@ -1,0 +1,144 @@
+"""What `torchctl diagnose` asks of live workers: whether they move, a digest of their recorders, and whole traces.
+
+How this works: the digest is `fr_digest`'s, the newest entries of each group. A worker that does not know it (torch's
+own server, an older torchctl) is asked for its whole trace without frames instead, and nothing else changes. What
+moves as a worker goes on, its recorders' counters and its step, is asked for beside each of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torchctl.errors import DegradedError, HandlerError, NoSuchHandlerError
+from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.reply import Reply
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions.dumps import dumps_question
+from torchctl.workers.questions.info import WorkerInfo, ask_info
+
+_COUNTERS_BYTES = 1 << 20
+_DIGEST_BYTES = 64 << 20  # a ring of 250 thousand entries that are all open
+_WITHOUT_ENTRIES = {"includecollectives": "false"}
+
+
+class RawTrace(NamedTuple):
+    """One recorder's dump; `answered_ns` is when it came, wall-clock nanoseconds."""
+
+    recorder: str
+    body: bytes
+    answered_ns: int
+
+
+class Sight(NamedTuple):
+    """What one worker gave at one look.
+
+    Attributes:
+        moving: anything that compares: different at two looks, the worker has gone on in between.
+        traces: one per recorder; none at the first look.
+    """
+
+    rank: int | None
+    info: WorkerInfo
+    moving: Any
+    traces: tuple[RawTrace, ...] = ()
+
+
+def sight_question(kind: str) -> Question[Sight]:
+    """Return the question for one look: "counters" alone, with a "digest", with the whole "traces", or "frames" too.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if kind not in ("counters", "digest", "traces", "frames"):
+        raise ValueError(f"there is no look of kind {kind!r}")
+
+    @Question
+    def sight(endpoint: Endpoint) -> Steps[Sight]:
+        traces: tuple[RawTrace, ...] = ()
+        try:
+            if kind == "digest":
+                traces = yield from _digests(endpoint)
+            elif kind != "counters":
+                traces = yield from _whole(endpoint, frames=kind == "frames")
+        except HandlerError:  # no recorder in this torch, or a process without a server: its stacks are left
+            traces = ()
+        # After the traces: counters that stand still from before until here say that the traces are of one moment.
+        info = yield from ask_info.steps(endpoint)
+        if info.degraded is not None:
+            words = f"cannot answer for itself: {info.degraded}"
+            raise DegradedError(words, endpoint=str(endpoint), rank=info.rank)
+        moving = yield from _moving(info)
+        return Sight(info.rank if info.rank is not None else endpoint.rank, info, moving, traces)
+
+    sight.name, sight.arguments = "sight", {"kind": kind}
+    return sight
+
+
+def named_sight(arguments: Mapping[str, Any]) -> Question[Sight]:
+    """Return the question that another torchctl named; raises as `sight_question`."""
+    return sight_question(str(arguments["kind"]))
+
+
+def _digests(endpoint: Endpoint) -> Steps[tuple[RawTrace, ...]]:
+    try:
+        first = yield ask_handler("fr_digest", max_bytes=_DIGEST_BYTES)
+    except NoSuchHandlerError:
+        return (yield from _whole(endpoint, frames=False))
+    found = [_raw(first, "nccl")]
+    if first.recorder == "nccl":  # a job may use both recorders
+        found.append(
+            _raw((yield ask_handler("fr_digest", {"recorder": "generic"}, max_bytes=_DIGEST_BYTES)), "generic")
+        )
+    return tuple(found)
+
+
+def _whole(endpoint: Endpoint, *, frames: bool) -> Steps[tuple[RawTrace, ...]]:
+    dumps = yield from dumps_question(stacktraces=frames).steps(endpoint)
+    first = "generic" if len(dumps.replies) == 1 else "nccl"
+    names = [reply.recorder or (first if at == 0 else "generic") for at, (reply, _) in enumerate(dumps.replies)]
+    return tuple(
+        RawTrace(name, reply.body, answered_ns) for name, (reply, answered_ns) in zip(names, dumps.replies, strict=True)
+    )
+
+
+def _raw(reply: Reply, recorder: str) -> RawTrace:
+    import time
+
+    return RawTrace(reply.recorder or recorder, reply.body, time.time_ns())
+
+
+def _moving(info: WorkerInfo) -> Steps[Any]:
+    """Return what changes as a worker goes on: its recorders' counters and its last reported step."""
+    counters = []
+    for handler in ("dump_nccl_trace_json", "fr_trace_json"):
+        try:
+            reply = yield ask_handler(handler, _WITHOUT_ENTRIES, max_bytes=_COUNTERS_BYTES)
+        except HandlerError:  # it has none
+            continue
+        counters.append(_counters(reply.body))
+        if handler == "dump_nccl_trace_json" and reply.recorder in ("generic", "none"):
+            break
+    if not counters and info.step is None:
+        # A process without a recorder moves where its stacks do.
+        return tuple(_frames((yield ask_handler("dump_traceback", {"format": "json"})).body))
+    return counters, info.step
+
+
+def _frames(body: bytes) -> list[tuple[str, int, str]]:
+    from torchctl.stacks.stack import OWN_THREADS, parse_stacks
+
+    try:
+        threads = [thread for thread in parse_stacks(body).threads if not thread.name.startswith(OWN_THREADS)]
+    except ValueError:
+        return []
+    return [(frame.file, frame.line, frame.function) for thread in threads for frame in thread.frames]
+
+
+def _counters(body: bytes) -> Any:
+    try:
+        document = json.loads(body)
+        return document.get("pg_status"), len(document.get("entries") or ())
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return None

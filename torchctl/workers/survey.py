@@ -1,0 +1,197 @@
+"""What came of asking the workers that the options name: one outcome per worker, and who is not among them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from torchctl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, NoWorkersError, TorchctlError
+from torchctl.protocol import runtimedir
+from torchctl.ranks import fold_ranks
+from torchctl.workers.ask.fanout import Outcome, ask_all, exit_code, is_stopped, stopped
+from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.rollcall import (
+    HasRank,
+    absent_ranks,
+    oddities,
+    of_job,
+    rank_of,
+    sockets_named,
+    unclaimed,
+    without_leftovers,
+)
+from torchctl.workers.targets import Targets
+
+T = TypeVar("T", bound=HasRank)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey(Generic[T]):
+    """What came of asking all workers.
+
+    Attributes:
+        outcomes: one per worker asked, answers and errors.
+        missing_ranks: ranks given with --ranks that no worker claims.
+        notes: for stderr; what was left aside, and why.
+        from_store: the workers were looked up in a store, where not found means not registered.
+        interrupted: by Ctrl-C, when everybody had answered and more was to be asked.
+        not_found: per job the ranks below its world size of which nothing was found; see `absent_ranks`.
+    """
+
+    outcomes: list[Outcome[T]]
+    missing_ranks: list[int]
+    notes: list[str]
+    not_found: dict[str | None, list[int]] = field(default_factory=dict)
+    from_store: bool = False
+    interrupted: bool = False
+
+    @property
+    def answers(self) -> list[tuple[Endpoint, T]]:
+        """The answers, by rank; unknown ranks last."""
+        pairs = [(outcome.endpoint, outcome.value) for outcome in self.outcomes if outcome.value is not None]
+        return sorted(pairs, key=lambda pair: (pair[1].rank is None, pair[1].rank or 0))
+
+    @property
+    def answered(self) -> list[Outcome[T]]:
+        """The outcomes with an answer, by rank; unknown ranks last."""
+        found = [outcome for outcome in self.outcomes if outcome.value is not None]
+        return sorted(found, key=lambda one: (rank_of(one) is None, rank_of(one) or 0))
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all answered; the failures' own code when all failed alike; 130 when interrupted; else 3.
+
+        A worker whose sentinel has answered in its place has not answered.
+        Ranks that were merely not found leave it alone: they may run on hosts that nobody asked for.
+        """
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        code = exit_code(self.outcomes)
+        incomplete = self.missing_ranks or any(one.identity.degraded is not None for one in self.outcomes)
+        return EXIT_UNREACHABLE if incomplete and code == EXIT_OK else code
+
+
+def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
+    """Ask every worker that the options name; `ask` as in `fanout.ask_all`.
+
+    Raises:
+        NoWorkersError: there is nobody to ask.
+        RuntimeDirError: the runtime folder cannot be trusted.
+    """
+    endpoints = targets.endpoints()
+    interrupted = False
+    if targets.ranks is not None:
+        endpoints, interrupted = _of_ranks(endpoints, targets)
+    if interrupted:
+        asked: list[Outcome[T]] = [Outcome(endpoint, None, stopped(endpoint)) for endpoint in endpoints]
+    else:
+        asked = _ask_everywhere(endpoints, ask, targets)
+    asked += [
+        Outcome(Endpoint(rank=error.rank, source="--store"), None, error)
+        for error in targets.errors
+        if targets.ranks is None or error.rank in targets.ranks
+    ]
+    outcomes, notes = of_job(asked, targets.job)
+    outcomes, leftovers = without_leftovers(outcomes)
+    _explain(outcomes)
+    if leftovers:
+        notes.append(f"left aside: {len(leftovers)} socket(s) of ended workers ({sockets_named(leftovers)})")
+    if not outcomes and not targets.ranks:
+        raise NoWorkersError(f"no live worker in {runtimedir.runtime_dir()}; {'; '.join(notes)}")
+    missing = unclaimed(targets.ranks or [], outcomes)
+    if missing and len(missing) == len(targets.ranks or []):
+        raise NoWorkersError(f"no worker found for rank {fold_ranks(missing)}", hint="`torchctl ps` lists the workers")
+    whole = targets.ranks is None and not targets.names_one(endpoints)
+    absent = absent_ranks(outcomes) if whole else {}
+    return Survey(outcomes, missing, notes + oddities(outcomes), absent, targets.store is not None)
+
+
+def _explain(outcomes: Sequence[Outcome[T]]) -> None:
+    failures = [(one.endpoint, one.error) for one in outcomes if one.error is not None and not one.endpoint.node]
+    if failures:
+        from torchctl.workers.causes import explain
+
+        explain(failures)
+
+
+def _ask_everywhere(
+    endpoints: list[Endpoint], ask: Callable[[Endpoint, float], T], targets: Targets
+) -> list[Outcome[T]]:
+    """Ask the workers that can be reached from here, and at the same time the relays of other hosts."""
+    if not targets.nodes:
+        return ask_all(endpoints, ask, targets.deadline, jobs=targets.jobs, progress=targets.progress)
+    if not isinstance(ask, Question):
+        raise TorchctlError("this command cannot ask workers of other hosts", hint="leave --nodes out")
+    from torchctl.workers.hosts.nodes import AskedNodes
+
+    nodes = AskedNodes(
+        targets.nodes,
+        ask,
+        targets.deadline,
+        via=targets.via,
+        remote=targets.remote,
+        ranks=targets.ranks,
+        job=targets.job,
+        jobs=targets.jobs,
+        progress=targets.progress,
+    )
+    if not endpoints:
+        return nodes.run()
+    there: list[Outcome[T]] = []
+    ended = threading.Event()
+
+    def ask_there() -> None:
+        try:
+            there.extend(nodes.run())
+        finally:
+            ended.set()
+
+    # On this thread the asking here hears Ctrl-C; the relays are then told.
+    threading.Thread(target=ask_there, daemon=True).start()
+    here = ask_all(endpoints, ask, targets.deadline, jobs=targets.jobs)
+    try:
+        if is_stopped(here):
+            nodes.stop()
+        ended.wait()
+    except KeyboardInterrupt:
+        nodes.stop()
+        ended.wait()
+    return here + there
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    rank: int | None
+
+
+@Question
+def _claim(endpoint: Endpoint) -> Steps[_Claim]:
+    return _Claim((yield ask_handler("ping", max_bytes=1024)).rank)
+
+
+def _of_ranks(endpoints: list[Endpoint], targets: Targets) -> tuple[list[Endpoint], bool]:
+    """Return the workers of the ranks asked for, and whether Ctrl-C came meanwhile.
+
+    The silent ones are among them, unless everybody is accounted for.
+
+    A worker's rank is its own answer to a ping, for which half of the time is allowed; a socket's name
+    speaks for one that does not answer.
+    """
+    wanted = set(targets.ranks or [])
+    half = time.monotonic() + (targets.deadline - time.monotonic()) / 2
+    known, silent = [], []
+    outcomes = ask_all(endpoints, _claim, half, jobs=targets.jobs, progress=targets.progress)
+    for outcome in outcomes:
+        if outcome.value is None:
+            silent.append(outcome.endpoint)
+        elif outcome.value.rank in wanted:
+            known.append(replace(outcome.endpoint, rank=outcome.value.rank))
+    accounted = {endpoint.rank for endpoint in known} | {endpoint.rank for endpoint in silent}
+    maybe = [endpoint for endpoint in silent if endpoint.rank in wanted]
+    if not wanted <= accounted:
+        maybe += [endpoint for endpoint in silent if endpoint.rank is None]
+    return known + maybe, is_stopped(outcomes)
