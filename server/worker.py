@@ -12,12 +12,11 @@ from types import TracebackType
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
-from torchctl.server.guest import forking
+from torchctl.server.guest import companion, forking, native_server
 from torchctl.server.http.connections import Connections
 from torchctl.server.http.gate import Gate, is_loopback, own_names
 from torchctl.server.http.listener import Listener, TcpListener, UnixListener
 from torchctl.server.http.policy import Policy
-from torchctl.server.sentinel import companion, native_server
 
 _LOOPBACK_NAMES = ("", "localhost")
 _EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses

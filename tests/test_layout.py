@@ -1,7 +1,9 @@
-"""The shape of the repository: links, import directions, what an import may load."""
+"""The shape of the repository: families, who may import whom, what an import may load."""
 
 import ast
+import functools
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,45 +13,217 @@ from tests.processes import python
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "torchctl"
 
-# Package -> what it may import of torchctl; "" is any module right under torchctl.
-ALLOWED = {
-    "server": {"server", "protocol", "errors", "runtimedir", "launchers", "secretfile", "storeutil", "silence"},
-    "silence": {"silence", "errors", "runtimedir"},
-    "storeutil": {"storeutil", "errors", "endpoint", "ranks", "text"},
-    "discovery": {"discovery", "protocol", "ranks", "errors", "endpoint", "runtimedir", "storeutil"},
-    "flightrec": {"flightrec", "collected", "errors", "codepaths", "text", "ranks"},
-    "stacks": {"stacks", "codepaths", "errors", "ranks"},
-    "diagnosis": {"diagnosis", "flightrec", "stacks", "collected", "ranks", "errors", "codepaths"},
+# The modules right under torchctl that every family may use, each only those before it.
+LEAVES = ("errors", "ranks", "text", "files", "manifest")
+COMMAND = {"__init__", "__main__", "cli"}
+# Family -> the families and leaves that it may import, beside itself.
+FAMILIES = {
+    "protocol": {"errors"},
+    "process": {"protocol", "errors"},
+    "stacks": {"errors", "ranks", "text"},
+    "flightrec": {"stacks", "manifest", "errors", "ranks", "text"},
+    "diagnosis": {"flightrec", "stacks", "manifest", "files", "errors", "ranks", "text"},
+    "storeutil": {"errors", "ranks", "text"},
+    "workers": {"protocol", "process", "stacks", "storeutil", "errors", "ranks", "text"},
+    "reports": {"workers", "diagnosis", "flightrec", "stacks", "process", "protocol", *LEAVES},
+    "render": {"reports", "workers", "diagnosis", "flightrec", "stacks", "storeutil", "errors", "ranks", "text"},
+    "commands": {
+        *("protocol", "process", "stacks", "flightrec", "diagnosis", "storeutil", "workers", "reports", "render"),
+        *("cli", *LEAVES),
+    },
+    "server": {"protocol", "process", "errors", "storeutil"},
 }
+# Inside a family, or narrower than the family: module prefix -> what it may import of torchctl.
+NARROW = {
+    "torchctl.server.sentinel": {
+        *("torchctl.server.sentinel", "torchctl.server.http.gate", "torchctl.server.http.head"),
+        *("torchctl.server.http.guesses", "torchctl.process", "torchctl.protocol", "torchctl.errors"),
+    },
+    "torchctl.server.handlers": {
+        *("torchctl.server.handlers", "torchctl.server.guest", "torchctl.server.registry", "torchctl.server.request"),
+        *("torchctl.server.refusal", "torchctl.process", "torchctl.protocol", "torchctl.errors"),
+    },
+}
+# What a module imports against the rules, until it is mended. Only ever shorter.
+EXCEPTIONS: set[tuple[str, str]] = {
+    ("torchctl.render.exchange", "torchctl.files"),
+    ("torchctl.render.ps", "torchctl.process.lastword"),
+    ("torchctl.reports.doctor", "torchctl.render.ps"),
+    ("torchctl.server.handlers.info", "torchctl.server.http.guesses"),
+    ("torchctl.storeutil.operator.session", "torchctl.workers.endpoint"),
+    ("torchctl.workers.questions.dumps", "torchctl.flightrec.table.gather"),
+}
+CIRCLES: set[str] = {
+    "torchctl.diagnosis.findings.absent",
+    "torchctl.diagnosis.findings.accuse",
+    "torchctl.diagnosis.findings.circles",
+    "torchctl.diagnosis.findings.disagreement",
+    "torchctl.diagnosis.findings.stuck",
+    "torchctl.flightrec.table.recorded",
+    "torchctl.flightrec.table.trace",
+    "torchctl.server.http.connection",
+    "torchctl.server.http.listener",
+    "torchctl.workers.ask.fanout",
+    "torchctl.workers.ask.many",
+    "torchctl.workers.ask.one",
+    "torchctl.workers.ask.outside",
+    "torchctl.workers.ask.question",
+}
+LONGEST_CHAIN = 18  # modules that import one another in a row; may only fall
+# Pure families, and what no module of them imports of the standard library.
+PURE = ("torchctl.diagnosis", "torchctl.render")
+NO_IO = {"socket", "asyncio", "subprocess", "select", "selectors", "multiprocessing", "http", "ssl", "signal"}
 
 
-def imports(path: Path) -> set[str]:
+def modules() -> dict[str, Path]:
+    """Return every module of the project by its name; the linked folders under their names in torchctl."""
+    found = {}
+    for top in ("torchctl", "server", "storeutil"):
+        for path in (ROOT / top).rglob("*.py"):
+            parts = list(path.relative_to(ROOT).with_suffix("").parts)
+            if parts[0] != "torchctl":
+                parts.insert(0, "torchctl")
+            elif parts[1] in ("server", "storeutil"):
+                continue  # the link, where rglob follows it
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+@functools.cache
+def imports(name: str) -> frozenset[str]:
+    """Return what a module imports, wherever it does: modules of ours by their whole name, others by the first word."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names if node.module == "torchctl")
-    return {name for name in found if name.startswith("torchctl.")}
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else node.module)
+    return frozenset(one if one in MODULES else one.split(".")[0] for one in found) - {name}
 
 
-def part_of(module: str) -> str:
-    """Return the part of torchctl that a module belongs to: its package, or its own name right under torchctl."""
-    return module.split(".")[1]
+def ours(name: str) -> set[str]:
+    return {one for one in imports(name) if one in MODULES and one != "torchctl"}
 
 
-@pytest.mark.parametrize(("package", "allowed"), ALLOWED.items())
-def test_imports_run_one_way(package: str, allowed: set[str]) -> None:
-    for path in (PACKAGE / package).rglob("*.py"):
-        bad = {name for name in imports(path) if part_of(name) not in allowed and name != "torchctl.__version__"}
-        assert not bad, f"{path.relative_to(ROOT)} imports {sorted(bad)}"
+def family(name: str) -> str:
+    """Return the family of a module, or its own name when it stands at the root."""
+    return name.split(".")[1] if "." in name else "__init__"
 
 
-def test_only_cli_loads_commands() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        if path.parent.name != "commands" and path.name not in ("cli.py", "completing.py"):
-            assert not any(name.startswith("torchctl.commands") for name in imports(path)), path
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def wrong() -> set[tuple[str, str]]:
+    """Return every import against the rules: who, and what."""
+    found = set()
+    for name in MODULES:
+        home = family(name)
+        for other in ours(name):
+            target = family(other)
+            if home in FAMILIES:
+                bad = target != home and target not in FAMILIES[home]
+            elif home in LEAVES:
+                bad = target not in LEAVES[: LEAVES.index(home)]
+            else:
+                bad = False  # the command itself
+            if home == "server" and target == "storeutil":
+                bad = other != "torchctl.storeutil.probe"
+            if home == "workers" and target == "storeutil":
+                bad = name != "torchctl.workers.find.store"
+            if home == "flightrec" and target == "stacks":
+                bad = other != "torchctl.stacks.codepaths"
+            if bad:
+                found.add((name, other))
+        for prefix, allowed in NARROW.items():
+            if within(name, prefix):
+                found.update((name, other) for other in ours(name) if not any(within(other, one) for one in allowed))
+    return found
+
+
+def circles() -> list[set[str]]:
+    """Return the sets of modules that import one another in a circle."""
+
+    @functools.cache
+    def reach(start: str) -> frozenset[str]:
+        seen: set[str] = set()
+        ahead = [start]
+        while ahead:
+            for one in ours(ahead.pop()) - seen:
+                seen.add(one)
+                ahead.append(one)
+        return frozenset(seen)
+
+    found: list[set[str]] = []
+    for name in MODULES:
+        circle = {other for other in reach(name) if name in reach(other)}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def longest_chain() -> list[str]:
+    """Return the longest row of modules each of which imports the next; a circle counts as it is entered."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 5000))
+    best: dict[str, list[str]] = {}
+
+    def chain(name: str, above: frozenset[str]) -> list[str]:
+        if name not in best:
+            below = [chain(other, above | {name}) for other in ours(name) - above]
+            best[name] = [name, *max(below, key=len, default=[])]
+        return best[name]
+
+    return max((chain(name, frozenset()) for name in sorted(MODULES)), key=len)
+
+
+def test_every_module_belongs_to_a_family() -> None:
+    root = {path.stem for path in PACKAGE.glob("*.py")}
+    assert root <= COMMAND | set(LEAVES)
+    assert len(root) <= 8
+    assert {family(name) for name in MODULES} <= root | set(FAMILIES)
+
+
+def test_imports_follow_the_table() -> None:
+    found = wrong()
+    assert found - EXCEPTIONS == set()
+    assert EXCEPTIONS - found == set(), "mended: take it off the list"
+
+
+def test_nothing_is_imported_in_a_circle() -> None:
+    found = circles()
+    assert [circle for circle in found if not circle <= CIRCLES] == []
+    assert {name for circle in found for name in circle} >= CIRCLES, "mended: take it off the list"
+
+
+def test_no_chain_of_imports_is_longer_than_the_longest_was() -> None:
+    chain = longest_chain()
+    assert len(chain) <= LONGEST_CHAIN, " -> ".join(chain)
+    assert len(chain) == LONGEST_CHAIN, f"it is {len(chain)} now: lower the number"
+
+
+@pytest.mark.parametrize("prefix", PURE)
+def test_pure_families_do_no_io(prefix: str) -> None:
+    for name in MODULES:
+        if within(name, prefix):
+            assert not imports(name) & NO_IO, name
+
+
+def test_a_question_does_not_know_how_it_travels() -> None:
+    for part in ("question", "http", "outcome"):
+        name = f"torchctl.workers.ask.{part}"
+        if name in MODULES:
+            assert not imports(name) & NO_IO, name
+
+
+def test_only_the_root_command_loads_commands() -> None:
+    for name in MODULES:
+        if family(name) not in ("commands", "cli"):
+            assert not any(family(other) == "commands" for other in ours(name)), name
 
 
 def test_the_folders_at_the_top_are_reached_by_links() -> None:

@@ -14,10 +14,9 @@ from typing import Any
 from torchctl import __version__
 from torchctl.protocol import compact_json
 from torchctl.server import registry
-from torchctl.server.guest import identity, step, torchlink
+from torchctl.server.guest import companion, identity, step, torchlink
 from torchctl.server.http import guesses
 from torchctl.server.request import Request, Response
-from torchctl.server.sentinel import companion
 
 _SECRET_WORD = r"(?:key|token|secret|passw|credential)"
 _SECRET = re.compile(_SECRET_WORD, re.IGNORECASE)

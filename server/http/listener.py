@@ -20,11 +20,11 @@ from typing import Any
 
 from torchctl import protocol
 from torchctl.server.guest import ownership
+from torchctl.server.guest.companion import Companion
 from torchctl.server.http import unixpath
 from torchctl.server.http.connection import Connection
 from torchctl.server.http.connections import Connections
 from torchctl.server.http.gate import Gate
-from torchctl.server.sentinel.companion import Companion
 
 # Raised by the thread's own instructions: blocking these would turn a crash report into a silent kill.
 _OWN_FAULTS = {getattr(signal, f"SIG{name}") for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT", "TRAP", "SYS")}

@@ -73,7 +73,7 @@ for _ in range(120): threading.Thread(target=threading.Event().wait, daemon=True
 """
 UNREGISTERED = """
 import faulthandler
-from torchctl.server.sentinel import stackdump
+from torchctl.server.guest import stackdump
 (number,) = stackdump._taken
 faulthandler.unregister(number)
 os.kill(os.getpid(), number)

@@ -101,7 +101,7 @@ def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
         eventually(lambda: not alive(sentinel))
     code = (
         "import os, signal, time, torchctl.server as s\n"
-        "from torchctl.server.sentinel.companion import sentinel_pid\n"
+        "from torchctl.server.guest.companion import sentinel_pid\n"
         "for has_time in (True, False):\n"
         "    server = s.WorkerServer('localhost', 0)\n"
         "    end = time.monotonic() + 20\n"
@@ -121,7 +121,7 @@ def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
 def test_it_ends_with_worker_main(path: Path) -> None:
     code = (
         "import sys, time, torchctl.server as s\n"
-        "from torchctl.server.sentinel.companion import sentinel_pid\n"
+        "from torchctl.server.guest.companion import sentinel_pid\n"
         "with s.worker_main():\n"
         "    end = time.monotonic() + 20\n"
         "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
@@ -173,7 +173,7 @@ def test_it_can_be_turned_off(path: Path, options: str, variable: str) -> None:
 
 def test_two_servers_share_one_which_stays_for_the_last(path: Path) -> None:
     code = (
-        "from torchctl.server.sentinel.companion import sentinel_serves\n"
+        "from torchctl.server.guest.companion import sentinel_serves\n"
         "def settled(count):\n"
         "    end = time.monotonic() + 20\n"
         "    while len(sentinel_serves()) != count and time.monotonic() < end: time.sleep(0.01)\n"
@@ -199,7 +199,7 @@ def test_servers_that_start_at_once_have_one_too(path: Path) -> None:
     """The first one ends before its sentinel has come: the others have one all the same."""
     code = (
         "import sys, time, torchctl.server as s\n"
-        "from torchctl.server.sentinel.companion import sentinel_pid, sentinel_serves\n"
+        "from torchctl.server.guest.companion import sentinel_pid, sentinel_serves\n"
         "servers = [s.WorkerServer(f'{sys.argv[-1]}.{number}') for number in range(4)]\n"
         "servers[0].shutdown()\n"
         "end = time.monotonic() + 20\n"
@@ -242,7 +242,7 @@ def test_no_wait_of_the_trainer_ever_sees_it(path: Path) -> None:
         "threads = [threading.Thread(target=wait) for _ in range(2)]\n"
         "[one.start() for one in threads]\n"
         "import torchctl.server as s\n"
-        "from torchctl.server.sentinel.companion import sentinel_pid\n"
+        "from torchctl.server.guest.companion import sentinel_pid\n"
         "for number in range(10):\n"
         "    with s.WorkerServer(f'{sys.argv[-1]}.{number}'):\n"
         "        until = time.monotonic() + 20\n"
@@ -275,7 +275,7 @@ def test_a_restarted_rank_has_its_path_at_once(path: Path) -> None:
 
 def test_the_script_runs_by_its_path_without_site_packages() -> None:
     """As it is started: from any folder, with -I and -S, and nothing of torchctl on the path."""
-    from torchctl.server.sentinel.companion import _SCRIPT
+    from torchctl.server.guest.companion import _SCRIPT
 
     command = [sys.executable, "-I", "-S", _SCRIPT, "00000", str(os.getpid()), "1"]
     result = subprocess.run(command, cwd="/", capture_output=True, timeout=30, check=False)

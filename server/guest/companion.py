@@ -28,13 +28,13 @@ from typing import NamedTuple
 from torchctl import __version__, protocol
 from torchctl.process.samples import start_ticks
 from torchctl.protocol import runtimedir
-from torchctl.server.guest import identity, ownership, step
+from torchctl.server.guest import identity, ownership, stackdump, step
 from torchctl.server.handlers.pyspy import find_pyspy
 from torchctl.server.http.gate import Gate
-from torchctl.server.sentinel import handover, stackdump
+from torchctl.server.sentinel import handover
 from torchctl.server.sentinel.page import Page, make
 
-_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+_SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "sentinel", "__main__.py")
 _CREDENTIALS = struct.Struct("3i")
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _PR_SET_PTRACER = 0x59616D61
