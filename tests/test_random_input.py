@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torchctl.errors import TooLargeError, TorchctlError
 from torchctl.protocol import token_problem
 from torchctl.ranks import MAX_RANKS, fold_ranks, parse_ranks
+from torchctl.text import HOST
 from torchctl.workers.ask.http import ResponseParser
 from torchctl.workers.ask.reply import Reply
-from torchctl.workers.endpoint import HOST
 from torchctl.workers.find.hostfile import read_hostfile
 from torchctl.workers.find.hostlist import parse_endpoints
 

@@ -1,4 +1,4 @@
-"""Text from workers made safe for a terminal."""
+"""Text that people read and type: made safe for a terminal, time spans, HOST:PORT."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import re
 # C0 and C1 controls, DEL, bidirectional overrides, line separators and lone surrogates:
 # what could move the cursor, recolour the screen, reorder a line or break the output's encoding.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+# What a host name, an IPv4 or an IPv6 address with its zone may hold; nothing a shell or a URL could misread.
+HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+_IN_BRACKETS = re.compile(r"\[([^\]]*)\]:(\d{1,5})")
+_PLAIN = re.compile(r"([^:\[\]]*):(\d{1,5})")
 
 
 def printable(text: str, *, keep_newlines: bool = False) -> str:
@@ -25,3 +31,37 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
     return _UNSAFE.sub(show, text)
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units: ``45s``, ``3m20s``, ``2h05m``, ``3d04h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def host_port(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_host_port(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+    Raises:
+        ValueError: no port, a port outside 1 to 65535, or a host with characters that no host has.
+    """
+    match = _IN_BRACKETS.fullmatch(text) or _PLAIN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not HOST:PORT; write node1:25000, or [::1]:25000 for IPv6")
+    host, port = match[1], int(match[2])
+    if not HOST.fullmatch(host) or host.startswith("-"):
+        raise ValueError(f"{host!r} is no host name or address")
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{port} is no TCP port: 1 to 65535")
+    return host, port

@@ -24,7 +24,7 @@ from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.operator.hosting import host_store
 from torchctl.storeutil.probe import probe_store
 from torchctl.storeutil.waiting import MOST_KEYS
-from torchctl.workers.endpoint import Endpoint
+from torchctl.text import host_port
 
 T = TypeVar("T")
 Operation = Callable[[OperatorStore, threading.Event], T]
@@ -43,19 +43,25 @@ def look_s(world_size: int) -> int:
 
 
 class StoreSession:
-    """A store at `endpoint`, connected on first use.
+    """The store at a host and port, connected on first use.
 
     Args:
         namespace: prefix of every key (torch's PrefixStore); empty for none.
         debug: let torch's C++ lines through to stderr.
     """
 
-    def __init__(self, endpoint: Endpoint, namespace: str = "", *, debug: bool = False) -> None:
-        self.endpoint = endpoint
+    def __init__(self, host: str, port: int, namespace: str = "", *, debug: bool = False) -> None:
+        self.port = port
         self.namespace = namespace
         self.debug = debug
         self._store: OperatorStore | None = None
+        self._host = host
         self._address: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Where the store is, for messages: HOST:PORT."""
+        return host_port(self._host, self.port)
 
     def probe(self, limit_s: float = CONNECT_S) -> None:
         """Make sure that a TCPStore answers within `limit_s` seconds, without torch.
@@ -63,9 +69,9 @@ class StoreSession:
         Raises:
             StoreUnreachableError: none does; the message says what does.
         """
-        where = f"the store {self.endpoint}"
+        where = f"the store {self.name}"
         try:
-            self._address = probe_store(self.endpoint.host, self.endpoint.port, limit_s)
+            self._address = probe_store(self._host, self.port, limit_s)
         except socket.gaierror as error:
             raise StoreUnreachableError(
                 f"{where}: the host name does not resolve", hint="check the spelling, or use the address"
@@ -76,14 +82,14 @@ class StoreSession:
             raise StoreUnreachableError(f"{where}: {error.strerror or error}") from error
 
     def host(self) -> None:
-        """Host the store in this process, at the endpoint's port, or at a free one if that is 0.
+        """Host the store in this process, at its port, or at a free one if that is 0.
 
         Raises:
             StoreError: the port is taken.
         """
         import_torch(debug=self.debug)
-        store = host_store(self.endpoint.port, CONNECT_S)
-        self.endpoint = Endpoint(host=self.endpoint.host, port=store.port)
+        store = host_store(self.port, CONNECT_S)
+        self.port = store.port
         self._address = "localhost"
         self._store = self._namespaced(store)
 
@@ -127,7 +133,7 @@ class StoreSession:
             before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
             if not done.wait(_SOON_S) and not (self._answers() and done.wait(WIND_UP_S)):
                 raise StoreInterruptedError(
-                    f"interrupted; the store {self.endpoint} does not answer, what was written stays"
+                    f"interrupted; the store {self.name} does not answer, what was written stays"
                 ) from None
             if not failure:
                 if not changes:
@@ -143,27 +149,27 @@ class StoreSession:
     def _unreadable(self, error: Exception) -> StoreError:
         """Return what to say about an answer that torch's client could not take apart, its length absurd perhaps."""
         return StoreError(
-            f"the store {self.endpoint} gave an answer that cannot be read: {_first_line(error)}",
+            f"the store {self.name} gave an answer that cannot be read: {_first_line(error)}",
             hint="what listens there may be no TCPStore, or one of another version",
         )
 
     def _silent(self, seconds: float) -> StoreTimeoutError:
         return StoreTimeoutError(
-            f"the store {self.endpoint} accepted the connection and gave no answer for {seconds:g} s",
+            f"the store {self.name} accepted the connection and gave no answer for {seconds:g} s",
             hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
         )
 
     def _answers(self) -> bool:
         """Whether the store answers at once."""
         try:
-            probe_store(self._address or self.endpoint.host, self.endpoint.port, _PROBE_S)
+            probe_store(self._address or self._host, self.port, _PROBE_S)
         except OSError:
             return False
         return True
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn what torch raises into our errors, with the endpoint."""
+        """Turn what torch raises into our errors, with the store's address."""
         try:
             yield
         except RuntimeError as error:
@@ -171,19 +177,18 @@ class StoreSession:
                 raise self._silent(ANSWER_S) from error
             if is_network_error(error) and self._answers():
                 raise StoreError(
-                    f"the store {self.endpoint} answers, but closed the connection over this request: "
-                    f"{_first_line(error)}",
+                    f"the store {self.name} answers, but closed the connection over this request: {_first_line(error)}",
                     hint="a store refuses values over 8 MiB, and to add to what is no number",
                 ) from error
             if is_network_error(error):
                 raise StoreUnreachableError(
-                    f"the store {self.endpoint} was lost: {_first_line(error)}",
+                    f"the store {self.name} was lost: {_first_line(error)}",
                     hint="the process that hosted it has ended, or closed the connection; look at its log",
                 ) from error
             if isinstance(error, NotImplementedError):
-                raise StoreError(f"the store {self.endpoint} does not know this: {_first_line(error)}") from error
+                raise StoreError(f"the store {self.name} does not know this: {_first_line(error)}") from error
             if is_timeout(error):
-                raise StoreTimeoutError(f"the store {self.endpoint}: {_first_line(error)}") from error
+                raise StoreTimeoutError(f"the store {self.name}: {_first_line(error)}") from error
             raise
         except (MemoryError, OverflowError, ValueError) as error:
             if isinstance(error, StoreError):
@@ -196,7 +201,7 @@ class StoreSession:
 
             store = TCPStore(
                 host_name=self._address,
-                port=self.endpoint.port,
+                port=self.port,
                 is_master=False,
                 timeout=timedelta(seconds=CONNECT_S),
                 wait_for_workers=False,

@@ -21,7 +21,7 @@ from tests.eventually import wait_until
 from tests.http_client import connect, post, raw
 from tests.processes import python
 from torchctl.cli import cli
-from torchctl.commands.completing import handler_names
+from torchctl.commands.call import handler_names
 from torchctl.errors import (
     AccessDeniedError,
     CertificateError,

@@ -12,7 +12,6 @@ import pytest
 
 from tests.stores import host_store
 from torchctl.storeutil.operator.session import StoreSession
-from torchctl.workers.endpoint import Endpoint
 
 pytestmark = pytest.mark.torch
 
@@ -23,7 +22,7 @@ def session() -> Iterator[StoreSession]:
     server = host_store()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield StoreSession(Endpoint(host="127.0.0.1", port=server.port))
+    yield StoreSession("127.0.0.1", server.port)
     for number, handler in before.items():
         signal.signal(number, handler)
 

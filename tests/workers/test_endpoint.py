@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchctl.workers.endpoint import Endpoint, parse_host_port
+from torchctl.workers.endpoint import Endpoint, parse_endpoint
 
 
 @pytest.mark.parametrize(
@@ -10,7 +10,7 @@ from torchctl.workers.endpoint import Endpoint, parse_host_port
     [("node1:25000", "node1", 25000), ("127.0.0.1:1", "127.0.0.1", 1), ("[::1]:65535", "::1", 65535)],
 )
 def test_host_and_port(text: str, host: str, port: int) -> None:
-    endpoint = parse_host_port(text)
+    endpoint = parse_endpoint(text)
     assert (endpoint.host, endpoint.port, str(endpoint)) == (host, port, text)
 
 
@@ -32,7 +32,7 @@ def test_host_and_port(text: str, host: str, port: int) -> None:
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        parse_host_port(text)
+        parse_endpoint(text)
 
 
 def test_a_path_is_shown_as_it_is() -> None:

@@ -23,7 +23,6 @@ from torchctl.cli import cli
 from torchctl.errors import NoWorkersError, StoreTimeoutError, StoreUnreachableError
 from torchctl.server import WorkerServer
 from torchctl.server.guest.registration import claim, url_of
-from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.find.store import read_store
 
 pytestmark = pytest.mark.torch
@@ -148,7 +147,7 @@ def test_what_is_no_store_is_said_in_time(serve: bytes | None, words: str) -> No
         listener.bind(("127.0.0.1", 0))
         if serve is not None:
             listener.listen()
-        address = Endpoint(host="127.0.0.1", port=listener.getsockname()[1])
+        address = ("127.0.0.1", listener.getsockname()[1])
         began = time.monotonic()
         with pytest.raises(StoreUnreachableError, match=words):
             if serve:
@@ -167,8 +166,7 @@ def test_what_is_no_store_is_said_in_time(serve: bytes | None, words: str) -> No
 def test_loading_torch_is_not_taken_for_a_silent_store(store: Any) -> None:
     code = (
         "import sys, time\nfrom torchctl.workers.find.store import read_store\n"
-        "from torchctl.workers.endpoint import Endpoint\n"
-        "read_store(Endpoint(host='127.0.0.1', port=int(sys.argv[1])), 'debug_server', time.monotonic() + 0.5)\n"
+        "read_store(('127.0.0.1', int(sys.argv[1])), 'debug_server', time.monotonic() + 0.5)\n"
     )
     command = [sys.executable, "-c", code, str(store.port)]  # where torch is not loaded yet, which takes over a second
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
@@ -188,7 +186,7 @@ def test_a_store_that_falls_silent_after_its_sign_of_life_is_a_timeout() -> None
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        address = Endpoint(host="127.0.0.1", port=listener.getsockname()[1])
+        address = ("127.0.0.1", listener.getsockname()[1])
         with pytest.raises(StoreTimeoutError, match=r"gave no answer for 0\.\d+ s"):
             read_store(address, "debug_server", time.monotonic() + 0.5)
         listener.shutdown(socket.SHUT_RDWR)
@@ -201,7 +199,7 @@ def test_a_store_that_falls_silent_after_its_sign_of_life_is_a_timeout() -> None
 def test_nobody_registered_is_not_waited_for(store: Any) -> None:
     began = time.monotonic()
     with pytest.raises(NoWorkersError):
-        read_store(Endpoint(host="127.0.0.1", port=store.port), "debug_server", time.monotonic() + 20)
+        read_store(("127.0.0.1", store.port), "debug_server", time.monotonic() + 20)
     assert time.monotonic() - began < 5
 
 

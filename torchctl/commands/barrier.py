@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import click
 
 from torchctl.commands.store_options import (
-    ask,
+    confirm,
     debug_asked,
     json_option,
     open_session,
@@ -29,7 +29,6 @@ from torchctl.storeutil.operator.hosting import stay_until_left
 from torchctl.storeutil.operator.session import StoreSession, look_s
 from torchctl.storeutil.sockets import is_local
 from torchctl.text import printable
-from torchctl.workers.endpoint import Endpoint
 
 
 @click.command("barrier", short_help="Join a barrier of the job, see who is missing, or let the others go.")
@@ -53,7 +52,7 @@ from torchctl.workers.endpoint import Endpoint
 @yes_option
 @json_option
 def command(
-    endpoint: Endpoint | None,
+    address: tuple[str, int] | None,
     world_size: int,
     rank: int | None,
     key_prefix: str,
@@ -79,9 +78,9 @@ def command(
         raise click.UsageError(f"--rank {rank} is not below --world-size {world_size}")
     if count > world_size:
         raise click.UsageError(f"--count {count} is over --world-size {world_size}")
-    if endpoint is None and not serve:
+    if address is None and not serve:
         raise click.UsageError("--store HOST:PORT is missing; --serve hosts a store here")
-    session, hosted = _session(endpoint, namespace, serve, as_json)
+    session, hosted = _session(address, namespace, serve, as_json)
     if status:
         _status(session, world_size, key_prefix, as_json)
     elif release:
@@ -93,31 +92,31 @@ def command(
         _join(session, world_size, key_prefix, timeout_s, rank, count, as_json)
 
 
-def _session(endpoint: Endpoint | None, namespace: str, serve: bool, as_json: bool) -> tuple[StoreSession, bool]:
+def _session(address: tuple[str, int] | None, namespace: str, serve: bool, as_json: bool) -> tuple[StoreSession, bool]:
     """Return the session, and whether its store lives in this process."""
-    if endpoint is None:
-        session = StoreSession(Endpoint(host=socket.gethostname()), namespace, debug=debug_asked())
+    if address is None:
+        session = StoreSession(socket.gethostname(), 0, namespace, debug=debug_asked())
     else:
         try:
-            return open_session(endpoint, namespace), False
+            return open_session(address, namespace), False
         except StoreUnreachableError as error:
             if not serve or not isinstance(error.__cause__, ConnectionRefusedError):
                 raise
-            if not is_local(endpoint.host):
+            if not is_local(address[0]):
                 raise StoreUnreachableError(
-                    f"{error}; --serve hosts a store on this host only, and {endpoint.host} is another"
+                    f"{error}; --serve hosts a store on this host only, and {address[0]} is another"
                 ) from error
-        session = StoreSession(endpoint, namespace, debug=debug_asked())
+        session = StoreSession(*address, namespace, debug=debug_asked())
     try:
         session.host()
     except StoreError as error:
-        if endpoint is None:
+        if address is None:
             raise
         try:
-            return open_session(endpoint, namespace), False  # somebody else was asked to serve, a moment earlier
+            return open_session(address, namespace), False  # somebody else was asked to serve, a moment earlier
         except StoreUnreachableError:
             raise error from None
-    click.echo(f"hosting the store {session.endpoint}", err=endpoint is not None or as_json)
+    click.echo(f"hosting the store {session.name}", err=address is not None or as_json)
     return session, True
 
 
@@ -132,7 +131,7 @@ def _hosting(session: StoreSession) -> Iterator[None]:
             raise
         _stay(session)
     except StoreInterruptedError as error:
-        raise StoreInterruptedError(f"{error}; the store {session.endpoint} ends with this process") from error
+        raise StoreInterruptedError(f"{error}; the store {session.name} ends with this process") from error
 
 
 def _stay(session: StoreSession, before: str = "") -> None:
@@ -140,7 +139,7 @@ def _stay(session: StoreSession, before: str = "") -> None:
         click.echo(f"hosting the store for {others} more to leave", err=True)
 
     try:
-        stay_until_left(session.endpoint.port, show)
+        stay_until_left(session.port, show)
     except KeyboardInterrupt:
         raise StoreInterruptedError(f"{before}interrupted before everybody had left") from None
 
@@ -154,7 +153,7 @@ def _release(session: StoreSession, world_size: int, key_prefix: str, yes: bool,
     state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size), limit_s=look_s(world_size))
     if not yes and state.ranks.arrived and not state.released:
         click.echo(barrier_line(state), err=True)
-        ask("Let those who wait go without the others?")
+        confirm("Let those who wait go without the others?")
     key = session.run(lambda store, stop: release_barrier(store, key_prefix), changes=True)
     name = f"{session.namespace}/{key}" if session.namespace else key
     if as_json:

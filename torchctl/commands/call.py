@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import sys
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -14,16 +15,35 @@ from torchctl.commands.options import worker_options
 from torchctl.files import write_file
 from torchctl.render.failures import failures_json
 from torchctl.text import printable
+from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.ask.reply import Reply
-from torchctl.workers.questions.basic import call_question
+from torchctl.workers.questions.basic import ask_names, call_question
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[object]:
-    from torchctl.commands.completing import handler_names
+# Of the half second that a Tab may take, the interpreter's start takes a good part.
+_COMPLETION_S = 0.25
+_MOST_COMPLETED = 64  # workers asked
 
-    return list(handler_names(ctx, param, incomplete))
+
+def handler_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the names of the live workers' handlers that begin so, for the shell; none if anything goes wrong."""
+    from click.shell_completion import CompletionItem
+
+    with contextlib.suppress(Exception):
+        return [CompletionItem(name) for name in _live_names(ctx.params) if name.startswith(incomplete)]
+    return []
+
+
+def _live_names(params: dict[str, Any]) -> list[str]:
+    hosts = tuple(endpoint for endpoints in params.get("host") or () for endpoint in endpoints)
+    token_file, ca = params.get("token_file") or "", params.get("ca") or ""
+    targets = Targets(params.get("socket") or (), hosts, timeout_s=_COMPLETION_S, token_file=token_file, ca=ca)
+    outcomes = ask_all(targets.endpoints()[:_MOST_COMPLETED], ask_names, targets.deadline)
+    return sorted({name for outcome in outcomes if outcome.value is not None for name in outcome.value.names})
 
 
 def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -39,7 +59,7 @@ def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 
 @click.command()
-@click.argument("name", shell_complete=_complete_name)
+@click.argument("name", shell_complete=handler_names)
 @click.option("-p", "params", metavar="KEY=VALUE", multiple=True, callback=_parameters, help="A parameter. Repeatable.")
 @click.option("--body", type=click.File("rb"), help="Send this file, or - for stdin, as the request's body.")
 @click.option("--output", metavar="FILE", help="Write the answer here; FILE.rankN of several workers.")

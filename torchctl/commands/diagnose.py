@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchctl.commands.options import Seconds, worker_options
+from torchctl.commands.options import worker_options
+from torchctl.commands.types import Seconds
 from torchctl.errors import EXIT_FAILED, EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, TorchctlError
 from torchctl.text import printable
 from torchctl.workers.targets import Targets

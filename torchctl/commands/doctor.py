@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from torchctl import protocol
-from torchctl.commands.options import Seconds, SocketPath, format_options
+from torchctl.commands.options import format_options
+from torchctl.commands.types import Seconds, SocketPath
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError
 from torchctl.text import printable
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option("--output", type=click.Path(), metavar="FILE", help="Also save the dump's raw bytes.")
 @worker_options
-@click.option("--file", "options", multiple=True, type=click.Path(), metavar="DUMP", help="A dump's file.")
+@click.option("--file", "more", multiple=True, type=click.Path(), metavar="DUMP", help="A dump's file.")
 @click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE|DIR]...")
 def command(
     targets: Targets,
@@ -58,7 +58,7 @@ def command(
     group: str | None,
     last: int,
     output: str | None,
-    options: tuple[str, ...],
+    more: tuple[str, ...],
     files: tuple[str, ...],
 ) -> int:
     """Show what the flight recorder (NCCL's, gloo's or another) holds, rank by rank.
@@ -67,7 +67,7 @@ def command(
     workers. Nothing in a dump is ever executed. By default the active operations and the last 20 are shown.
     """
     choice = Choice(last, group, only_active, not no_collectives, not no_stacktraces)
-    paths = _dumps_of([*files, *options])
+    paths = _dumps_of([*files, *more])
     if paths and (targets.names_any() or targets.ranks is not None):
         raise click.UsageError("--socket, --host and --ranks ask live workers; a FILE is read without them")
 
@@ -78,7 +78,7 @@ def command(
         return raw
 
     # A few dumps need no NumPy, which takes 50 ms to import; without it a folder is read one by one as well.
-    table = any(map(os.path.isdir, [*files, *options])) and find_spec("numpy") is not None
+    table = any(map(os.path.isdir, [*files, *more])) and find_spec("numpy") is not None
     with collector_off():
         with _importing_ahead(targets.as_json):  # while children boot and decode
             decoded, failures = (_by_table if table else _one_by_one)(take)

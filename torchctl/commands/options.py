@@ -2,117 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from torchctl import protocol
+from torchctl.commands.types import Host, Nodes, Pids, Ranks, Seconds, SocketPath, Store
 from torchctl.errors import TorchctlError
-from torchctl.ranks import parse_ranks
-from torchctl.workers.endpoint import Endpoint, parse_host_port
 from torchctl.workers.targets import Targets
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from torchctl.workers.ask.fanout import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Host(click.ParamType[tuple[Endpoint, ...]]):
-    """HOST:PORT, or a list of them in ClusterShell's grammar."""
-
-    name = "HOST:PORT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Endpoint, ...]:
-        if isinstance(value, tuple):
-            return value
-        if "," not in value and ("[" not in value or value.startswith("[")):
-            return (_checked(self, parse_host_port, value, param, ctx),)
-        from torchctl.workers.find.hostlist import parse_endpoints
-
-        return tuple(_checked(self, parse_endpoints, value, param, ctx))
-
-
-class Store(click.ParamType[Endpoint]):
-    """A store's HOST:PORT."""
-
-    name = "HOST:PORT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
-        return value if isinstance(value, Endpoint) else _checked(self, parse_host_port, value, param, ctx)
-
-
-class Nodes(click.ParamType[tuple[str, ...]]):
-    """A list of hosts in ClusterShell's grammar."""
-
-    name = "HOSTS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        from torchctl.workers.find.hostlist import parse_hosts
-
-        return tuple(_checked(self, parse_hosts, value, param, ctx))
-
-
-class Pids(click.ParamType[tuple[int, ...]]):
-    """PID[,PID...]."""
-
-    name = "PID[,PID...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        words = value.split(",")
-        if not all(len(word) < 9 and word.isascii() and word.isdigit() and int(word) > 0 for word in words):
-            self.fail(f"{value!r} is no list of process ids", param, ctx)
-        return tuple(map(int, words))
-
-
-class Ranks(click.ParamType[list[int]]):
-    """A list of ranks, 0,3-7."""
-
-    name = "RANKS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        return value if isinstance(value, list) else _checked(self, parse_ranks, value, param, ctx)
-
-
-class Seconds(click.ParamType[float]):
-    """A time span of more than zero seconds, at most a day."""
-
-    name = "SECONDS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            seconds = float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
-        if not (math.isfinite(seconds) and 0 < seconds <= 86400):
-            self.fail(f"{value!r} is not between 0 and 86400 seconds", param, ctx)
-        return seconds
-
-
-class SocketPath(click.ParamType[str]):
-    """A socket's path, or a folder of sockets."""
-
-    name = "PATH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not value or "\0" in value:
-            self.fail("a path cannot be empty", param, ctx)
-        return str(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from torchctl.commands.completing import socket_paths
-
-        return socket_paths(incomplete)
 
 
 def worker_options(function: F) -> F:
@@ -253,17 +158,3 @@ def format_options() -> list[Callable[[F], F]]:
         ),
         click.option("--json", is_flag=True, help="Short for --format json."),
     ]
-
-
-def _checked(
-    kind: click.ParamType[Any],
-    parse: Callable[[str], Any],
-    value: str,
-    param: click.Parameter | None,
-    ctx: click.Context | None,
-) -> Any:
-    try:
-        return parse(value)
-    except ValueError as error:
-        fail: Callable[..., NoReturn] = kind.fail
-        fail(str(error), param, ctx)

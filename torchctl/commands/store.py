@@ -8,7 +8,7 @@ import threading
 import click
 
 from torchctl.commands.store_options import (
-    ask,
+    confirm,
     json_option,
     open_session,
     prefix_option,
@@ -35,7 +35,6 @@ from torchctl.storeutil.operator.reading import list_keys, read_values, wait_for
 from torchctl.storeutil.operator.session import ANSWER_S, StoreSession
 from torchctl.storeutil.operator.values import as_counter, classify, preview
 from torchctl.text import printable
-from torchctl.workers.endpoint import Endpoint
 
 # Values in one reading by `keys --all`, of 8 MiB each at most: more while they are small, and with time enough for all.
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
@@ -54,12 +53,12 @@ def command() -> None:
 @click.argument("pattern", required=False)
 @click.option("--all", "show_all", is_flag=True, help="Every key on a line of its own: key, kind, value.")
 @json_option
-def keys(endpoint: Endpoint, namespace: str, pattern: str | None, show_all: bool, as_json: bool) -> None:
+def keys(address: tuple[str, int], namespace: str, pattern: str | None, show_all: bool, as_json: bool) -> None:
     """List the keys, those that belong together on one line, with what torch means by them.
 
     PATTERN selects keys by shell wildcards: 'b*/num_members'.
     """
-    session = open_session(endpoint, namespace)
+    session = open_session(address, namespace)
 
     def listed(store: OperatorStore) -> list[str]:
         found = list_keys(store)
@@ -96,14 +95,14 @@ def keys(endpoint: Endpoint, namespace: str, pattern: str | None, show_all: bool
 @click.option("--wait", "wait", is_flag=True, help="Wait for the key if it is absent.")
 @timeout_option(300)
 @json_option
-def get(endpoint: Endpoint, namespace: str, key: str, wait: bool, timeout_s: float, as_json: bool) -> None:
+def get(address: tuple[str, int], namespace: str, key: str, wait: bool, timeout_s: float, as_json: bool) -> None:
     """Print the value of KEY: text and counters as they are, pickled objects as their structure, else hex."""
-    session = open_session(endpoint, namespace)
+    session = open_session(address, namespace)
     if wait:
         _wait(session, [key], timeout_s)
     value = _read(session, key)
     if value is None:
-        raise KeyAbsentError(f"{printable(key)} is absent from the store {endpoint}")
+        raise KeyAbsentError(f"{printable(key)} is absent from the store {session.name}")
     if as_json:
         click.echo(document("store.get", value_json(value, key)))
     else:
@@ -116,10 +115,10 @@ def get(endpoint: Endpoint, namespace: str, key: str, wait: bool, timeout_s: flo
 @click.argument("key", callback=unicode_only)
 @click.argument("value")
 @yes_option
-def set_(endpoint: Endpoint, namespace: str, key: str, value: str, yes: bool) -> None:
+def set_(address: tuple[str, int], namespace: str, key: str, value: str, yes: bool) -> None:
     """Set KEY to VALUE, to the content of @FILE, or to standard input (-)."""
     data = read_value(value)
-    session = open_session(endpoint, namespace)
+    session = open_session(address, namespace)
     old = _read(session, key)
     _ask(key, "set", yes)
     session.run(lambda store, stop: store.set(key, data), changes=True)
@@ -132,9 +131,9 @@ def set_(endpoint: Endpoint, namespace: str, key: str, value: str, yes: bool) ->
 @prefix_option
 @click.argument("key", callback=unicode_only)
 @click.argument("amount", metavar="N", type=click.IntRange(-(2**62), 2**62))
-def add(endpoint: Endpoint, namespace: str, key: str, amount: int) -> None:
+def add(address: tuple[str, int], namespace: str, key: str, amount: int) -> None:
     """Add N to the counter KEY, which starts at 0. Write -- before a negative N."""
-    session = open_session(endpoint, namespace)
+    session = open_session(address, namespace)
 
     def checked_add(store: OperatorStore, stop: threading.Event) -> tuple[int, bytes | None]:
         # A server told to add to what is no number closes the connection.
@@ -157,12 +156,12 @@ def add(endpoint: Endpoint, namespace: str, key: str, amount: int) -> None:
 @prefix_option
 @click.argument("key", callback=unicode_only)
 @yes_option
-def delete(endpoint: Endpoint, namespace: str, key: str, yes: bool) -> None:
+def delete(address: tuple[str, int], namespace: str, key: str, yes: bool) -> None:
     """Delete KEY."""
-    session = open_session(endpoint, namespace)
+    session = open_session(address, namespace)
     old = _read(session, key)
     if old is None:
-        raise KeyAbsentError(f"{printable(key)} is absent from the store {endpoint}; nothing was deleted")
+        raise KeyAbsentError(f"{printable(key)} is absent from the store {session.name}; nothing was deleted")
     _ask(key, "delete", yes)
     if not session.run(lambda store, stop: store.delete_key(key), changes=True):
         raise KeyAbsentError(f"{printable(key)} vanished before it could be deleted")
@@ -174,9 +173,9 @@ def delete(endpoint: Endpoint, namespace: str, key: str, yes: bool) -> None:
 @prefix_option
 @click.argument("key_list", metavar="KEY...", nargs=-1, required=True, callback=unicode_only)
 @timeout_option(300)
-def wait(endpoint: Endpoint, namespace: str, key_list: tuple[str, ...], timeout_s: float) -> None:
+def wait(address: tuple[str, int], namespace: str, key_list: tuple[str, ...], timeout_s: float) -> None:
     """Wait until every KEY exists."""
-    elapsed_s = _wait(open_session(endpoint, namespace), list(key_list), timeout_s)
+    elapsed_s = _wait(open_session(address, namespace), list(key_list), timeout_s)
     click.echo(f"there after {elapsed_s:.2f} s: {printable(', '.join(key_list))}")
 
 
@@ -199,7 +198,7 @@ def _ask(key: str, verb: str, yes: bool) -> None:
     meaning = family_of(key)
     if meaning is not None and not yes:
         question = f"{printable(key)} is torch's own ({meaning}). {verb.capitalize()} it?"
-        ask(question)
+        confirm(question)
 
 
 def _old(value: bytes) -> str:

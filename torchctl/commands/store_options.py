@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from torchctl.commands.options import Seconds, Store
+from torchctl.commands.types import Seconds, Store
 from torchctl.errors import StoreError
 from torchctl.storeutil.operator.session import StoreSession
 from torchctl.text import printable
-from torchctl.workers.endpoint import Endpoint
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -20,7 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def store_option(*, required: bool = True) -> Callable[[Function], Function]:
     return click.option(
         "--store",
-        "endpoint",
+        "address",
         type=Store(),
         required=required,
         envvar="TORCHCTL_STORE",
@@ -62,13 +61,13 @@ def timeout_option(default_s: float) -> Callable[[Function], Function]:
     )
 
 
-def open_session(endpoint: Endpoint, namespace: str) -> StoreSession:
+def open_session(address: tuple[str, int], namespace: str) -> StoreSession:
     """Return a session on the store, which must answer now; torch is not imported yet.
 
     Raises:
         StoreUnreachableError: no TCPStore answers.
     """
-    session = StoreSession(endpoint, namespace, debug=debug_asked())
+    session = StoreSession(*address, namespace, debug=debug_asked())
     session.probe()
     return session
 
@@ -78,7 +77,7 @@ def debug_asked() -> bool:
     return bool(getattr(click.get_current_context().find_root().command, "debug", False))
 
 
-def ask(question: str) -> None:
+def confirm(question: str) -> None:
     """Ask before something is written.
 
     Raises:

@@ -23,7 +23,6 @@ from torchctl.render.json import document
 from torchctl.render.waiting import WaitLine
 from torchctl.storeutil.operator.session import look_s
 from torchctl.storeutil.operator.synchronize import join_exchange
-from torchctl.workers.endpoint import Endpoint
 
 
 @click.command("synchronize", short_help="Publish a rank's data through the store and get everybody's.")
@@ -47,7 +46,7 @@ from torchctl.workers.endpoint import Endpoint
 @click.option("--overwrite", is_flag=True, help="Publish although there is data under our rank.")
 @json_option
 def command(
-    endpoint: Endpoint,
+    address: tuple[str, int],
     rank: int,
     world_size: int,
     data_text: str,
@@ -65,7 +64,7 @@ def command(
     if rank >= world_size:
         raise click.UsageError(f"--rank {rank} is not below --world-size {world_size}")
     data = read_value(data_text)
-    session = open_session(endpoint, namespace)
+    session = open_session(address, namespace)
     line = WaitLine()
 
     def show(missing: list[int], elapsed_s: float) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from torchctl.commands.finish import finish
-from torchctl.commands.options import Seconds, worker_options
+from torchctl.commands.options import worker_options
+from torchctl.commands.types import Seconds
 from torchctl.errors import TorchctlError
 from torchctl.render.failures import failures_json, reasons
 from torchctl.reports.stacks import Choice, JobStacks, ask_stacks, merge_jobs, read_stacks
@@ -32,7 +33,7 @@ from torchctl.workers.targets import Targets
 )
 @click.option("--interval", type=Seconds(), default=1.0, show_default=True, help="Pause between two samples.")
 @worker_options
-@click.option("--file", "options", multiple=True, type=click.Path(), metavar="PATH", help="A file or folder of stacks.")
+@click.option("--file", "more", multiple=True, type=click.Path(), metavar="PATH", help="A file or folder of stacks.")
 @click.argument("files", nargs=-1, type=click.Path(), metavar="[PATH]...")
 def command(
     targets: Targets,
@@ -42,7 +43,7 @@ def command(
     full: bool,
     samples: int,
     interval: float,
-    options: tuple[str, ...],
+    more: tuple[str, ...],
     files: tuple[str, ...],
 ) -> None:
     """Show where every worker stands in its Python code.
@@ -53,7 +54,7 @@ def command(
     read instead: a folder with traceback_rank_N.txt files, or such a file (faulthandler's text or py-spy's).
     """
     choice = Choice(all_threads, thread, samples, interval)
-    paths = [*files, *options]
+    paths = [*files, *more]
     if paths and (targets.names_any() or targets.ranks is not None or samples > 1):
         raise click.UsageError("options that ask live workers do not go with a PATH")
     if paths:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from torchctl.process.lastword import LastWord
 from torchctl.render.console import text
-from torchctl.text import printable
+from torchctl.text import duration, printable
 from torchctl.workers.ask.reply import degraded_words
 from torchctl.workers.endpoint import RUNTIME_FOLDER, Endpoint
 from torchctl.workers.questions.info import WorkerInfo
@@ -113,18 +113,6 @@ def died_lines(words: Sequence[LastWord], shown: int = 20) -> list[str]:
 def died_json(words: Sequence[LastWord]) -> list[dict[str, Any]]:
     """Return the workers that died, for JSON."""
     return [word._asdict() for word in words]
-
-
-def duration(seconds: float) -> str:
-    """Return a time span in its two largest units: ``45s``, ``3m20s``, ``2h05m``, ``3d04h``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
 def ps_json(survey: Survey[WorkerInfo]) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def _identity(report: Report) -> None:
         report.facts.append(("job", about.job_id))
     up, fields = read("/proc/uptime").split(), stat_fields(f"/proc/{report.pid}/stat")
     if up and len(fields) > 19:
-        from torchctl.render.ps import duration
+        from torchctl.text import duration
 
         report.facts.append(("up", duration(float(up[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))))
 

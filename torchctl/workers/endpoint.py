@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
-# What may stand in a host name, an IPv4 or an IPv6 address with its zone; nothing a shell or a URL could misread.
-HOST = re.compile(r"[A-Za-z0-9._:%-]+")
-_IN_BRACKETS = re.compile(r"\[([^\]]*)\]:(\d{1,5})")
-_PLAIN = re.compile(r"([^:\[\]]*):(\d{1,5})")
+from torchctl.text import host_port, parse_host_port
 
 RUNTIME_FOLDER = "runtime folder"  # the source of workers that nobody had to name
 
@@ -51,7 +47,7 @@ class Endpoint:
             return self.path
         if self.pid is not None:
             return f"pid {self.pid}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
 
 def is_loopback(host: str) -> bool:
@@ -64,18 +60,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def parse_host_port(text: str) -> Endpoint:
-    """Return the endpoint of ``HOST:PORT`` or ``[IPV6]:PORT``.
-
-    Raises:
-        ValueError: no port, a port outside 1 to 65535, or a host with characters that no host has.
-    """
-    match = _IN_BRACKETS.fullmatch(text) or _PLAIN.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not HOST:PORT; write node1:25000, or [::1]:25000 for IPv6")
-    host, port = match[1], int(match[2])
-    if not HOST.fullmatch(host) or host.startswith("-"):
-        raise ValueError(f"{host!r} is no host name or address")
-    if not 1 <= port <= 65535:
-        raise ValueError(f"{port} is no TCP port: 1 to 65535")
+def parse_endpoint(text: str) -> Endpoint:
+    """Return the endpoint of ``HOST:PORT``; raises as `text.parse_host_port`."""
+    host, port = parse_host_port(text)
     return Endpoint(host=host, port=port)

@@ -32,7 +32,8 @@ class Targets:
         nodes: other hosts, given with --nodes; `via` is how they are reached, `remote` torchctl's path there.
         pids: processes without a server, given with --pid.
         user: a user's name, or "all": the workers of their runtime folders.
-        store: the job's TCPStore given with --store; `prefix` of its keys; `trust_store`: its workers get the token.
+        store: host and port of the job's TCPStore, given with --store; `prefix` of its keys.
+        trust_store: the workers that the store names get the token.
         token_file: path of the file with the token, "" for none.
         ca: path of the authorities that vouch for workers on TCP, which are then spoken to in TLS; "" for plain HTTP.
         job: only workers of this job.
@@ -53,7 +54,7 @@ class Targets:
     remote: str = "torchctl"
     pids: tuple[int, ...] = ()
     user: str | None = None
-    store: Endpoint | None = None
+    store: tuple[str, int] | None = None
     prefix: str = protocol.STORE_PREFIX
     trust_store: bool = False
     token_file: str = ""

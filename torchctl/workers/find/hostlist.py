@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 from torchctl.errors import TorchctlError
-from torchctl.workers.endpoint import HOST, Endpoint, parse_host_port
+from torchctl.text import HOST
+from torchctl.workers.endpoint import Endpoint, parse_endpoint
 
 MAX_HOSTS = 1_000_000
 _IPV6 = re.compile(r"\[[^\[\]]*:[^\[\]]*\]:\d{1,5}")
@@ -30,9 +31,9 @@ def parse_endpoints(text: str) -> list[Endpoint]:
         NoClusterShellError: it is a list, and ClusterShell is missing.
     """
     if not is_list(text):
-        return [parse_host_port(text)]
+        return [parse_endpoint(text)]
     plain, numeric = _parted(text)
-    return [parse_host_port(name) for name in [*(_unfolded(plain) if plain else []), *numeric]]
+    return [parse_endpoint(name) for name in [*(_unfolded(plain) if plain else []), *numeric]]
 
 
 def parse_hosts(text: str) -> list[str]:

@@ -21,7 +21,8 @@ from torchctl.errors import NoWorkersError, StoreError, WorkerError
 from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.operator.reading import list_keys, read_values
 from torchctl.storeutil.operator.session import StoreSession, import_torch
-from torchctl.workers.endpoint import Endpoint, is_loopback, parse_host_port
+from torchctl.text import host_port
+from torchctl.workers.endpoint import Endpoint, is_loopback, parse_endpoint
 
 _URL = re.compile(r"http(s?)://(\S+:\d{1,5})")
 _MAX_RANKS = 200_000
@@ -52,11 +53,13 @@ class Registered:
     loading_s: float = 0.0
 
 
-def read_store(store: Endpoint, prefix: str, deadline: float, *, trusted: bool = False, ca: str = "") -> Registered:
+def read_store(
+    store: tuple[str, int], prefix: str, deadline: float, *, trusted: bool = False, ca: str = ""
+) -> Registered:
     """Return the workers registered in a TCPStore, by rank.
 
     Args:
-        store: its address.
+        store: its host and port.
         prefix: of the keys; torch's own is ``debug_server``.
         deadline: `time.monotonic` seconds; loading torch is not counted.
         trusted: the operator lets these workers have the token, over TLS or on loopback.
@@ -67,7 +70,7 @@ def read_store(store: Endpoint, prefix: str, deadline: float, *, trusted: bool =
         StoreUnreachableError, StoreTimeoutError: there is no store, or it does not answer.
         StoreError: torch is missing, or the keys cannot be read.
     """
-    session = StoreSession(store)
+    session = StoreSession(*store)
     session.probe(max(_LEAST_S, deadline - time.monotonic()))
     began = time.monotonic()
     import_torch(debug=False)
@@ -76,14 +79,14 @@ def read_store(store: Endpoint, prefix: str, deadline: float, *, trusted: bool =
     found = session.run(lambda client, _: _entries(client, prefix), limit_s=left)
     if not found:
         raise NoWorkersError(
-            f"no worker is registered in the store {store} under {prefix}/",
+            f"no worker is registered in the store {host_port(*store)} under {prefix}/",
             hint="a worker registers when its server listens on TCP: set TORCHCTL_WORKER_PORT in the job's environment",
         )
-    return Registered(*_checked(found, store, prefix, trusted, ca), loading_s)
+    return Registered(*_checked(found, host_port(*store), prefix, trusted, ca), loading_s)
 
 
 def _checked(
-    found: dict[int, tuple[str, str]], store: Endpoint, prefix: str, trusted: bool, ca: str
+    found: dict[int, tuple[str, str]], store: str, prefix: str, trusted: bool, ca: str
 ) -> tuple[list[Endpoint], list[WorkerError]]:
     endpoints, errors = [], list[WorkerError]()
     for rank, (value, about) in sorted(found.items()):
@@ -91,7 +94,7 @@ def _checked(
         try:
             if match is None:
                 raise ValueError("it is not http://HOST:PORT")
-            endpoint = parse_host_port(match[2])
+            endpoint = parse_endpoint(match[2])
             if match[1] and not ca:
                 raise ValueError("it speaks TLS; name the authority of its certificate with --ca")
         except ValueError as error:
