@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from torchctl import protocol
-from torchctl.protocol.launchers import Place, job_in, place_in
+from torchctl.protocol.launchers import JobPlace, job_in, place_in
 from torchctl.server.guest import step, torchlink
 
 
-def place() -> Place:
+def place() -> JobPlace:
     """Return rank, local rank and world size: torch.distributed's, else the launcher's."""
     rank, local_rank, world_size = place_in(os.environ)
     dist = torchlink.distributed()
@@ -18,7 +18,7 @@ def place() -> Place:
             rank, world_size = int(dist.get_rank()), int(dist.get_world_size())
         except Exception:  # destroyed between the question and the answer
             pass
-    return Place(rank, local_rank, world_size)
+    return JobPlace(rank, local_rank, world_size)
 
 
 def job_id() -> str | None:

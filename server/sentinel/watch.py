@@ -57,7 +57,7 @@ class Watch:
         self._since = 0.0  # the first of them, seconds since the epoch
         self._probe = 0
         self._probed_at: float | None = None
-        self._before: tuple[Sample, memory.Group] | None = None
+        self._before: tuple[Sample, memory.ControlGroup] | None = None
         poll.register(link, select.POLLIN)
 
     @property
@@ -142,7 +142,7 @@ class Watch:
             found = [Reason("unknown", f"no answer for {silent_s:.0f} s; its server thread {doing}")]
         self.state.degraded = Degraded(self._since, tuple(found), server_waits(found))
 
-    def _sample(self, *, everything: bool) -> tuple[Sample, memory.Group]:
+    def _sample(self, *, everything: bool) -> tuple[Sample, memory.ControlGroup]:
         pid = self._worker.pid
         tids = None
         if not everything and self._before is not None:

@@ -26,7 +26,7 @@ from torchctl.storeutil.waiting import INTERRUPTIBLE_S, MOST_KEYS, Deadline, abs
 
 PROGRESS_S = 0.5
 
-Progress = Callable[[int, float], None]  # (arrived, elapsed seconds)
+OnArrival = Callable[[int, float], None]  # (arrived, elapsed seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def join_barrier(
     stop: threading.Event,
     rank: int | None = None,
     count: int = 1,
-    progress: Progress = lambda arrived, elapsed_s: None,
+    progress: OnArrival = lambda arrived, elapsed_s: None,
 ) -> float:
     """Arrive at a barrier for `count` ranks and wait until it is complete; return the seconds waited.
 
@@ -170,7 +170,7 @@ def _wait(
     arrival: _Arrival,
     deadline: Deadline,
     stop: threading.Event,
-    progress: Progress,
+    progress: OnArrival,
 ) -> float:
     """Wait until the barrier is complete; return the seconds since the deadline was set."""
     last_key = key_prefix + LAST_MEMBER

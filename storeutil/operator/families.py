@@ -50,7 +50,7 @@ _SINGLE_RULES: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 @dataclass(slots=True)
-class Group:
+class KeyGroup:
     """Keys that belong together.
 
     Attributes:
@@ -119,13 +119,13 @@ def wanted_values(found: Sorted) -> list[str]:
     return wanted + list(found.group_barriers)
 
 
-def describe(found: Sorted, values: Mapping[str, bytes]) -> list[Group]:
+def describe(found: Sorted, values: Mapping[str, bytes]) -> list[KeyGroup]:
     """Return the groups: barriers first, then what else torch means something by, then the rest by name.
 
     Args:
         values: of `wanted_values`; one that is absent is told as unknown.
     """
-    groups: list[Group] = []
+    groups: list[KeyGroup] = []
     for prefix, barrier in sorted(found.barriers.items()):
         base = prefix.removesuffix(names.FINISHED)
         data = found.series.pop(base, []) if base != prefix else []
@@ -134,19 +134,19 @@ def describe(found: Sorted, values: Mapping[str, bytes]) -> list[Group]:
             if base == prefix
             else _exchange_words(base, len(data), _number(values.get(prefix + names.NUM_MEMBERS)))
         )
-        groups.append(Group(base if data else prefix, barrier.keys + data, meaning))
+        groups.append(KeyGroup(base if data else prefix, barrier.keys + data, meaning))
     for name, keys in sorted(found.group_barriers.items()):
         count = _number(values.get(name))
         done = f"{name}:last_worker" in keys
         group = name.partition("store_based_barrier_key:")[2]
         words = f"creation of group `{group}`: {_count(count)} joined{', complete' if done else ''}"
-        groups.append(Group(name, keys, words))
+        groups.append(KeyGroup(name, keys, words))
     rest = []
     for stem, keys in found.series.items():
         meaning = _family(keys[0]) or ""
         if "{rank}" in meaning:
             meaning = meaning.replace("a rank{rank}", _signalling_rank(values.get(keys[0])))
-        rest.append(Group(_series_name(stem, keys), keys, meaning))
+        rest.append(KeyGroup(_series_name(stem, keys), keys, meaning))
     return groups + sorted(rest, key=lambda group: (not group.known, group.name))
 
 

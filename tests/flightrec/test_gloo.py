@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from torchctl.flightrec import Dump, read_dump
-from torchctl.flightrec.table.judge import Progress
+from torchctl.flightrec.table.judge import Stage
 from torchctl.flightrec.view.choice import Choice
 from torchctl.flightrec.view.view import TraceView, view_of
 
@@ -117,7 +117,7 @@ def test_the_waiting_rank_has_one_active_operation_and_names_its_line(pair: Path
 def test_the_late_rank_has_not_entered_it(pair: Path) -> None:
     late = view(read_dump(pair / "trace_rank_1.pickle"))
     assert late.groups[0].enqueued == 4
-    assert {row.progress for row in late.rows} == {Progress.RETIRED}
+    assert {row.progress for row in late.rows} == {Stage.RETIRED}
 
 
 def test_what_the_recorder_calls_active_is_judged_again(pair: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.flightrec.synthetic import BASE_NS, FRAMES, active, as_json, dump, entry, pickled
 from torchctl.flightrec import Dump, Frame, decode_dump
-from torchctl.flightrec.table.judge import Progress, judge
+from torchctl.flightrec.table.judge import Stage, judge
 from torchctl.flightrec.view.choice import MAX_ACTIVE, Choice
 from torchctl.flightrec.view.summary import GroupSummary, group_names, summarise_groups
 from torchctl.flightrec.view.userframe import user_frame
@@ -20,7 +20,7 @@ def decoded(*entries: dict[str, Any], **changes: Any) -> Dump:
     return decode_dump(pickled(dump(list(entries), **changes)), "x")
 
 
-def judged(*entries: dict[str, Any]) -> list[Progress]:
+def judged(*entries: dict[str, Any]) -> list[Stage]:
     return judge(decoded(*entries).entries)
 
 
@@ -35,31 +35,31 @@ def gloo(seq: int, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("made", "progress"),
     [
-        (active(1), Progress.SCHEDULED),
-        (active(1, state="started"), Progress.STARTED),
-        (entry(1), Progress.COMPLETED),
-        (entry(1, retired=False), Progress.COMPLETED),  # the watchdog lags
-        (active(1, retired=True), Progress.TIMED_OUT),
-        (active(1, state="started", retired=True), Progress.TIMED_OUT),
-        (gloo(1), Progress.SCHEDULED),
-        (gloo(1, retired=True), Progress.RETIRED),
-        (entry(1, timeout_ms=4), Progress.COMPLETED_LATE),
-        (entry(1, timeout_ms=5), Progress.COMPLETED),
-        (entry(1, timeout_ms=0), Progress.COMPLETED),
-        (active(1, state="paused"), Progress.UNKNOWN),
-        (active(1, profiling_name="xccl:all_reduce", retired=True), Progress.TIMED_OUT),
+        (active(1), Stage.SCHEDULED),
+        (active(1, state="started"), Stage.STARTED),
+        (entry(1), Stage.COMPLETED),
+        (entry(1, retired=False), Stage.COMPLETED),  # the watchdog lags
+        (active(1, retired=True), Stage.TIMED_OUT),
+        (active(1, state="started", retired=True), Stage.TIMED_OUT),
+        (gloo(1), Stage.SCHEDULED),
+        (gloo(1, retired=True), Stage.RETIRED),
+        (entry(1, timeout_ms=4), Stage.COMPLETED_LATE),
+        (entry(1, timeout_ms=5), Stage.COMPLETED),
+        (entry(1, timeout_ms=0), Stage.COMPLETED),
+        (active(1, state="paused"), Stage.UNKNOWN),
+        (active(1, profiling_name="xccl:all_reduce", retired=True), Stage.TIMED_OUT),
     ],
 )
-def test_one_entry_is_judged_by_its_recorder(made: dict[str, Any], progress: Progress) -> None:
+def test_one_entry_is_judged_by_its_recorder(made: dict[str, Any], progress: Stage) -> None:
     assert judged(made) == [progress]
 
 
 def test_active_is_what_has_not_come_to_its_end() -> None:
-    assert {reached for reached in Progress if reached.active} == {
-        Progress.SCHEDULED,
-        Progress.STARTED,
-        Progress.TIMED_OUT,
-        Progress.UNKNOWN,
+    assert {reached for reached in Stage if reached.active} == {
+        Stage.SCHEDULED,
+        Stage.STARTED,
+        Stage.TIMED_OUT,
+        Stage.UNKNOWN,
     }
 
 
@@ -74,12 +74,12 @@ def test_members_of_a_batch_follow_the_entry_that_closes_it(is_p2p: bool) -> Non
             closing(seq, **same, profiling_name="nccl:coalesced"),
         ]
 
-    assert judged(*batch(1, True), *batch(2, False)) == [Progress.COMPLETED] * 3 + [Progress.SCHEDULED] * 3
+    assert judged(*batch(1, True), *batch(2, False)) == [Stage.COMPLETED] * 3 + [Stage.SCHEDULED] * 3
 
 
 def test_a_batch_in_one_group_says_nothing_about_another() -> None:
     closing = entry(1, profiling_name="nccl:allreduce_coalesced", process_group=("1", "dp"), pg_id=1)
-    assert judged(active(1), closing) == [Progress.SCHEDULED, Progress.COMPLETED]
+    assert judged(active(1), closing) == [Stage.SCHEDULED, Stage.COMPLETED]
 
 
 def test_a_group_tells_its_last_enqueued_started_and_completed() -> None:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from torchctl.process.memory import Group
+from torchctl.process.memory import ControlGroup
 from torchctl.process.reasons import lock_waiters, reasons
 from torchctl.process.samples import Sample, Thread
 
 PID, SERVER = 100, 101
-NO_GROUP = (Group(), Group())
+NO_GROUP = (ControlGroup(), ControlGroup())
 MS = 1_000_000
 
 
@@ -21,7 +21,7 @@ def sample(
     return Sample(time, PID, state, 1, tracer, faults, swap_kib, {one.tid: one for one in threads})
 
 
-def kinds(before: Sample, after: Sample, groups: tuple[Group, Group] = NO_GROUP) -> list[str]:
+def kinds(before: Sample, after: Sample, groups: tuple[ControlGroup, ControlGroup] = NO_GROUP) -> list[str]:
     return [one.kind for one in reasons(before, after, SERVER, groups)]
 
 
@@ -113,15 +113,15 @@ def test_uninterruptible_at_both_looks() -> None:
 
 
 def test_a_memory_group_at_its_limit() -> None:
-    full = Group("/g", 99 << 20, 100 << 20, 5)
+    full = ControlGroup("/g", 99 << 20, 100 << 20, 5)
     assert kinds(sample(0), sample(1), (full, full)) == ["memory_limit"]
-    before, after = Group("/g", 85 << 20, 100 << 20, 5), Group("/g", 85 << 20, 100 << 20, 9)
+    before, after = ControlGroup("/g", 85 << 20, 100 << 20, 5), ControlGroup("/g", 85 << 20, 100 << 20, 9)
     assert kinds(sample(0), sample(1), (before, after)) == ["memory_limit"]
     # Full of cached files, as of a job that reads much, and met all the time: well.
-    then, now = (Group("/g", 100 << 20, 100 << 20, count, 0, 70 << 20) for count in (5, 900))
+    then, now = (ControlGroup("/g", 100 << 20, 100 << 20, count, 0, 70 << 20) for count in (5, 900))
     assert kinds(sample(0), sample(1), (then, now)) == []
     assert kinds(sample(0), sample(1), (before, before)) == []
-    assert kinds(sample(0), sample(1), (Group(), Group(frozen=True))) == ["frozen"]
+    assert kinds(sample(0), sample(1), (ControlGroup(), ControlGroup(frozen=True))) == ["frozen"]
 
 
 def test_swapping_is_pages_read_while_some_lie_in_swap() -> None:

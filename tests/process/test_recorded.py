@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import ALLOWED_SKIPS
 from torchctl.process import reasons as reasons_module
-from torchctl.process.memory import Group, group_of
+from torchctl.process.memory import ControlGroup, group_of
 from torchctl.process.reasons import Reason, reasons
 from torchctl.process.samples import Sample, sample
 
@@ -61,7 +61,7 @@ class Recorded:
         tracer: int = 0,
         faults: int = 0,
         swap: int = 0,
-    ) -> tuple[Sample, Group]:
+    ) -> tuple[Sample, ControlGroup]:
         """Look at the process as it is with these fields."""
         for folder, tid in (
             (f"proc/{PID}", PID),
@@ -76,7 +76,7 @@ class Recorded:
         proc = str(self.folder / "proc")
         return sample(PID, proc=proc), group_of(PID, proc=proc, root=str(self.folder))
 
-    def reasons(self, before: tuple[Sample, Group], after: tuple[Sample, Group]) -> list[Reason]:
+    def reasons(self, before: tuple[Sample, ControlGroup], after: tuple[Sample, ControlGroup]) -> list[Reason]:
         """Return what two looks, a second apart, tell."""
         then, now = before[0]._replace(time=100.0), after[0]._replace(time=101.0)
         return reasons(then, now, SERVER, (before[1], after[1]), proc=str(self.folder / "proc"))

@@ -30,7 +30,7 @@ from torchctl.render.store_values import (
     value_text,
 )
 from torchctl.storeutil.interface import OperatorStore
-from torchctl.storeutil.operator.families import Group, describe, family_of, sort_keys, wanted_values
+from torchctl.storeutil.operator.families import KeyGroup, describe, family_of, sort_keys, wanted_values
 from torchctl.storeutil.operator.reading import list_keys, read_values, wait_for_keys
 from torchctl.storeutil.operator.session import ANSWER_S, StoreSession
 from torchctl.storeutil.operator.values import as_counter, classify, preview
@@ -68,7 +68,7 @@ def keys(address: tuple[str, int], namespace: str, pattern: str | None, show_all
         _print_all(session, session.run(lambda store, stop: listed(store)))
         return
 
-    def grouped(store: OperatorStore) -> tuple[list[Group], dict[str, bytes]]:
+    def grouped(store: OperatorStore) -> tuple[list[KeyGroup], dict[str, bytes]]:
         found = sort_keys(listed(store))
         groups = describe(found, read_values(store, wanted_values(found)))
         return groups, {} if as_json else read_values(store, single_keys(key_rows(groups)[0]))

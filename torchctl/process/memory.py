@@ -18,7 +18,7 @@ _TIGHT = 0.8  # the same, where the limit was met just now
 _NO_LIMIT = 1 << 60  # v1 writes "no limit" as a number near 2**63, v2 as the word max
 
 
-class Group(NamedTuple):
+class ControlGroup(NamedTuple):
     """What a process's memory group tells.
 
     Attributes:
@@ -50,7 +50,7 @@ class Group(NamedTuple):
         return self.limit is not None and self.used - self.reclaimable >= self.limit * _TIGHT
 
 
-def group_of(pid: int, *, proc: str = PROC, root: str = "") -> Group:
+def group_of(pid: int, *, proc: str = PROC, root: str = "") -> ControlGroup:
     """Return the memory group of a process.
 
     Args:
@@ -58,7 +58,7 @@ def group_of(pid: int, *, proc: str = PROC, root: str = "") -> Group:
         root: put before the mounts' paths: recorded trees are read so in tests.
     """
     mounts = _mounts(read(f"{proc}/{pid}/mountinfo"))
-    found = Group()
+    found = ControlGroup()
     for line in read(f"{proc}/{pid}/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -78,7 +78,7 @@ def group_of(pid: int, *, proc: str = PROC, root: str = "") -> Group:
     return found
 
 
-def _fuller(found: Group, groups: list[Group], frozen: bool) -> Group:
+def _fuller(found: ControlGroup, groups: list[ControlGroup], frozen: bool) -> ControlGroup:
     """Return the group that is nearest to its limit; struggles add up, frozen stays."""
     best = found
     for one in groups:
@@ -89,22 +89,22 @@ def _fuller(found: Group, groups: list[Group], frozen: bool) -> Group:
     return best._replace(struggles=struggles, kills=kills, frozen=found.frozen or frozen)
 
 
-def _v2(folder: str) -> Group:
+def _v2(folder: str) -> ControlGroup:
     limit = _number(read(f"{folder}/memory.max"))
     used = _number(read(f"{folder}/memory.current")) or 0
     events = _words(f"{folder}/memory.events.local")
     stat = _words(f"{folder}/memory.stat")
     cached = max(0, stat.get("file", 0) - stat.get("shmem", 0))
-    return Group(folder, used, limit, events.get("max", 0), events.get("oom_kill", 0), cached)
+    return ControlGroup(folder, used, limit, events.get("max", 0), events.get("oom_kill", 0), cached)
 
 
-def _v1(folder: str) -> Group:
+def _v1(folder: str) -> ControlGroup:
     used = _number(read(f"{folder}/memory.usage_in_bytes")) or 0
     limit = _number(read(f"{folder}/memory.limit_in_bytes"))
     kills = _words(f"{folder}/memory.oom_control").get("oom_kill", 0)
     stat = _words(f"{folder}/memory.stat")
     cached = max(0, stat.get("total_cache", 0) - stat.get("total_shmem", 0))
-    return Group(folder, used, limit, _number(read(f"{folder}/memory.failcnt")) or 0, kills, cached)
+    return ControlGroup(folder, used, limit, _number(read(f"{folder}/memory.failcnt")) or 0, kills, cached)
 
 
 def _words(path: str) -> dict[str, int]:

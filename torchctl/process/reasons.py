@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torchctl.process.memory import Group
+from torchctl.process.memory import ControlGroup
 from torchctl.process.samples import PROC, Sample, Thread, read
 
 _LEAST_WAKES_PER_S = 40.0  # of 200 for a waiter of the lock, on a busy machine
@@ -40,7 +40,7 @@ class Reason(NamedTuple):
 
 
 def reasons(
-    before: Sample, after: Sample, server_tid: int, groups: tuple[Group, Group], *, proc: str = PROC
+    before: Sample, after: Sample, server_tid: int, groups: tuple[ControlGroup, ControlGroup], *, proc: str = PROC
 ) -> list[Reason]:
     """Return what the evidence supports, the strongest first; empty for a process that may simply be slow.
 
@@ -166,7 +166,7 @@ def _by(before: Sample, after: Sample, waiting: set[int]) -> str:
     return ""
 
 
-def _of_memory(before: Sample, after: Sample, groups: tuple[Group, Group]) -> list[Reason]:
+def _of_memory(before: Sample, after: Sample, groups: tuple[ControlGroup, ControlGroup]) -> list[Reason]:
     found = []
     then, now = groups
     elapsed = max(after.time - before.time, 0.001)

@@ -15,7 +15,7 @@ _LAUNCHERS = (
 _JOB_VARIABLES = ("TORCHCTL_JOB_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 
 
-class Place(NamedTuple):
+class JobPlace(NamedTuple):
     """Where a process stands in its job; None is unknown, never a guess."""
 
     rank: int | None
@@ -23,13 +23,13 @@ class Place(NamedTuple):
     world_size: int | None
 
 
-def place_in(environment: Mapping[str, str]) -> Place:
+def place_in(environment: Mapping[str, str]) -> JobPlace:
     """Return rank, local rank and world size as the launcher set them."""
     for names in _LAUNCHERS:
         values = [_whole_number(environment.get(name)) for name in names]
         if values[0] is not None:
-            return Place(*values)
-    return Place(None, _whole_number(environment.get("LOCAL_RANK")), None)
+            return JobPlace(*values)
+    return JobPlace(None, _whole_number(environment.get("LOCAL_RANK")), None)
 
 
 def job_in(environment: Mapping[str, str]) -> str | None:

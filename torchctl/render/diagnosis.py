@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
 
 from rich.text import Text
 
+from torchctl.diagnosis.evidence import Place
 from torchctl.diagnosis.findings.words import ranks_of
 from torchctl.diagnosis.model import Diagnosis, Finding
 from torchctl.ranks import few_ranks, fold_ranks
@@ -17,15 +17,6 @@ from torchctl.stacks.source import source_line
 MAX_EVIDENCE = 8
 MAX_FINDINGS = 10
 MAX_FAILED = 4
-
-
-class Place(Protocol):
-    """Where a rank runs."""
-
-    @property
-    def host(self) -> str | None: ...
-    @property
-    def pid(self) -> int | None: ...
 
 
 def print_diagnosis(diagnosis: Diagnosis, places: Mapping[int, Place], *, live: bool) -> None:

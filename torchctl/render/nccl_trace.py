@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchctl.flightrec.decoding.dump import Entry
-from torchctl.flightrec.table.judge import Progress
+from torchctl.flightrec.table.judge import Stage
 from torchctl.flightrec.view.summary import GroupSummary
 from torchctl.flightrec.view.view import Row, TraceView
 from torchctl.ranks import fold_ranks
@@ -25,13 +25,13 @@ MAX_RICH_ROWS = 200
 LEAST_NAME, LEAST_OPERATION, LEAST_SIZES, LEAST_WHERE = 6, 10, 13, 26
 LEAST_OF_ALL = 4
 _STYLES = {
-    Progress.SCHEDULED: "yellow",
-    Progress.STARTED: "yellow",
-    Progress.TIMED_OUT: "bold red",
-    Progress.COMPLETED_LATE: "red",
-    Progress.UNKNOWN: "yellow",
-    Progress.COMPLETED: "dim",
-    Progress.RETIRED: "dim",
+    Stage.SCHEDULED: "yellow",
+    Stage.STARTED: "yellow",
+    Stage.TIMED_OUT: "bold red",
+    Stage.COMPLETED_LATE: "red",
+    Stage.UNKNOWN: "yellow",
+    Stage.COMPLETED: "dim",
+    Stage.RETIRED: "dim",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchctl.errors import DumpError
 from torchctl.flightrec import Guard, describe_pickle
-from torchctl.storeutil.operator.families import Group
+from torchctl.storeutil.operator.families import KeyGroup
 from torchctl.storeutil.operator.values import Kind, as_text, classify, preview, wrapped_pickle
 from torchctl.text import printable
 
@@ -60,10 +60,10 @@ def _structure(data: bytes, source: str, guard: Guard | None = None) -> str | No
         return None
 
 
-def key_rows(groups: list[Group]) -> tuple[list[Group], int]:
+def key_rows(groups: list[KeyGroup]) -> tuple[list[KeyGroup], int]:
     """Return at most `MAX_ROWS` groups, unknown ones folded by folder, and how many are left out."""
     if len(groups) > MAX_ROWS:
-        folded: dict[str, Group] = {}
+        folded: dict[str, KeyGroup] = {}
         rows = []
         for group in groups:
             head, slash, _ = group.name.partition("/")
@@ -73,17 +73,17 @@ def key_rows(groups: list[Group]) -> tuple[list[Group], int]:
                 folded[head].keys += group.keys
                 folded[head].name = f"{head}/*"
             else:
-                folded[head] = Group(group.name, list(group.keys))
+                folded[head] = KeyGroup(group.name, list(group.keys))
         groups = rows + list(folded.values())
     return groups[:MAX_ROWS], max(0, len(groups) - MAX_ROWS)
 
 
-def single_keys(rows: list[Group]) -> list[str]:
+def single_keys(rows: list[KeyGroup]) -> list[str]:
     """Return the keys of rows that stand for one key alone: their values are shown."""
     return [row.keys[0] for row in rows if len(row.keys) == 1 and not row.known]
 
 
-def keys_table(rows: list[Group], values: Mapping[str, bytes]) -> Any:
+def keys_table(rows: list[KeyGroup], values: Mapping[str, bytes]) -> Any:
     """Return the rich table of `store keys`."""
     from rich.table import Table
     from rich.text import Text
@@ -103,7 +103,7 @@ def keys_table(rows: list[Group], values: Mapping[str, bytes]) -> Any:
     return table
 
 
-def keys_json(groups: list[Group]) -> dict[str, Any]:
+def keys_json(groups: list[KeyGroup]) -> dict[str, Any]:
     """Return the content of `store keys --json`; `meaning` is null for keys that torch does not know."""
     return {
         "count": sum(len(group.keys) for group in groups),

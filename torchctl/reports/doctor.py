@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 from torchctl.errors import TorchctlError, WorkerError
-from torchctl.process.memory import Group, group_of
+from torchctl.process.memory import ControlGroup, group_of
 from torchctl.process.reasons import Reason, lock_waiters, reasons
 from torchctl.process.samples import Sample, read, sample, stat_fields, status_fields
 from torchctl.stacks.pyspy import parse_pyspy
@@ -154,7 +154,7 @@ def _state(report: Report, before: Sample, after: Sample) -> None:
         report.facts.append(("interpreter lock", "nobody waits for it"))
 
 
-def _memory(report: Report, after: Sample, group: Group) -> None:
+def _memory(report: Report, after: Sample, group: ControlGroup) -> None:
     status = status_fields(f"/proc/{report.pid}/status")
     resident = status.get("VmRSS", "0 kB").partition(" ")[0]
     text = f"{int(resident) / 1024:.0f} MiB resident" if resident.isdigit() else "?"

@@ -24,7 +24,7 @@ from torchctl.errors import (
     WorkerError,
 )
 from torchctl.process.lastword import LastWord, read_all
-from torchctl.process.memory import Group, group_of
+from torchctl.process.memory import ControlGroup, group_of
 from torchctl.process.reasons import reasons
 from torchctl.process.samples import Sample, read, sample, start_ticks
 from torchctl.protocol import runtimedir
@@ -97,7 +97,7 @@ def _of_death(endpoint: Endpoint, words: Sequence[LastWord]) -> str:
     return ""
 
 
-def _of_silence(pid: int, before: Sample, group: Group) -> str:
+def _of_silence(pid: int, before: Sample, group: ControlGroup) -> str:
     after = sample(pid)
     found = reasons(before, after, 0, (group, group_of(pid)))
     if found:

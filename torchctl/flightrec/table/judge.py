@@ -16,7 +16,7 @@ from torchctl.flightrec.decoding.dump import Entry
 _ACTIVE_WORDS = ("scheduled", "started", "timed out", "unknown")
 
 
-class Progress(Enum):
+class Stage(Enum):
     """How far an operation has come on this rank; the value is what the operator reads."""
 
     SCHEDULED = "scheduled"
@@ -35,9 +35,9 @@ class Progress(Enum):
 _BatchKey = tuple[int | None, str, bool, int | None]
 
 
-def judge(entries: Sequence[Entry]) -> list[Progress]:
+def judge(entries: Sequence[Entry]) -> list[Stage]:
     """Return how far each entry has come, in their order."""
-    closers: dict[_BatchKey, Progress] = {}
+    closers: dict[_BatchKey, Stage] = {}
     judged = []
     for entry in entries:
         progress = judge_alone(entry)
@@ -46,20 +46,20 @@ def judge(entries: Sequence[Entry]) -> list[Progress]:
             closers[_batch_key(entry)] = progress
     if closers:
         for at, entry in enumerate(entries):
-            if judged[at] is Progress.SCHEDULED and not _closes_batch(entry):
+            if judged[at] is Stage.SCHEDULED and not _closes_batch(entry):
                 judged[at] = closers.get(_batch_key(entry), judged[at])
     return judged
 
 
-def judge_alone(entry: Entry) -> Progress:
+def judge_alone(entry: Entry) -> Stage:
     """Return how far an entry has come by its own fields."""
     if entry.state == "completed" or entry.time_discovered_completed_ns is not None:
-        return Progress.COMPLETED_LATE if _over_timeout(entry) else Progress.COMPLETED
+        return Stage.COMPLETED_LATE if _over_timeout(entry) else Stage.COMPLETED
     if entry.retired:
-        return Progress.RETIRED if entry.backend == "gloo" else Progress.TIMED_OUT
+        return Stage.RETIRED if entry.backend == "gloo" else Stage.TIMED_OUT
     if entry.state == "started":
-        return Progress.STARTED
-    return Progress.SCHEDULED if entry.state == "scheduled" else Progress.UNKNOWN
+        return Stage.STARTED
+    return Stage.SCHEDULED if entry.state == "scheduled" else Stage.UNKNOWN
 
 
 def _over_timeout(entry: Entry) -> bool:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torchctl.flightrec.decoding.dump import Dump, Entry, ReportedStatus
-from torchctl.flightrec.table.judge import Progress
+from torchctl.flightrec.table.judge import Stage
 
 NO_DESCRIPTION = "undefined"  # torch's word for a group without one
 # Not COMPLETED_LATE: an abort makes what was stuck look completed.
-_DONE = (Progress.COMPLETED, Progress.RETIRED)
+_DONE = (Stage.COMPLETED, Stage.RETIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class GroupSummary:
     reported: ReportedStatus | None
 
 
-def summarise_groups(dump: Dump, progress: Sequence[Progress]) -> tuple[GroupSummary, ...]:
+def summarise_groups(dump: Dump, progress: Sequence[Stage]) -> tuple[GroupSummary, ...]:
     """Return one summary per process group of a dump, in the order of their local numbers.
 
     Args:
         progress: what `judge` says of the dump's entries, in their order.
     """
     # A second init_process_group has the same name and a new number: groups are told apart by both.
-    members: dict[tuple[int | None, str], list[tuple[Entry, Progress]]] = {}
+    members: dict[tuple[int | None, str], list[tuple[Entry, Stage]]] = {}
     for entry, reached in zip(dump.entries, progress, strict=True):
         members.setdefault((entry.pg_id, entry.group), []).append((entry, reached))
     reported = {status.pg_id: status for status in dump.reported}
@@ -77,7 +77,7 @@ def summarise_groups(dump: Dump, progress: Sequence[Progress]) -> tuple[GroupSum
 def _summary_of_entries(
     pg_id: int | None,
     name: str,
-    rows: list[tuple[Entry, Progress]],
+    rows: list[tuple[Entry, Stage]],
     ranks: tuple[int, ...] | None,
     status: ReportedStatus | None,
 ) -> GroupSummary:

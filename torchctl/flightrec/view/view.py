@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torchctl.flightrec.decoding.dump import Dump, Entry, Frame
-from torchctl.flightrec.table.judge import Progress, judge
+from torchctl.flightrec.table.judge import Stage, judge
 from torchctl.flightrec.view.choice import MAX_ACTIVE, Choice
 from torchctl.flightrec.view.summary import GroupSummary, summarise_groups
 from torchctl.flightrec.view.userframe import user_frame
@@ -22,7 +22,7 @@ class Row:
     """One entry as shown; `age_s` is None where its creation is not known or lies after the reference."""
 
     entry: Entry
-    progress: Progress
+    progress: Stage
     age_s: float | None
     user_frame: Frame | None
 
@@ -97,7 +97,7 @@ def view_of(
     )
 
 
-def select_rows(entries: Iterable[Entry], progress: Sequence[Progress], choice: Choice) -> tuple[list[int], list[int]]:
+def select_rows(entries: Iterable[Entry], progress: Sequence[Stage], choice: Choice) -> tuple[list[int], list[int]]:
     """Return the positions of the entries asked for, and of those to show, both in the dump's order.
 
     Shown are the last `choice.last` and, since what hangs is what matters, the oldest 50 active ones.

@@ -21,7 +21,7 @@ from torchctl.errors import (
     UnreachableError,
     WorkerError,
 )
-from torchctl.process.memory import Group
+from torchctl.process.memory import ControlGroup
 from torchctl.process.reasons import reasons
 from torchctl.process.samples import sample
 from torchctl.protocol.launchers import job_in, place_in
@@ -48,7 +48,7 @@ def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
         raise HandlerError(f"has no server, which {what} would need", endpoint=str(endpoint), status=501)
     elapsed = time.monotonic() - began
     now = sample(endpoint.pid, [endpoint.pid])
-    found = reasons(now, now, 0, (Group(), Group()))
+    found = reasons(now, now, 0, (ControlGroup(), ControlGroup()))
     if found:
         # Read from outside it stands still all the same: not one of those that run.
         identity = identity._replace(degraded="; ".join(one.text for one in found))
