@@ -52,11 +52,6 @@ EXCEPTIONS: set[tuple[str, str]] = {
     ("torchctl.workers.questions.dumps", "torchctl.flightrec.table.gather"),
 }
 CIRCLES: set[str] = {
-    "torchctl.diagnosis.findings.absent",
-    "torchctl.diagnosis.findings.accuse",
-    "torchctl.diagnosis.findings.circles",
-    "torchctl.diagnosis.findings.disagreement",
-    "torchctl.diagnosis.findings.stuck",
     "torchctl.flightrec.table.recorded",
     "torchctl.flightrec.table.trace",
     "torchctl.server.http.connection",

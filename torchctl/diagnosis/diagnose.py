@@ -11,7 +11,7 @@ from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
 from torchctl.diagnosis.model import Collective, Confidence, Diagnosis, Finding, GroupName
-from torchctl.diagnosis.waits.waiting import Waits
+from torchctl.diagnosis.waits.waiting import Waits, waits_of
 from torchctl.flightrec.table.gather import Failure
 from torchctl.flightrec.table.trace import State, Trace
 from torchctl.flightrec.view.userframe import user_frame
@@ -27,7 +27,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         if failure.rank is not None and failure.rank not in trace.ranks:
             failed.setdefault(failure.rank, f"its dump cannot be used: {failure.error.message}")
     evidence.failed = failed
-    waits = Waits(evidence)
+    waits = waits_of(evidence)
     findings, unknown = accuse(waits)
     if evidence.live and not findings:
         findings += _left_behind(evidence)
@@ -187,13 +187,13 @@ def _many_bad_files(failures: Sequence[Failure], cause: int | None) -> Finding:
 def _in_flight(waits: Waits) -> list[str]:
     """Say what may be stuck and may be running, where one look cannot tell."""
     found = []
-    for op in waits.in_flight:
+    for op in waits.open.in_flight:
         group = waits.trace.groups[op.group]
-        if set(op.rows) & waits.moved or waits.stale:
+        if set(op.rows) & waits.proofs.moved or waits.proofs.stale:
             continue
-        if waits.is_gloo(op.group):
+        if waits.proofs.is_gloo(op.group):
             # Gloo marks operations done late; but where the members are not known, somebody may be missing.
-            if not group.known and not group.default and waits.evidence.moved is None:
+            if not group.known and not group.default and not waits.proofs.compared:
                 found.append(f"the members of {group_words(group)} are not known, and an operation of it is open")
             continue
         found.append(
@@ -210,6 +210,6 @@ def _verdict(healthy: bool | None, findings: list[Finding], unknown: list[str], 
         return f"{findings[0].summary}{tail}."
     if healthy is None:
         return f"Cannot tell: {unknown[0]}."
-    if waits.stale:
+    if waits.proofs.stale:
         return "Nothing is wrong: the job was moving while it was dumped."
     return "Nothing is wrong: no rank waits for another."

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+from torchctl.diagnosis.findings.court import Court
 from torchctl.diagnosis.findings.words import call_words, group_words, joined, ranks_of, verb
 from torchctl.diagnosis.model import Collective, Finding, GroupName, Kind
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.waiting import Node, Waits
 
-if TYPE_CHECKING:
-    from torchctl.diagnosis.findings.accuse import Accuser
 
-
-def circle(accuser: Accuser, component: list[Node]) -> Finding:
+def circle(court: Court, component: list[Node]) -> Finding:
     """Return the finding for a component of the graph whose nodes wait for each other."""
     ranks = sorted(node.number for node in component if node.kind == "rank")
     nodes = [node for node in component if node.kind in ("op", "pair")]
     # Where no rank is in it, all have entered both, in different orders.
-    ranks = in_every_circle(accuser.waits, component) or ranks or _out_of_order(accuser, nodes)
-    waiting = accuser.waiting(component, ranks)
-    collective, group = accuser.collective(min(nodes, key=accuser.entered_first)) if nodes else (None, None)
-    groups = sorted({accuser.waits.group_of(node) for node in nodes})
+    ranks = in_every_circle(court.waits, component) or ranks or _out_of_order(court, nodes)
+    waiting = court.waiting(component, ranks)
+    collective, group = court.collective(min(nodes, key=court.entered_first)) if nodes else (None, None)
+    groups = sorted({court.waits.group_of(node) for node in nodes})
     steps = []
-    for node in sorted(nodes, key=accuser.entered_first):
-        made, where = accuser.collective(node)
-        inside = sorted(accuser.waits.rows_of(node).keys() & set(ranks))
+    for node in sorted(nodes, key=court.entered_first):
+        made, where = court.collective(node)
+        inside = sorted(court.waits.rows_of(node).keys() & set(ranks))
         steps.append(f"{ranks_of(inside)} {verb(inside, 'waits', 'wait')} in {call_words(made, where)}")
-    location = accuser.location(ranks, {r: row for node in nodes for r, row in accuser.waits.rows_of(node).items()})
+    location = court.location(ranks, {r: row for node in nodes for r, row in court.waits.rows_of(node).items()})
     kind: Kind = "order_cycle"
     if all(node.kind == "pair" for node in nodes):
         kind = "p2p_mismatch"
     elif len(groups) == 1 and not any(node.kind == "pair" for node in nodes):
-        return _out_of_step(accuser, nodes, ranks, waiting, group, collective, steps)
+        return _out_of_step(court, nodes, ranks, waiting, group, collective, steps)
     how = "wait for each other" if kind == "order_cycle" else "each wait for the other's end"
-    where_words = joined(group_words(accuser.trace.groups[number]) for number in groups[:4])
+    where_words = joined(group_words(court.trace.groups[number]) for number in groups[:4])
     who = ranks_of(ranks) if len(ranks) > 1 else f"{ranks_of(ranks)} and others that it waits for"
     summary = f"{who} {how} in {where_words}, in a circle"
     if waiting:
@@ -43,7 +40,7 @@ def circle(accuser: Accuser, component: list[Node]) -> Finding:
     return Finding(kind, "likely", summary, tuple(ranks), waiting, group, collective, location, steps[:16])
 
 
-def went_past(accuser: Accuser, component: list[Node]) -> tuple[Node, Node] | None:
+def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:
     """Return the one rank that others wait for in a circle, and their operation, if it waits only behind it.
 
     It has left out an operation and gone on to others, which are all entered and wait behind that one.
@@ -51,8 +48,8 @@ def went_past(accuser: Accuser, component: list[Node]) -> tuple[Node, Node] | No
     ranks = [node for node in component if node.kind == "rank"]
     if len(ranks) != 1:
         return None
-    left_out = [node for node in accuser.waits.graph.back[ranks[0]] if node in component]
-    return ranks[0], min(left_out, key=accuser.entered_first)
+    left_out = [node for node in court.waits.graph.back[ranks[0]] if node in component]
+    return ranks[0], min(left_out, key=court.entered_first)
 
 
 def in_every_circle(waits: Waits, component: list[Node]) -> list[int]:
@@ -80,23 +77,23 @@ def _in_circles_without(waits: Waits, inside: set[Node], rank: int) -> bool:
     return any(len(component) > 1 for component in rest.components())
 
 
-def _out_of_order(accuser: Accuser, nodes: list[Node]) -> list[int]:
+def _out_of_order(court: Court, nodes: list[Node]) -> list[int]:
     """Return the ranks that have launched two of these operations in an order that others contradict."""
     found: set[int] = set()
     for at, one in enumerate(nodes):
         for other in nodes[at + 1 :]:
-            mine, theirs = accuser.waits.rows_of(one), accuser.waits.rows_of(other)
+            mine, theirs = court.waits.rows_of(one), court.waits.rows_of(other)
             common = mine.keys() & theirs.keys()
             before = {rank for rank in common if mine[rank] < theirs[rank]}
             if before and before != common:
                 # The smaller side goes against the rest; of two equal ones neither does.
                 sides = sorted((before, common - before), key=len)
                 found |= sides[0] if len(sides[0]) < len(sides[1]) else common
-    return sorted(found or {rank for node in nodes for rank in accuser.waits.rows_of(node)})
+    return sorted(found or {rank for node in nodes for rank in court.waits.rows_of(node)})
 
 
 def _out_of_step(
-    accuser: Accuser,
+    court: Court,
     nodes: list[Node],
     ranks: list[int],
     waiting: tuple[int, ...],
@@ -105,12 +102,12 @@ def _out_of_step(
     steps: list[str],
 ) -> Finding:
     """Ranks of one group that are in different operations of it: one went past what the others are in."""
-    by_size = sorted(nodes, key=lambda node: len(accuser.waits.rows_of(node)))
-    few = sorted(accuser.waits.rows_of(by_size[0]))
-    tie = len(nodes) > 1 and len(few) == len(accuser.waits.rows_of(by_size[1]))
+    by_size = sorted(nodes, key=lambda node: len(court.waits.rows_of(node)))
+    few = sorted(court.waits.rows_of(by_size[0]))
+    tie = len(nodes) > 1 and len(few) == len(court.waits.rows_of(by_size[1]))
     culprits = () if tie else tuple(few)
     everybody = tuple(sorted({*ranks, *waiting} - set(culprits)))
     summary = f"{ranks_of(ranks)} are in different operations of {group_words(group)}"
     summary += ", a tie: which side is wrong is not to be told" if tie else f"; {ranks_of(few)} differ from most"
-    location = accuser.location(culprits)
+    location = court.location(culprits)
     return Finding("op_mismatch", "likely", summary, culprits, everybody, group, collective, location, steps)

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from torchctl.diagnosis.findings.court import Court
 from torchctl.diagnosis.findings.words import call_words, ranks_of, verb
 from torchctl.diagnosis.model import Confidence, Finding, Location
 from torchctl.diagnosis.waits.mismatch import Mismatch
 from torchctl.diagnosis.waits.waiting import Node
-from torchctl.flightrec.view.userframe import user_frame
-
-if TYPE_CHECKING:
-    from torchctl.diagnosis.findings.accuse import Accuser
 
 _WORDS = {"op_mismatch": "another operation", "shape_mismatch": "other sizes", "dtype_mismatch": "another type"}
 
 
-def disagreement(accuser: Accuser, node: Node, mismatch: Mismatch) -> Finding:
+def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
     """Return the finding about a collective on which ranks disagree; `node` is its place in the graph."""
     majority = mismatch.rows[mismatch.sides[0][0]]
-    collective, group = accuser.collective_of_row(majority, list(mismatch.rows.values()))
+    collective, group = court.collective_of_row(majority, list(mismatch.rows.values()))
     evidence = []
     for side in mismatch.sides[:8]:
-        call = accuser.trace.call_of(mismatch.rows[side[0]])
+        call = court.trace.call_of(mismatch.rows[side[0]])
         evidence.append(
             f"{ranks_of(side)}: {call.name}, {[list(sizes) for sizes in call.input_sizes]} ->"
             f" {[list(sizes) for sizes in call.output_sizes]}, {call.dtype or 'no type'}"
         )
-    is_open = node in accuser.waits.graph.edges
-    waiting = accuser.waiting([node], mismatch.minority) if is_open else ()
+    is_open = node in court.waits.graph.edges
+    waiting = court.waiting([node], mismatch.minority) if is_open else ()
     if mismatch.minority:
         few = mismatch.minority
         summary = f"{ranks_of(few)} {verb(few, 'has', 'have')} {_WORDS[mismatch.what]} than the others in"
@@ -49,7 +44,7 @@ def disagreement(accuser: Accuser, node: Node, mismatch: Mismatch) -> Finding:
     location = None
     if mismatch.minority:
         rows = {rank: mismatch.rows[rank] for rank in mismatch.minority}
-        frame = user_frame(accuser.trace.stack_of(rows[mismatch.minority[0]]))
+        frame = court.frame(rows[mismatch.minority[0]])
         if frame is not None:
             location = Location(mismatch.minority[0], frame.filename, frame.line, frame.name)
     confidence: Confidence = "certain" if mismatch.minority else "likely"

@@ -152,7 +152,7 @@ def keys_of(trace: Trace, rows: Ints | Flags) -> Ints:
     return key
 
 
-def find_open(trace: Trace, windows: Windows, usable: set[int], ignored: frozenset[int]) -> list[OpenOp]:
+def find_open(trace: Trace, windows: Windows, usable: frozenset[int], ignored: frozenset[int]) -> list[OpenOp]:
     """Return the collectives that are open somewhere, with who has entered each, oldest row first.
 
     Args:
@@ -188,7 +188,7 @@ def _add_done(trace: Trace, ops: dict[OpKey, OpenOp], whole: Flags) -> None:
             op.done.add(int(trace.rank[row]))
 
 
-def _add_missing(op: OpenOp, members: Sequence[int], windows: Windows, usable: set[int]) -> None:
+def _add_missing(op: OpenOp, members: Sequence[int], windows: Windows, usable: frozenset[int]) -> None:
     for rank in members:
         if rank in op.rows or rank in op.done:
             continue

@@ -37,7 +37,7 @@ class OpenPair:
     other: int | None = None
 
 
-def find_open_pairs(trace: Trace, usable: set[int], ignored: frozenset[int]) -> list[OpenPair]:
+def find_open_pairs(trace: Trace, usable: frozenset[int], ignored: frozenset[int]) -> list[OpenPair]:
     """Return the sends and receives that some rank has open; arguments as of `entered.find_open`."""
     is_pair = np.array([operation.is_p2p for operation in trace.operations] or [False])
     rows = np.flatnonzero(is_pair[trace.operation]) if len(trace) else np.zeros(0, np.int64)
@@ -100,7 +100,7 @@ def _pair(trace: Trace, row: int) -> Pair | None:
 
 
 def _of_one_end(
-    trace: Trace, pair: Pair, is_send: bool, mine: list[int], theirs: list[int], exact: bool, usable: set[int]
+    trace: Trace, pair: Pair, is_send: bool, mine: list[int], theirs: list[int], exact: bool, usable: frozenset[int]
 ) -> list[OpenPair]:
     group, sender, receiver = pair
     rank, partner = (sender, receiver) if is_send else (receiver, sender)

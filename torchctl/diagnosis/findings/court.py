@@ -1,0 +1,135 @@
+"""What every finding needs to know of a job's waits: who waits, in which operation, since when, and where in the code.
+
+The parts beside this one each answer one question (who is absent, what is stuck, which ranks wait in a circle, who
+disagrees). They take the court and the nodes of a case, and return a finding, or why there is none; they know nothing
+of each other. `accuse` decides which cases there are and puts the answers together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torchctl.diagnosis.model import Collective, GroupName, Location
+from torchctl.diagnosis.waits.proofs import Proofs
+from torchctl.diagnosis.waits.waiting import Node, Waits
+from torchctl.flightrec.decoding.dump import Frame
+from torchctl.flightrec.table.trace import NO_SEQ, NO_TIME, Group, Trace
+from torchctl.flightrec.view.userframe import user_frame
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """A case in which nobody can be named, and why, in words."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Court:
+    """The waits of one job, and what findings about them say.
+
+    Attributes:
+        searches: whether `waiting` searches the graph; see `without_search`.
+    """
+
+    waits: Waits
+    searches: bool = True
+    _entered: dict[Node, tuple[int, int, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def proofs(self) -> Proofs:
+        return self.waits.proofs
+
+    @property
+    def trace(self) -> Trace:
+        return self.waits.trace
+
+    def without_search(self) -> Court:
+        """Return a court that leaves out who waits: for comparing thousands of cases, each of which would search."""
+        return replace(self, searches=False)
+
+    def waiting(self, roots: Iterable[Node], culprits: Iterable[int]) -> tuple[int, ...]:
+        """Return the ranks that wait for `roots`, at once or through others; none without search."""
+        if not self.searches:
+            return ()
+        reached = self.waits.graph.waiting_for(roots)
+        ranks = {node.number for node in reached if node.kind == "rank" and node.number in self.waits.blocked}
+        return tuple(sorted(ranks - set(culprits)))
+
+    def last_row(self, rank: int) -> int | None:
+        """Return the row that a rank has launched last; None where its dumps hold none."""
+        return self._last_rows.get(rank)
+
+    @cached_property
+    def _last_rows(self) -> dict[int, int]:
+        last: dict[int, int] = {}
+        created = self.trace.created_ns
+        for dump in self.trace.dumps:
+            row, other = dump.first_row + dump.rows - 1, last.get(dump.rank)
+            if dump.rows and (other is None or created[row] > created[other]):
+                last[dump.rank] = row
+        return last
+
+    def collective(self, node: Node) -> tuple[Collective | None, GroupName | None]:
+        """Return the operation of a node and its group, each None where the node has none."""
+        if node.kind == "hidden":
+            return Collective(node.name, None, node.name.startswith("send"), (), (), ""), None
+        rows = self.waits.rows_of(node)
+        if not rows:
+            return None, None
+        return self.collective_of_row(min(rows.values()), list(rows.values()))
+
+    def collective_of_row(self, row: int, rows: Sequence[int]) -> tuple[Collective, GroupName]:
+        """Return the operation of `row` and its group; `rows` are those of all ranks in it."""
+        times = [int(self.trace.created_ns[at]) for at in rows if self.trace.created_ns[at] != NO_TIME]
+        group = self.trace.groups[int(self.trace.group[row])]
+        return collective_at(self.trace, row, min(times, default=None)), name_of(group)
+
+    def frame(self, row: int) -> Frame | None:
+        """Return where in the user's code a row was launched; None where its dump has no stack."""
+        return user_frame(self.trace.stack_of(row))
+
+    def location(self, ranks: Sequence[int], rows: dict[int, int] | None = None) -> Location | None:
+        """Return where the first of `ranks` is by its stack, else where it has launched its row."""
+        for rank in ranks:
+            activity = self.proofs.activity.get(rank)
+            if activity is not None and activity.location is not None:
+                return activity.location
+        for rank in ranks:
+            row = (rows or {}).get(rank)
+            frame = self.frame(row) if row is not None else None
+            if frame is not None:
+                return Location(rank, frame.filename, frame.line, frame.name)
+        return None
+
+    def entered_first(self, node: Node) -> tuple[int, int, int]:
+        """Return a key that sorts operations by the moment of their first rank; a thousand roots may ask for one."""
+        found = self._entered.get(node)
+        if found is None:
+            rows = self.waits.rows_of(node)
+            times = self.trace.created_ns[list(rows.values())]
+            times = times[times != NO_TIME]
+            first = int(times.min()) if len(times) else 1 << 62
+            found = self._entered[node] = (first, -len(rows), node.number)
+        return found
+
+
+def name_of(group: Group) -> GroupName:
+    """Return a group of the trace as findings show it."""
+    return GroupName(group.name, group.desc, group.members, group.known)
+
+
+def collective_at(trace: Trace, row: int, since_ns: int | None = None) -> Collective:
+    """Return the operation of a row as findings show it."""
+    call, seq = trace.call_of(row), int(trace.seq[row])
+    return Collective(
+        call.name,
+        None if seq == NO_SEQ else seq,
+        bool(trace.p2p[row]),
+        call.input_sizes,
+        call.output_sizes,
+        call.dtype,
+        since_ns,
+    )

@@ -1,0 +1,125 @@
+"""What the evidence of a job proves: whose dump can show an absence, what hangs for certain, what threads are in.
+
+A dump proves that its rank has not entered something only where it is as new as the others' and holds entries at all.
+One look shows a moving job and a stuck one alike, so an open operation is proven to hang by its watchdog, or by its age
+against the job's own newest entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torchctl.diagnosis.evidence import Evidence
+from torchctl.diagnosis.waits.activity import Activity, Doing
+from torchctl.diagnosis.waits.entered import Windows
+from torchctl.diagnosis.waits.staleness import stale_ranks
+from torchctl.flightrec.table.trace import NO_TIME, State, Trace
+
+_LONG_NS = 30_000_000_000  # an operation open for longer than this was not in flight by chance
+_TIMED_OUT, _LATE = int(State.TIMED_OUT), int(State.LATE)  # asked for every open row: an enum's look-up is slow
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """What the evidence proves, and what it cannot.
+
+    Attributes:
+        activity: what each rank with stacks is doing.
+        moved: ranks whose recorder went on between two looks; empty after one look alone.
+        windows: what each rank's ring shows of each group.
+        stale: ranks whose dump is older than others'.
+        empty: ranks whose dump holds nothing although they have taken part.
+        wrapped: ranks whose ring may have lost its oldest entries.
+        usable: ranks whose dump can show that they have not entered something.
+    """
+
+    evidence: Evidence
+    activity: dict[int, Activity]
+    moved: frozenset[int]
+    windows: Windows
+    stale: frozenset[int]
+    empty: frozenset[int]
+    wrapped: frozenset[int]
+    usable: frozenset[int]
+    _newest_ns: int
+    _in_something: frozenset[int]
+
+    @property
+    def trace(self) -> Trace:
+        return self.evidence.trace
+
+    @property
+    def compared(self) -> bool:
+        """Whether there were two looks, so that it is known who has moved."""
+        return self.evidence.moved is not None
+
+    def hard(self, rows: Sequence[int]) -> bool:
+        """Whether an operation is proven to hang: given up by a watchdog, or open for long by the job's own times."""
+        if self.given_up(rows):
+            return True
+        entered_ns = int(self.trace.created_ns[rows].max()) if rows else NO_TIME
+        return entered_ns != NO_TIME and self._newest_ns - entered_ns > _LONG_NS
+
+    def given_up(self, rows: Sequence[int]) -> bool:
+        """Whether a watchdog has given up one of these rows."""
+        states = self.trace.state[rows]
+        return bool(((states == _TIMED_OUT) | (states == _LATE)).any())
+
+    def is_gloo(self, group: int) -> bool:
+        return self.trace.groups[group].backend == "gloo"
+
+    def doing(self, rank: int) -> Doing | None:
+        """Return what a rank's thread is in; None without a stack that shows it."""
+        activity = self.activity.get(rank)
+        return None if activity is None else activity.doing
+
+    def unseen(self, number: int) -> list[int]:
+        """Return the ranks that may be members which never entered anything in a group of unknown members."""
+        group = self.trace.groups[number]
+        if group.size is not None and not group.unseen:
+            return []
+        busy = {rank for rank, activity in self.activity.items() if activity.doing is Doing.COLLECTIVE}
+        size = self.evidence.size() or (max([*self.trace.ranks, 0]) + 1)
+        candidates = {*self.evidence.ranks(), *range(size)} - set(group.members) - busy
+        return sorted(candidates - self._in_something)
+
+    def may_be_in_p2p(self, missing: Sequence[int]) -> bool:
+        """Whether of several missing ranks one may wait for another in a send or recv that gloo does not record."""
+        if len(missing) < 2 or all(rank in self.activity for rank in missing):
+            return False
+        return any(dump.gaps for dump in self.trace.dumps)
+
+
+def proofs_of(evidence: Evidence) -> Proofs:
+    """Return what the evidence proves."""
+    trace = evidence.trace
+    windows = Windows(trace)
+    without = _without_rows(trace)
+    empty = without & _met(trace, windows) if without else without
+    stale = frozenset(stale_ranks(trace, windows) if evidence.moved is None else ()) - without
+    return Proofs(
+        evidence=evidence,
+        activity=evidence.activities(),
+        moved=evidence.moved or frozenset(),
+        windows=windows,
+        stale=stale,
+        empty=empty,
+        wrapped=frozenset(dump.rank for dump in trace.dumps if dump.wrapped),
+        usable=frozenset(trace.ranks) - stale - empty,
+        _newest_ns=max(int(trace.created_ns.max()), int(trace.completed_ns.max())) if len(trace) else 0,
+        _in_something=frozenset(trace.rank[trace.state <= State.LATE].tolist()),
+    )
+
+
+def _without_rows(trace: Trace) -> frozenset[int]:
+    """Return the ranks whose dumps hold no row, where others' do."""
+    rows: dict[int, int] = {}
+    for dump in trace.dumps:
+        rows[dump.rank] = rows.get(dump.rank, 0) + dump.rows
+    return frozenset(rank for rank, count in rows.items() if not count and len(trace))
+
+
+def _met(trace: Trace, windows: Windows) -> set[int]:
+    """Return the ranks with which somebody has finished an operation."""
+    return {rank for number in windows.proven_entered() for rank in trace.groups[number].members}
