@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.findings.accuse import accuse
+from torchctl.diagnosis.findings.court import collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
-from torchctl.diagnosis.model import Collective, Confidence, Diagnosis, Finding, GroupName
+from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
 from torchctl.diagnosis.waits.waiting import Waits, waits_of
 from torchctl.flightrec.table.gather import Failure
 from torchctl.flightrec.table.trace import State, Trace
@@ -115,7 +116,7 @@ def _straggler(evidence: Evidence) -> Finding | None:
         return None
     trace = evidence.trace
     group = trace.groups[found.group]
-    call = trace.call_of(found.row)
+    made = collective_at(trace, found.row)
     frame = user_frame(trace.stack_of(found.row))
     lateness = f"median {found.median_ms:.1f} ms, p99 {found.p99_ms:.1f} ms"
     finding = Finding(
@@ -125,13 +126,13 @@ def _straggler(evidence: Evidence) -> Finding | None:
         f" {group_words(group)}: {lateness} after the last but one",
         (found.rank,),
         tuple(rank for rank in group.members if rank != found.rank),
-        GroupName(group.name, group.desc, group.members, group.known),
-        Collective(call.name, int(trace.seq[found.row]), False, call.input_sizes, call.output_sizes, call.dtype),
+        name_of(group),
+        made,
         evidence=[f"lateness of rank {found.rank}: {lateness}"],
         lateness_ms=(found.median_ms, found.p99_ms),
     )
     if frame is not None:
-        finding.evidence.append(f"it enters {call.name} at {frame.filename}:{frame.line} ({frame.name})")
+        finding.evidence.append(f"it enters {made.op} at {frame.filename}:{frame.line} ({frame.name})")
     return finding
 
 
@@ -144,18 +145,14 @@ def _add_timed_out(trace: Trace, findings: list[Finding]) -> None:
         return
     ranks = sorted(set(trace.rank[late].tolist()))
     row = int(late[0])
-    group, call = trace.groups[int(trace.group[row])], trace.call_of(row)
+    group, made = trace.groups[int(trace.group[row])], collective_at(trace, row)
     summary = f"operations of {ranks_of(ranks)} look complete, and are not: they ended after their own timeout"
-    evidence = [
-        f"{call.name}, sequence id {int(trace.seq[row])} of {group_words(group)}, timeout {trace.timeout_ms[row]} ms"
-    ]
+    which = made.op if made.seq_id is None else f"{made.op}, sequence id {made.seq_id}"
+    evidence = [f"{which} of {group_words(group)}, timeout {trace.timeout_ms[row]} ms"]
     cause = 0 if findings else None
-    name = GroupName(group.name, group.desc, group.members, group.known)
-    made = Collective(
-        call.name, int(trace.seq[row]), bool(trace.p2p[row]), call.input_sizes, call.output_sizes, call.dtype
+    findings.append(
+        Finding("timed_out", "likely", summary, (), tuple(ranks), name_of(group), made, None, evidence, cause)
     )
-    waiting = tuple(ranks)
-    findings.append(Finding("timed_out", "likely", summary, (), waiting, name, made, None, evidence, cause))
 
 
 def _add_bad_files(trace: Trace, findings: list[Finding]) -> None:
