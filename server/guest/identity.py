@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from torchctl import protocol
+from torchctl.protocol.identity import Identity
 from torchctl.protocol.launchers import JobPlace, job_in, place_in
 from torchctl.server.guest import step, torchlink
 
@@ -26,15 +26,8 @@ def job_id() -> str | None:
     return job_in(os.environ)
 
 
-def header_lines() -> list[str]:
-    """Return the lines that tell, in the head of every answer, whose it is; what is not known is left out."""
-    where = place()
-    job = job_id()
-    last = step.last
-    fields: list[tuple[str, object]] = [
-        (protocol.RANK_HEADER, where.rank),
-        (protocol.WORLD_SIZE_HEADER, where.world_size),
-        (protocol.JOB_HEADER, job if job and job.isascii() and job.isprintable() else None),
-        (protocol.STEP_HEADER, last[0] if last is not None and type(last[0]) is int else None),
-    ]
-    return [f"{name}: {value}" for name, value in fields if value is not None]
+def of_process(pid: int) -> Identity:
+    """Return who this process, whose pid is `pid`, says it is in the head of every answer."""
+    where, last = place(), step.last
+    reported = last[0] if last is not None and type(last[0]) is int else None
+    return Identity(where.rank, pid, where.world_size, job_id(), reported)

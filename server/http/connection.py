@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
 from torchctl import __version__, protocol
+from torchctl.protocol.identity import Identity
 from torchctl.server import registry
 from torchctl.server.guest import identity
 from torchctl.server.http import gate, guesses, pacing
@@ -216,10 +217,8 @@ class Connection(BaseHTTPRequestHandler):
             f"Content-Type: {response.content_type}",
             f"Content-Length: {len(response.content)}",
         ]
-        if stranger:
-            head += [line for line in identity.header_lines() if line.startswith(protocol.RANK_HEADER)]
-        else:
-            head += [f"{protocol.PID_HEADER}: {self.server.pid}", *identity.header_lines()]
+        who = identity.of_process(self.server.pid)
+        head += (Identity(who.rank) if stranger else who).header_lines()
         head += [f"{name}: {value}" for name, value in response.headers.items()]
         if self.close_connection:
             head.append("Connection: close")

@@ -7,10 +7,10 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from torchctl import protocol
 from torchctl.process.lastword import LastWord
 from torchctl.process.reasons import Reason
 from torchctl.process.samples import read, stat_fields
+from torchctl.protocol.identity import Identity
 from torchctl.server.sentinel.handover import Handover
 from torchctl.server.sentinel.page import Page, Words
 
@@ -73,20 +73,12 @@ class State:
                 has come to answer again meanwhile.
         """
         rank, world_size = self.place()
-        job, step = self.worker.job_id, self.words().step
-        fields: list[tuple[str, object]] = [
-            (protocol.PID_HEADER, self.worker.pid),
-            (protocol.RANK_HEADER, rank),
-            (protocol.WORLD_SIZE_HEADER, world_size),
-            (protocol.JOB_HEADER, job if job and job.isascii() and job.isprintable() else None),
-            (protocol.STEP_HEADER, step),
-        ]
+        worker = self.worker
+        identity = Identity(rank, worker.pid, world_size, worker.job_id, self.words().step)
         why = self.degraded or (self.recent if outside else None)
         if why is not None:
-            words = why.words().encode("ascii", "replace").decode()
-            shown = "".join(char if char.isprintable() else "?" for char in words)
-            fields.append((protocol.DEGRADED_HEADER, f"{why.since:.3f} {shown}"))
-        return [f"{name}: {value}" for name, value in fields if value is not None]
+            identity = identity._replace(degraded=why.words(), since=why.since)
+        return identity.header_lines()
 
     def sentence(self) -> str:
         """Return since when, and why the worker does not answer."""

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,12 @@ def job(
     return stopped_job
 
 
+def through_relay(folder: Path) -> list[str]:
+    """Return the options that reach the workers of a runtime folder as if it were another host's."""
+    via = f"env PYTHONPATH={os.getcwd()} TORCHCTL_RUNTIME_DIR={folder} HOST={{host}}"
+    return ["--nodes", "n1", "--via", via, "--remote", f"{sys.executable} -m torchctl", "--timeout", "20"]
+
+
 REASON = "stopped by a signal (SIGSTOP or SIGTSTP); SIGCONT lets it go on"
 
 
@@ -100,6 +107,37 @@ def test_its_stack_stands_apart_from_the_others(
     alone = run("traceback", "--ranks", "1", "--timeout", "20")
     assert alone.exit_code == 3
     assert f"  read from outside: {REASON}" in alone.stdout and " in train" in alone.stdout
+
+
+@pytest.mark.parametrize("command", ["ping", "ps", "call torch_profile --ranks 1"])
+def test_a_relay_passes_on_what_a_sentinel_says(job: tuple[list[Process], Path], command: str) -> None:
+    direct = run(*command.split(), "--timeout", "20")
+    relayed = run(*command.split(), *through_relay(job[1]))
+    assert relayed.exit_code == direct.exit_code == 3
+    assert facts(relayed.stdout.replace("found by --nodes (3)", "")) == facts(direct.stdout)
+    assert facts(relayed.stderr) == facts(direct.stderr)
+
+
+def facts(text: str) -> list[str]:
+    """Return the words of an output without what differs from run to run, and without the name of the host."""
+    return re.sub(r"\b\d+s\b", "Ns", steady(text).replace("n1:", "")).split()
+
+
+@pytest.mark.skipif(find_pyspy() is None, reason="py-spy is not installed")
+def test_a_stack_read_from_outside_stands_apart_through_a_relay_too(
+    job: tuple[list[Process], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    direct = run("traceback", "--timeout", "20")
+    relayed = run("traceback", *through_relay(job[1]))
+    assert f"read from outside: 1 rank: 1, {REASON}" in relayed.stdout
+    assert (relayed.exit_code, relayed.stdout, relayed.stderr) == (3, direct.stdout, direct.stderr)
+
+
+def test_diagnose_counts_a_rank_that_cannot_answer_as_lost_through_a_relay(job: tuple[list[Process], Path]) -> None:
+    result = run("diagnose", "--interval", "0.1", *through_relay(job[1]))
+    assert "ranks seen: 0,2 (2 of 3); missing: 1\n" in result.stdout
+    assert f"  rank 1: cannot answer for itself: degraded since HH:MM:SS: {REASON}\n" in steady(result.stdout)
 
 
 def test_a_dead_worker_has_its_last_word_in_ps(folder: Path, own_environment: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,13 +17,15 @@ from tests.listeners import listening
 from tests.stacks.texts import STUCK, WAITING, dump
 from torchctl.cli import cli
 from torchctl.errors import HandlerError
+from torchctl.protocol.identity import NOBODY, Identity
 from torchctl.server import WorkerServer
 from torchctl.stacks.reader import StackReader
 from torchctl.workers.ask.fanout import ask_all
-from torchctl.workers.ask.reply import NOBODY
+from torchctl.workers.ask.question import Question
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.hosts.relay import Errand, Reader, Writer, decode_errand, recording
 from torchctl.workers.questions.basic import ping, stacks_question
+from torchctl.workers.questions.look import sight_question
 
 pytestmark = pytest.mark.once
 
@@ -210,11 +213,58 @@ def test_what_a_relay_says_of_ranks_is_checked() -> None:
         error = {"kind": "refused", "detail": "no", "rank": rank, "status": None}
         reader.feed(json.dumps({"worker": {"endpoint": "/s", "rank": rank, "steps": [{"error": error}]}}).encode())
     assert {(one.endpoint.rank, one.error and one.error.rank) for one in reader.outcomes} == {(None, None)}
-    said = {"rank": "x", "pid": [], "world_size": "9", "step": -1, "job_id": 3}
+    said = {"rank": "x", "pid": [], "world_size": "9", "step": -1, "job_id": 3, "degraded": 7, "since": "now"}
     step = {"status": 200, "base64": "cG9uZw==", "recorder": "", "elapsed_s": 0, "answered_at": 0, "identity": said}
     reader.feed(json.dumps({"worker": {"endpoint": "/s", "rank": 1, "steps": [step]}}).encode())
     assert reader.outcomes[-1].value is not None
     assert reader.outcomes[-1].identity == NOBODY
+
+
+# One worker's line as torchctl 0.1.0 writes it, whose identity has no `degraded` and no `since`.
+OLD_LINE = (
+    b'{"worker":{"endpoint":"/run/rank3-7.sock","rank":3,"steps":[{"answered_at":1795700677.820828,"base64":"cG9uZw==",'
+    b'"elapsed_s":0.002,"identity":{"job_id":"j","pid":7,"rank":3,"step":12,"world_size":8},"recorder":"",'
+    b'"status":200}]}}'
+)
+
+
+def test_a_relay_of_an_older_version_is_understood() -> None:
+    reader = Reader("n", ping)
+    reader.feed(OLD_LINE)
+    (outcome,) = reader.outcomes
+    assert outcome.value is not None
+    assert outcome.identity == outcome.value.identity == Identity(3, 7, 8, "j", 12)
+    assert (outcome.value.rank, outcome.value.pid) == (3, 7)
+
+
+def test_our_relay_writes_what_an_older_version_reads(folder: Path) -> None:
+    head = b"Torchctl-Rank: 3\r\nTorchctl-Pid: 7\r\nTorchctl-World-Size: 8\r\nTorchctl-Job: j\r\nTorchctl-Step: 12\r\n"
+    with listening(str(folder / "rank3-7.sock"), listeners.reply(b"pong", headers=head)):
+        asked = [Endpoint(path=str(folder / "rank3-7.sock"), rank=3)]
+        (outcome,) = ask_all(asked, recording(ping), time.monotonic() + 20)
+    (line,) = Writer().lines(outcome)
+    older = json.loads(OLD_LINE)["worker"]
+    (step,) = older["steps"]
+    step["identity"] |= {"degraded": None, "since": None}  # which it passes over
+    ours = json.loads(line)["worker"]
+    for name in ("answered_at", "elapsed_s"):
+        step[name] = ours["steps"][0][name]
+    assert ours == older | {"endpoint": str(folder / "rank3-7.sock")}
+
+
+@pytest.mark.parametrize("question", [ping, sight_question("counters")], ids=["ping", "diagnose"])
+def test_a_relay_passes_on_why_a_worker_cannot_answer(folder: Path, question: Question[Any]) -> None:
+    head = b"Torchctl-Rank: 3\r\nTorchctl-Degraded: 1700000000.250 stopped by a signal\r\n"
+    with listening(str(folder / "s"), listeners.reply(b'{"schema":"torchctl.info/1","rank":3}', headers=head)):
+        (outcome,) = ask_all([Endpoint(path=str(folder / "s"))], recording(question), time.monotonic() + 20)
+        (direct,) = ask_all([Endpoint(path=str(folder / "s"))], question, time.monotonic() + 20)
+    reader = Reader("n", question)
+    for line in Writer().lines(outcome):
+        reader.feed(line.encode())
+    (read,) = reader.outcomes
+    assert read.identity == Identity(3, degraded="stopped by a signal", since=1_700_000_000)
+    assert (read.error and read.error.detail) == (direct.error and direct.error.detail)
+    assert type(read.error) is type(direct.error)
 
 
 def test_a_relay_that_floods_us_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

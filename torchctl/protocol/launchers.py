@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from torchctl.protocol.identity import parse_number
+
 # One row per launcher: rank, local rank, world size. The first row whose rank is set speaks for all three.
 _LAUNCHERS = (
     ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
@@ -26,10 +28,10 @@ class JobPlace(NamedTuple):
 def place_in(environment: Mapping[str, str]) -> JobPlace:
     """Return rank, local rank and world size as the launcher set them."""
     for names in _LAUNCHERS:
-        values = [_whole_number(environment.get(name)) for name in names]
+        values = [parse_number(environment.get(name)) for name in names]
         if values[0] is not None:
             return JobPlace(*values)
-    return JobPlace(None, _whole_number(environment.get("LOCAL_RANK")), None)
+    return JobPlace(None, parse_number(environment.get("LOCAL_RANK")), None)
 
 
 def job_in(environment: Mapping[str, str]) -> str | None:
@@ -40,7 +42,3 @@ def job_in(environment: Mapping[str, str]) -> str | None:
             return value
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     return f"{address}:{port}" if address and port else None
-
-
-def _whole_number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None

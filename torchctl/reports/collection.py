@@ -20,10 +20,11 @@ from torchctl.errors import EXIT_FAILED, NoSuchHandlerError, TorchctlError, Work
 from torchctl.files import write_file
 from torchctl.manifest import MANIFEST, SCHEMA, read_manifest
 from torchctl.protocol import compact_json
+from torchctl.protocol.identity import Identity
 from torchctl.text import printable
 from torchctl.workers.ask.fanout import Outcome
 from torchctl.workers.ask.question import Question, Steps
-from torchctl.workers.ask.reply import Identity, Reply
+from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.everything import GENERIC, GENERIC_TRACE, INFO, STACKS, TRACE, Had, ask_parts
 

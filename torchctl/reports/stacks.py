@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torchctl.errors import EXIT_FAILED, WorkerError
 from torchctl.manifest import read_manifest
+from torchctl.protocol.identity import Identity
 from torchctl.ranks import MAX_RANKS, Member
 from torchctl.stacks.folder import read_stack_files
 from torchctl.stacks.merge import Merged, Worker, merge, name_workers
@@ -16,7 +17,6 @@ from torchctl.stacks.motion import Motion
 from torchctl.stacks.reader import StackReader
 from torchctl.workers.ask.fanout import Outcome, is_stopped
 from torchctl.workers.ask.question import Question
-from torchctl.workers.ask.reply import Identity
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import WorkerStacks, stacks_question
 from torchctl.workers.rollcall import absent_ranks

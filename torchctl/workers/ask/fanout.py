@@ -22,8 +22,8 @@ from torchctl.errors import (
     StoppedError,
     WorkerError,
 )
+from torchctl.protocol.identity import NOBODY, Identity
 from torchctl.workers.ask.question import Question
-from torchctl.workers.ask.reply import NOBODY, Identity
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")

@@ -24,9 +24,10 @@ from torchctl.errors import (
 from torchctl.process.memory import ControlGroup
 from torchctl.process.reasons import reasons
 from torchctl.process.samples import sample
+from torchctl.protocol.identity import MAX_JOB_CHARS, Identity
 from torchctl.protocol.launchers import job_in, place_in
 from torchctl.workers.ask.question import Ask
-from torchctl.workers.ask.reply import MAX_JOB_CHARS, Identity, Reply
+from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 
 
@@ -52,7 +53,7 @@ def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
     if found:
         # Read from outside it stands still all the same: not one of those that run.
         identity = identity._replace(degraded="; ".join(one.text for one in found))
-    return Reply(200, body, identity.rank, identity.pid, "", elapsed, identity, time.time())
+    return Reply(200, body, "", elapsed, identity, time.time())
 
 
 def identity_of(endpoint: Endpoint) -> Identity:

@@ -13,7 +13,8 @@ from urllib.parse import quote, urlencode
 
 from torchctl import protocol
 from torchctl.errors import WorkerError
-from torchctl.workers.ask.reply import Identity, Reply, failure
+from torchctl.protocol.identity import NOBODY, Identity
+from torchctl.workers.ask.reply import Reply, failure
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")
@@ -123,7 +124,7 @@ class Conversation(Generic[T]):
     @property
     def identity(self) -> Identity:
         """Who the worker said it is."""
-        return Identity() if self.last is None else self.last.identity
+        return NOBODY if self.last is None else self.last.identity
 
     def begin(self) -> Ask | None:
         """Return the first request."""

@@ -26,32 +26,12 @@ from torchctl.errors import (
     UnreachableError,
     WorkerError,
 )
+from torchctl.protocol.identity import NOBODY, Identity
 from torchctl.workers.endpoint import Endpoint
 
 _MESSAGE_CHARS = 500  # of a failing handler's text
-MAX_JOB_CHARS = 200
 _OTHER_DOOR = "ask as the user who owns the job, by the host's own name, or by 127.0.0.1"
 _LATER = "set TORCHCTL_TOKEN or --token-file to the server's token, and try again in a few seconds"
-
-
-class Identity(NamedTuple):
-    """Who a worker says it is, in the headers of every answer; None from a server that does not say (torch's own).
-
-    Attributes:
-        degraded: why the worker itself does not answer, when its sentinel has in its place; None for its own answer.
-        since: when it was first seen not to, in whole seconds since the epoch.
-    """
-
-    rank: int | None = None
-    pid: int | None = None
-    world_size: int | None = None
-    job_id: str | None = None
-    step: int | None = None
-    degraded: str | None = None
-    since: int | None = None
-
-
-NOBODY = Identity()
 
 
 class Reply(NamedTuple):
@@ -60,21 +40,26 @@ class Reply(NamedTuple):
     Attributes:
         status: HTTP status.
         body: all of it, as sent.
-        rank, pid: whose answer it is; None from a server that does not say (torch's own).
         recorder: which recorder a trace came from, "nccl", "generic" or "none"; "" when not said.
         elapsed_s: from the connection attempt to the last byte.
-        identity: all that the headers tell of the worker.
+        identity: whose answer it is.
         answered_at: when the last byte had come, by this host's clock, in seconds since the epoch.
     """
 
     status: int
     body: bytes
-    rank: int | None
-    pid: int | None
     recorder: str
     elapsed_s: float
     identity: Identity = NOBODY
     answered_at: float = 0.0
+
+    @property
+    def rank(self) -> int | None:
+        return self.identity.rank
+
+    @property
+    def pid(self) -> int | None:
+        return self.identity.pid
 
 
 def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: float) -> Reply:
@@ -83,29 +68,8 @@ def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: 
     Args:
         headers: by name, in lower case or in a mapping that ignores case.
     """
-    job = headers.get(protocol.JOB_HEADER.lower())
-    since, _, degraded = headers.get(protocol.DEGRADED_HEADER.lower(), "").partition(" ")
-    identity = Identity(
-        number(headers.get(protocol.RANK_HEADER.lower())),
-        number(headers.get(protocol.PID_HEADER.lower())),
-        number(headers.get(protocol.WORLD_SIZE_HEADER.lower())),
-        job[:MAX_JOB_CHARS] if job else None,
-        number(headers.get(protocol.STEP_HEADER.lower())),
-        degraded[:_MESSAGE_CHARS] or None,
-        _seconds(since) if degraded else None,
-    )
     recorder = headers.get(protocol.RECORDER_HEADER.lower(), "")
-    return Reply(status, body, identity.rank, identity.pid, recorder, elapsed_s, identity, time.time())
-
-
-def number(text: str | None) -> int | None:
-    """Return a header's whole number, None for anything else."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
-def _seconds(text: str) -> int | None:
-    whole = text.partition(".")[0]
-    return int(whole) if whole.isascii() and whole.isdigit() and len(whole) < 12 else None
+    return Reply(status, body, recorder, elapsed_s, Identity.from_headers(headers), time.time())
 
 
 def degraded_words(identity: Identity) -> str:

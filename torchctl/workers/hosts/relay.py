@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 from torchctl import errors
 from torchctl.errors import HandlerError, NotAWorkerError, TooLargeError, WorkerError
 from torchctl.protocol import compact_json
+from torchctl.protocol.identity import Identity, checked_number
 from torchctl.workers.ask.fanout import Outcome
 from torchctl.workers.ask.question import Conversation, Question, Steps
-from torchctl.workers.ask.reply import MAX_JOB_CHARS, Identity, Reply
+from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")
@@ -83,17 +84,18 @@ def recording(question: Question[Any]) -> Question[Transcript]:
     def steps(endpoint: Endpoint) -> Steps[Transcript]:
         inner = question.steps(endpoint)
         taken: list[dict[str, Any]] = []
-        rank = None
+        rank = endpoint.rank
         try:
             ask = next(inner)
             while True:
                 try:
                     reply = yield ask
                 except WorkerError as error:
+                    rank = rank if error.rank is None else error.rank
                     taken.append({"error": _error_json(error)})
                     ask = inner.throw(error)
                 else:
-                    rank = reply.rank
+                    rank = rank if reply.rank is None else reply.rank
                     taken.append(_reply_json(reply))
                     ask = inner.send(reply)
         except (StopIteration, WorkerError):
@@ -192,7 +194,7 @@ class Reader:
         self.ended = True
 
     def _outcome(self, worker: dict[str, Any]) -> Outcome[Any]:
-        rank = _number(worker["rank"])
+        rank = checked_number(worker["rank"])
         endpoint = Endpoint(path=str(worker["endpoint"]), node=self.node, rank=rank, source="--nodes")
         conversation = Conversation(self.question, endpoint)
         try:
@@ -218,27 +220,14 @@ class Reader:
             ).encode()
         else:
             body = base64.b64decode(step["base64"])
-        said = step["identity"]
-        numbers = (_number(said.get(name)) for name in ("rank", "pid", "world_size", "step"))
-        rank, pid, world_size, at_step = numbers
-        job = said.get("job_id")
-        identity = Identity(rank, pid, world_size, job[:MAX_JOB_CHARS] if isinstance(job, str) else None, at_step)
         return Reply(
             int(step["status"]),
             body,
-            identity.rank,
-            identity.pid,
             str(step["recorder"]),
             float(step["elapsed_s"]),
-            identity,
+            Identity.from_json(step["identity"]),
             float(step["answered_at"]) - self._clock_s,
         )
-
-
-def _number(value: Any) -> int | None:
-    """Return what can be a rank, a pid or the like, as `reply.number` takes it from a header."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value < 10**9 else None
 
 
 def _reply_json(reply: Reply) -> dict[str, Any]:
@@ -248,7 +237,7 @@ def _reply_json(reply: Reply) -> dict[str, Any]:
         "recorder": reply.recorder,
         "elapsed_s": reply.elapsed_s,
         "answered_at": reply.answered_at,
-        "identity": reply.identity._asdict(),
+        "identity": reply.identity.as_json(),
     }
 
 
@@ -260,7 +249,7 @@ def _error_json(error: WorkerError) -> dict[str, Any]:
 def _error(document: dict[str, Any], endpoint: Endpoint) -> WorkerError:
     kinds = {one.kind: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, WorkerError)}
     kind = kinds.get(str(document["kind"]), WorkerError)
-    rank = _number(document["rank"])
+    rank = checked_number(document["rank"])
     detail = str(document["detail"])[:1000]
     if issubclass(kind, HandlerError):
         return kind(detail, endpoint=str(endpoint), rank=rank, status=int(document["status"] or 500))

@@ -39,7 +39,7 @@ class WorkerInfo:
     server: str = "torch"
     start_time: float | None = None
     degraded: str | None = None
-    since: int | None = None
+    since: float | None = None
     sentinel: int | None = None
 
 

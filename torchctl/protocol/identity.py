@@ -1,0 +1,121 @@
+"""Who a worker says it is, in every form that travels: headers of an answer, JSON, and a relay's line. No I/O.
+
+A field that this version does not know is passed over, and one that is missing is unknown, so that versions of torchctl
+which know more or fewer of them understand each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torchctl.protocol.routes import (
+    DEGRADED_HEADER,
+    JOB_HEADER,
+    PID_HEADER,
+    RANK_HEADER,
+    STEP_HEADER,
+    WORLD_SIZE_HEADER,
+)
+
+MAX_JOB_CHARS = 200
+_MAX_REASON_CHARS = 500
+_NUMBER_DIGITS = 9  # of a rank, a pid, a step
+_SECONDS_DIGITS = 11  # of a time since the epoch
+_READ_FROM = {name: name.lower() for name in (RANK_HEADER, PID_HEADER, WORLD_SIZE_HEADER, JOB_HEADER, STEP_HEADER)}
+
+
+class Identity(NamedTuple):
+    """Who a worker says it is; None is what it does not say (torch's own server says nothing).
+
+    Attributes:
+        degraded: why the worker does not answer itself, if its sentinel has answered instead; None for its own answer.
+        since: when that was first seen, by the clock of its host, in seconds since the epoch; whole when it was read.
+    """
+
+    rank: int | None = None
+    pid: int | None = None
+    world_size: int | None = None
+    job_id: str | None = None
+    step: int | None = None
+    degraded: str | None = None
+    since: float | None = None
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str]) -> Identity:
+        """Return what an answer's headers say.
+
+        Args:
+            headers: by name, in lower case or in a mapping that ignores case.
+        """
+        since, _, degraded = headers.get(DEGRADED_HEADER.lower(), "").partition(" ")
+        return cls(
+            parse_number(headers.get(_READ_FROM[RANK_HEADER])),
+            parse_number(headers.get(_READ_FROM[PID_HEADER])),
+            parse_number(headers.get(_READ_FROM[WORLD_SIZE_HEADER])),
+            headers.get(_READ_FROM[JOB_HEADER], "")[:MAX_JOB_CHARS] or None,
+            parse_number(headers.get(_READ_FROM[STEP_HEADER])),
+            degraded[:_MAX_REASON_CHARS] or None,
+            parse_number(since.partition(".")[0], _SECONDS_DIGITS) if degraded else None,
+        )
+
+    def header_lines(self) -> list[str]:
+        """Return the header lines that say the same; what is unknown, or what no header can carry, is left out."""
+        lines = [
+            f"{name}: {value}"
+            for name, value in (
+                (PID_HEADER, self.pid),
+                (RANK_HEADER, self.rank),
+                (WORLD_SIZE_HEADER, self.world_size),
+                (JOB_HEADER, self.job_id if self.job_id and _fits_header(self.job_id) else None),
+                (STEP_HEADER, self.step),
+            )
+            if value is not None
+        ]
+        if self.degraded is not None:
+            reason = "".join(char if _fits_header(char) else "?" for char in self.degraded)
+            lines.append(f"{DEGRADED_HEADER}: {self.since or 0:.3f} {reason}")
+        return lines
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Identity:
+        """Return what a JSON object says, such as `as_json` gives; a field of another type or size is unknown."""
+        job, degraded = document.get("job_id"), document.get("degraded")
+        reason = degraded[:_MAX_REASON_CHARS] if isinstance(degraded, str) else ""
+        return cls(
+            checked_number(document.get("rank")),
+            checked_number(document.get("pid")),
+            checked_number(document.get("world_size")),
+            job[:MAX_JOB_CHARS] if isinstance(job, str) else None,
+            checked_number(document.get("step")),
+            reason or None,
+            _whole_seconds(document.get("since")) if reason else None,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return self._asdict()
+
+
+NOBODY = Identity()
+
+
+def parse_number(text: str | None, digits: int = _NUMBER_DIGITS) -> int | None:
+    """Return the whole number that a text is, None for any other text and for one with more digits."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) <= digits else None
+
+
+def checked_number(value: Any, digits: int = _NUMBER_DIGITS) -> int | None:
+    """Return a value of JSON if `parse_number` could have read it from a text, else None."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 10**digits else None
+
+
+def _whole_seconds(value: Any) -> int | None:
+    if isinstance(value, float):
+        return int(value) if 0 <= value < 10**_SECONDS_DIGITS else None
+    return checked_number(value, _SECONDS_DIGITS)
+
+
+def _fits_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()
