@@ -86,7 +86,7 @@ def can_build_wheels() -> bool:
 
 
 @pytest.mark.skipif(not can_build_wheels(), reason="no setuptools 77 or later is installed, so no wheel can be built")
-def test_a_wheel_in_an_empty_folder_prints_the_same_scripts(folder: Path) -> None:
+def test_a_wheel_in_an_empty_folder_prints_the_same_scripts_and_pages(folder: Path) -> None:
     target, empty = folder / "site", folder / "empty"
     empty.mkdir()
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -95,9 +95,13 @@ def test_a_wheel_in_an_empty_folder_prints_the_same_scripts(folder: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": str(target)}
     assert (target / "torchctl" / "server" / "__main__.py").is_file()
     assert (target / "torchctl" / "storeutil" / "__init__.py").is_file()
-    for shell in ("bash", "zsh", "fish"):
+    pages = {path.name: path.read_text() for path in (target / "torchctl" / "guide").iterdir()}
+    assert pages == {path.name: path.read_text() for path in (ROOT / "torchctl" / "guide").iterdir()}
+    printed = {("completion", shell): script(shell) for shell in ("bash", "zsh", "fish")}
+    printed["help", "exit-codes"] = pages["exit-codes.md"]
+    for words, expected in printed.items():
         out = subprocess.run(
-            [sys.executable, "-m", "torchctl", "completion", shell],
+            [sys.executable, "-m", "torchctl", *words],
             cwd=empty,
             env=environment,
             capture_output=True,
@@ -105,7 +109,7 @@ def test_a_wheel_in_an_empty_folder_prints_the_same_scripts(folder: Path) -> Non
             timeout=60,
             check=True,
         )
-        assert out.stdout == script(shell)
+        assert out.stdout == expected
     where = [sys.executable, "-c", "import torchctl; print(torchctl.__file__)"]
     out = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert out.stdout.startswith(str(target))

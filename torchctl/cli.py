@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "collect": "collect",
     "relay": "relay",
     "completion": "completion",
+    "help": "help",
 }
 
 

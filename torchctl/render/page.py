@@ -1,0 +1,64 @@
+"""A page of the guide as a terminal shows it."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from typing import ClassVar
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
+from rich.padding import Padding
+from rich.text import Text
+from rich.theme import Theme
+
+_WIDEST = 110  # columns: longer lines are hard to read, however wide the window is
+_THEME = Theme({"markdown.code": "bold", "markdown.table.border": "dim", "markdown.item.number": "none"})
+_LINK = re.compile(r"\[([^\]]+)\]\([a-z-]+\.md\)")  # to another page, which a terminal cannot follow
+
+
+class _Heading(Heading):
+    """A heading at the left edge; rich would centre it."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        title = self.text.copy()
+        title.stylize("bold underline" if self.tag == "h1" else "bold")
+        if self.tag != "h1":
+            yield Text("")
+        yield title
+
+
+class _CodeBlock(CodeBlock):
+    """Commands and what they print, indented, in the terminal's own colours; a long line goes on below."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = Text(str(self.text).rstrip(), overflow="fold")
+        lines.highlight_regex(r"(?m)^\$ .+$", "bold")
+        yield Padding(lines, (0, 0, 0, 4))
+
+
+class _Page(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "heading_open": _Heading,
+        "fence": _CodeBlock,
+        "code_block": _CodeBlock,
+    }
+
+
+def rendered(markdown: str) -> tuple[str, bool]:
+    """Return a page in this terminal's width and colours, and whether it fits on one screen."""
+    terminal = Console(file=sys.stdout)
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="standard" if terminal.color_system else None,
+        no_color=terminal.no_color,
+        width=min(terminal.width, _WIDEST),
+        theme=_THEME,
+    )
+    with console.capture() as capture:
+        console.print(_Page(_LINK.sub(r"\1", markdown), hyperlinks=False))
+    lines = [line.rstrip() for line in capture.get().strip("\n").split("\n")]
+    return "\n".join(lines) + "\n", len(lines) < terminal.height
