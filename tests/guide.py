@@ -23,11 +23,13 @@ _VARYING = {
     r"\b(rank\d+)-\d+\.sock": r"\1.sock",
     r"sockets in \S+": "sockets in a folder",
     r"\bpid +\d+": "pid",
+    r"(?m)^( *\d+) +\S+ +\d+ +[\w-]+…": r"\1 host pid job",  # a row of `ps`
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\b\d\d:\d\d:\d\d": "then",
     r"host \S+,": "host,",
     r"\b[\d.]+ ?m?s\b": "while",
     r"\bjob [\w-]+": "job",
     r"0x[0-9a-f]+": "address",
+    r"sleeps in \w+": "sleeps",  # where the kernel says so
     r" +": " ",
 }
 

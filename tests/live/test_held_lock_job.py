@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests import guide
 from tests.demo.job import torchrun_job
 from tests.sentinels import eventually
 from torchctl.cli import cli
@@ -78,3 +79,11 @@ def test_diagnose_names_the_rank_with_its_sentinels_reason() -> None:
     assert REASON in finding["summary"]
     assert finding["waiting_ranks"] == [0, 2]
     assert f"rank {STUCK}" in found["verdict"]
+
+
+def test_the_guide_shows_what_ping_and_diagnose_print() -> None:
+    page = guide.PAGES["torchctl/guide/silence.md"]
+    ping = run("ping", "--timeout", "60").stdout
+    assert guide.likened(ping) == guide.likened(guide.screen(page, "torchctl ping"))
+    verdict = run("diagnose", "--timeout", "60").stdout.splitlines()[0]
+    assert guide.likened(verdict) == guide.likened(guide.screen(page, "torchctl diagnose"))

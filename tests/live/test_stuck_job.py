@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests import guide
 from tests.demo.job import torchrun_job
 from torchctl.cli import cli
 
@@ -99,3 +100,26 @@ def test_a_rank_that_does_not_exist_is_named_missing() -> None:
     assert result.exit_code == 3
     assert "rank 9: no worker found" in result.stderr
     assert [dump["rank"] for dump in json.loads(result.stdout)["dumps"]] == [0]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        ("README.md", "torchctl diagnose"),
+        ("README.md", "torchctl traceback"),
+        ("torchctl/guide/workers.md", "torchctl ps"),
+        ("torchctl/guide/workers.md", "torchctl ping"),
+        ("torchctl/guide/workers.md", "torchctl ping --ranks 2,9"),
+        ("torchctl/guide/stacks.md", "torchctl traceback --ranks 2"),
+        ("torchctl/guide/traces.md", "torchctl nccl-trace --ranks 0 --last 3"),
+        ("torchctl/guide/handlers.md", "torchctl handlers"),
+        ("torchctl/guide/handlers.md", "torchctl call ping --ranks 0-1"),
+        ("torchctl/guide/handlers.md", "torchctl call nope --ranks 0"),
+    ],
+)
+def test_readme_and_guide_show_what_the_commands_print(
+    page: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    result = run(*guide.words(command), "--timeout", "60")  # a busy machine may need more than the default
+    assert guide.likened(result.output) == guide.likened(guide.screen(guide.PAGES[page], command))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner, Result
 
+from tests import guide
 from tests.demo.job import torchrun_job
 from torchctl.cli import cli
 
@@ -120,6 +121,12 @@ def test_one_screen_names_all_three_and_folds_the_rest(job: Job, monkeypatch: py
     assert any("> " in line and "in train_step" in line for line in below)
     assert max(map(len, lines)) <= 80
     assert result.exit_code == 3
+
+
+def test_the_guide_shows_this_screen() -> None:
+    until_degraded()
+    shown = guide.screen(guide.PAGES["torchctl/guide/stacks.md"], "torchctl traceback")
+    assert guide.likened(run("traceback", "--timeout", "20").stdout) == guide.likened(shown)
 
 
 def test_two_samples_show_that_nothing_moves(job: Job) -> None:
