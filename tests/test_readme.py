@@ -3,6 +3,8 @@
 import ast
 import functools
 import importlib
+import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from torchctl.cli import COMMANDS, cli
 from torchctl.commands.help import topics
 from torchctl.diagnosis.model import Kind
 from torchctl.protocol import runtimedir
-from torchctl.server import get_handler_names
+from torchctl.server import WorkerServer, get_handler_names
 
 README = PAGES["README.md"]
 MOST_WORDS = 1700
@@ -174,3 +176,20 @@ def test_the_readme_is_short_and_begins_with_a_screenful_of_commands() -> None:
     [(_, block)] = guide.fences(before)
     assert len(block.splitlines()) <= 24
     assert block.startswith("make demo") and "\nmake test" in block
+
+
+def test_json_has_the_schema_and_the_keys_of_the_table(folder: Path) -> None:
+    rows = re.findall(r"^\| `torchctl ([^`]+)` \| `([^`]+)` \| (.+) \|$", page("json"), re.MULTILINE)
+    assert len(rows) == 9
+    live, dead = str(folder / "live"), str(folder / "dead")
+    with WorkerServer(live):
+        WorkerServer(dead).shutdown()
+        for command, schema, listed in rows:
+            left = {"DIR": str(folder / "out"), "NAME": "ping", "PID": str(os.getpid())}
+            words = [left.get(word, word) for word in command.split()]
+            asked = [] if words[0] == "doctor" else ["--socket", live, "--socket", dead]
+            document = json.loads(CliRunner().invoke(cli, [*words, *asked, "--json"]).stdout)
+            keys = {*re.findall(r"`(\w+)`", listed), "schema"}
+            if words[0] not in ("nccl-trace", "diagnose", "doctor"):
+                keys |= {"failures", "not_found", "missing_ranks"}
+            assert (document["schema"], set(document)) == (schema, keys)
