@@ -62,6 +62,11 @@ def is_costly(name: str) -> bool:
     return name not in _harmless
 
 
+def costly_names() -> list[str]:
+    """Return the names of our own and the user's costly handlers."""
+    return sorted(_handlers.keys() - _harmless)
+
+
 def get_handler_names() -> list[str]:
     """Return the names of all handlers, sorted: ours, the user's, and torch's when torch is loaded."""
     return sorted({*_handlers, *torchlink.torch_handler_names()})

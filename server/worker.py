@@ -149,10 +149,10 @@ class WorkerServer:
         slots, threads = self._connections.slots(), self._connections.threads()
         for slot in slots:
             if slot.waiting_since is not None:
-                slot.hang_up()
+                slot.channel.hang_up()
         _join(threads, deadline - protocol.SHUTDOWN_TIMEOUT_S / 2)
         for slot in slots:
-            slot.hang_up()
+            slot.channel.hang_up()
         _join(threads, deadline)
 
     def pause(self) -> None:
@@ -175,7 +175,7 @@ class WorkerServer:
             if listener.companion is not None:
                 listener.companion.release()
         for slot in self._connections.slots():
-            slot.connection.close()
+            slot.channel.close()
 
     def __enter__(self) -> WorkerServer:
         return self

@@ -52,7 +52,7 @@ CODE = {
     "traced": _MAY_BE_TRACED + _HOLD + HOLD_UNTIL_TOLD + IDLE,
     "frozen": IDLE,
     "memory": _FILL + _HOLD + HOLD_UNTIL_TOLD + IDLE,
-    "tcp": "tcp = s.WorkerServer('127.0.0.1', 0)\nprint(tcp.port, flush=True)\n" + IDLE,
+    "tcp": "tcp = s.WorkerServer('127.0.0.1', 0, read_only=True)\nprint(tcp.port, flush=True)\n" + IDLE,
     "healthy": IDLE,
 }
 TOKEN = "t" * 20

@@ -37,7 +37,7 @@ FAMILIES = {
 NARROW = {
     "torchctl.server.sentinel": {
         *("torchctl.server.sentinel", "torchctl.server.http.gate", "torchctl.server.http.head"),
-        *("torchctl.server.http.guesses", "torchctl.process", "torchctl.protocol", "torchctl.errors"),
+        *("torchctl.server.http.verdict", "torchctl.process", "torchctl.protocol", "torchctl.errors"),
     },
     "torchctl.server.handlers": {
         *("torchctl.server.handlers", "torchctl.server.guest", "torchctl.server.registry", "torchctl.server.request"),
@@ -48,14 +48,11 @@ NARROW = {
 EXCEPTIONS: set[tuple[str, str]] = {
     ("torchctl.render.exchange", "torchctl.files"),
     ("torchctl.render.ps", "torchctl.process.lastword"),
-    ("torchctl.server.handlers.info", "torchctl.server.http.guesses"),
     ("torchctl.workers.questions.dumps", "torchctl.flightrec.table.gather"),
 }
 CIRCLES: set[str] = {
     "torchctl.flightrec.table.recorded",
     "torchctl.flightrec.table.trace",
-    "torchctl.server.http.connection",
-    "torchctl.server.http.listener",
     "torchctl.workers.ask.fanout",
     "torchctl.workers.ask.many",
     "torchctl.workers.ask.one",

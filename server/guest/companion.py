@@ -28,6 +28,7 @@ from typing import NamedTuple
 from torchctl import __version__, protocol
 from torchctl.process.samples import start_ticks
 from torchctl.protocol import runtimedir
+from torchctl.server import registry
 from torchctl.server.guest import identity, ownership, stackdump, step
 from torchctl.server.handlers.pyspy import find_pyspy
 from torchctl.server.http.gate import Gate
@@ -135,6 +136,7 @@ class Companion:
                 link.settimeout(_GOODBYE_S)
                 while link.recv(256):
                     pass  # probes; the end of the link is the end of the sentinel
+            self._own.give_up_lost()
             link.close()
             if not _live:
                 self._collect()
@@ -226,6 +228,7 @@ class Companion:
             pyspy=find_pyspy(),
             dump_signal=None if self._dump is None else self._dump.signal,
             native=self._native,
+            costly=registry.costly_names(),
         )
         descriptors = [one.socket.fileno() for one in self._listeners]
         descriptors.append(self._page_descriptor)

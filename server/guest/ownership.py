@@ -9,11 +9,13 @@ get what C code prints.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import NamedTuple
 
 _STANDARD = (0, 1, 2)
+_SO_COOKIE = 57  # include/uapi/asm-generic/socket.h; since Linux 4.12
 
 
 class Mark(NamedTuple):
@@ -47,18 +49,71 @@ def close(descriptor: int, marked: Mark | None) -> None:
         os.close(descriptor)
 
 
+class OwnSocket:
+    """A socket of ours, as long as its number is still that socket.
+
+    One that is lost before it can be looked at raises OSError.
+
+    How this works: before each use the kernel is asked for the socket's cookie. Python makes this system call without
+    letting go of the interpreter lock, so the trainer does not get a turn by our asking. What is left is a trainer that
+    closes and opens files just between our question and the system call after it, a microsecond or so; Linux has no
+    call that does both. On kernels before 4.12 `fstat` has to do: it lets go of the lock, so there the gap lasts until
+    we have the lock again.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        try:
+            self._cookie = _cookie(sock)
+            self._mark = None if self._cookie else mark(sock.fileno())
+        except OSError:
+            sock.detach()
+            raise
+
+    def is_there(self) -> bool:
+        """Whether it may be used; one whose number has become another file is given up, untouched."""
+        if self.sock.fileno() < 0:
+            return False
+        try:
+            there = _cookie(self.sock) == self._cookie and (
+                self._mark is None or is_still(self.sock.fileno(), self._mark)
+            )
+        except OSError:
+            there = False
+        if not there:
+            self.sock.detach()
+        return there
+
+    def close(self) -> None:
+        """Close it, if it is still ours."""
+        if self.is_there():
+            self.sock.close()
+
+
 class Sockets:
-    """Sockets of ours, each with the mark of its beginning."""
+    """Sockets of ours that are of use only together."""
 
     def __init__(self, *sockets: socket.socket) -> None:
-        self._marks = [(one, mark(one.fileno())) for one in sockets]
+        self._sockets = [OwnSocket(one) for one in sockets]
 
     def give_up_lost(self) -> bool:
         """Let go, untouched, of descriptors that are another file now; return whether all are there."""
-        for one, marked in self._marks:
-            if one.fileno() >= 0 and not is_still(one.fileno(), marked):
-                one.detach()
-        return all(one.fileno() >= 0 for one, _ in self._marks)
+        there = [one.is_there() for one in self._sockets]
+        return all(there)
+
+
+def _cookie(sock: socket.socket) -> bytes:
+    """Return the number that the kernel gives to one socket only; empty where the kernel gives none.
+
+    Raises:
+        OSError: the descriptor is closed, or no socket.
+    """
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+    except OSError as error:
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            raise
+        return b""
 
 
 def keep_for_ever(thing: object) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 from torchctl import __version__
 from torchctl.protocol import compact_json
 from torchctl.server import registry
-from torchctl.server.guest import companion, identity, step, torchlink
-from torchctl.server.http import guesses
+from torchctl.server.guest import companion, guesses, identity, step, torchlink
 from torchctl.server.request import Request, Response
 
 _SECRET_WORD = r"(?:key|token|secret|passw|credential)"
@@ -56,7 +55,7 @@ def info(request: Request, response: Response) -> None:
                 "argv": masked(sys.argv),
                 "cwd": _cwd(),
                 "handlers": registry.get_handler_names(),
-                "wrong_tokens": guesses.seen.total,
+                "wrong_tokens": guesses.total,
             }
         ),
         "application/json",

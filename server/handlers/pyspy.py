@@ -17,7 +17,7 @@ import sys
 import time
 
 from torchctl.process.samples import read
-from torchctl.server.guest import detach
+from torchctl.server.guest import detach, ownership
 from torchctl.server.handlers.parameters import check_names
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
@@ -77,14 +77,15 @@ def find_pyspy() -> str | None:
 def _run_detached(arguments: list[str]) -> tuple[int, str]:
     """Run a command that is not our child; return its exit status and output."""
     read_end, write_end = os.pipe()
+    pipe = ownership.mark(read_end)  # one file, whichever end
     try:
         try:
             detach.start(["/bin/sh", "-c", _SCRIPT, "sh", *arguments], f"/proc/{os.getpid()}/fd/{write_end}")
         finally:
-            os.close(write_end)
-        output, ended = _read_all(read_end)
+            ownership.close(write_end, pipe)
+        output, ended = _read_all(read_end, pipe)
     finally:
-        os.close(read_end)
+        ownership.close(read_end, pipe)
     match = _PID.search(output)
     if not ended:
         if match is not None:
@@ -102,8 +103,8 @@ def _end(shell: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _read_all(descriptor: int) -> tuple[str, bool]:
-    """Return what comes until end of file, and whether that end came within time and size."""
+def _read_all(descriptor: int, pipe: ownership.Mark) -> tuple[str, bool]:
+    """Return what comes until end of file, and whether that end came within time and size, and while it was ours."""
     deadline = time.monotonic() + _TIMEOUT_S
     data = bytearray()
     poll = select.poll()
@@ -111,6 +112,8 @@ def _read_all(descriptor: int) -> tuple[str, bool]:
     ended = False
     while not ended and len(data) < _MAX_OUTPUT_BYTES and (left := deadline - time.monotonic()) > 0:
         if poll.poll(left * 1000):
+            if not ownership.is_still(descriptor, pipe):
+                break  # the trainer has closed all descriptors
             chunk = os.read(descriptor, 65536)
             data += chunk
             ended = not chunk

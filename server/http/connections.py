@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 import time
 
+from torchctl.server.http.channel import Channel
+
 
 class Slot:
-    """One connection: its socket, its thread, and since when it has been waiting for its client.
+    """One connection: its bytes, its thread, and since when it has been waiting for its client.
 
     Attributes:
-        connection: its socket; another object than at first once TLS is spoken over it.
         waiting_since: `time.monotonic` seconds; None while a handler runs. A client that does not read its answer
             keeps a connection no better than one that sends no request.
     """
 
-    __slots__ = ("connection", "thread", "waiting_since")
+    __slots__ = ("channel", "thread", "waiting_since")
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
         self.thread: threading.Thread | None = None
         self.waiting_since: float | None = time.monotonic()
-
-    def hang_up(self) -> None:
-        """Wake the connection's thread with an end of file; the thread closes the socket itself."""
-        with contextlib.suppress(OSError):
-            # The plain shutdown: TLS's own would forget its state under the thread that is using it.
-            socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
 
 
 class Connections:
@@ -40,11 +33,11 @@ class Connections:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._slots: dict[socket.socket, Slot] = {}
+        self._slots: dict[Channel, Slot] = {}
         self._ending: list[threading.Thread] = []  # their connection is closed; they may not have returned yet
         self._room = threading.Condition(threading.Lock())
 
-    def add(self, connection: socket.socket, *, patience_s: float = 0.25) -> Slot | None:
+    def add(self, channel: Channel, *, patience_s: float = 0.25) -> Slot | None:
         """Enter a new connection, hanging up the idlest when the table is full.
 
         Returns:
@@ -55,11 +48,11 @@ class Connections:
                 waiting = [slot for slot in self._slots.values() if slot.waiting_since is not None]
                 if not waiting:
                     return None
-                min(waiting, key=lambda slot: slot.waiting_since or 0.0).hang_up()
+                min(waiting, key=lambda slot: slot.waiting_since or 0.0).channel.hang_up()
                 # Its thread ends at once on the end of file; waiting for it is what bounds the threads.
                 if not self._room.wait_for(lambda: len(self._slots) < self.limit, patience_s):
                     return None
-            slot = self._slots[connection] = Slot(connection)
+            slot = self._slots[channel] = Slot(channel)
             return slot
 
     @property
@@ -67,18 +60,18 @@ class Connections:
         """Whether so many are open that places are wanted for who comes next."""
         return len(self._slots) > self.limit // 4
 
-    def remove(self, connection: socket.socket) -> None:
+    def remove(self, channel: Channel) -> None:
         """Forget a connection that is about to be closed."""
         with self._room:
-            slot = self._slots.pop(connection, None)
+            slot = self._slots.pop(channel, None)
             if slot is not None and slot.thread is not None:
                 self._ending = [thread for thread in self._ending if thread.is_alive()]
                 self._ending.append(slot.thread)
             self._room.notify_all()
 
-    def slot_of(self, connection: socket.socket) -> Slot:
+    def slot_of(self, channel: Channel) -> Slot:
         """Return the slot of an open connection."""
-        return self._slots[connection]
+        return self._slots[channel]
 
     def slots(self) -> list[Slot]:
         """Return the open connections' slots."""

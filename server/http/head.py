@@ -1,24 +1,30 @@
-"""The head of an HTTP request, from bytes: method, target, version, fields. Reads from any buffered stream."""
+"""HTTP as it is on the wire: a request's head from any buffered stream, and the first line of an answer."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import NamedTuple, Protocol
 
 from torchctl import protocol
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/(\d)\.(\d)")
+# Of the statuses that we answer ourselves; a handler of the user's may choose any.
+_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
+_REASONS |= {405: "Method Not Allowed", 408: "Request Timeout", 411: "Length Required", 413: "Content Too Large"}
+_REASONS |= {414: "URI Too Long", 426: "Upgrade Required", 431: "Request Header Fields Too Large"}
+_REASONS |= {500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"}
+_REASONS |= {505: "HTTP Version Not Supported"}
 _ONLY_ONCE = ("content-length", "transfer-encoding", "authorization", "host", "origin")
 
 
 class BadRequest(Exception):
     """What the client sent is no request that we serve: an HTTP status and one sentence."""
 
-    def __init__(self, status: int, text: str, *, allow: str = "") -> None:
+    def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
-        self.allow = allow
 
 
 class Lines(Protocol):
@@ -115,3 +121,13 @@ def _read_fields(stream: Lines) -> dict[str, str]:
 
 def _line(stream: Lines) -> bytes:
     return stream.readline(protocol.MAX_LINE_BYTES + 1)
+
+
+def status_line(status: int) -> str:
+    """Return the first line of an answer."""
+    if status not in _REASONS:
+        from http import HTTPStatus  # late: 62 members that hardly anybody asks for
+
+        with contextlib.suppress(ValueError):
+            return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
+    return f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}"

@@ -16,12 +16,14 @@ import signal
 import socket
 import socketserver
 import threading
+import time
 from typing import Any
 
 from torchctl import protocol
 from torchctl.server.guest import ownership
 from torchctl.server.guest.companion import Companion
 from torchctl.server.http import unixpath
+from torchctl.server.http.channel import Channel
 from torchctl.server.http.connection import Connection
 from torchctl.server.http.connections import Connections
 from torchctl.server.http.gate import Gate
@@ -58,7 +60,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         ownership.fill_standard()
         self._wake_end, self._stop_end = socket.socketpair()  # first: nothing is bound yet if it fails
         try:
-            super().__init__(address, Connection)
+            super().__init__(address, socketserver.BaseRequestHandler)  # unused: see `finish_request`
         except BaseException:
             self._wake_end.close()
             self._stop_end.close()
@@ -166,21 +168,17 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             with contextlib.suppress(OSError):
                 self._wake_end.recv(1, socket.MSG_PEEK)
             return
-        if self.connections.add(connection) is None:
-            self._turn_away(connection)
+        try:
+            channel = Channel(connection)
+        except OSError:
+            return  # the trainer has closed it in between, or the client has gone already
+        if self.connections.add(channel) is None:
+            _turn_away(channel)
             return
         try:
-            self.process_request(connection, address)
+            self.process_request(channel, address)
         except RuntimeError:  # no thread can be started
-            self.shutdown_request(connection)
-
-    def _turn_away(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            connection.setblocking(False)
-            connection.send(_BUSY_REPLY, socket.MSG_NOSIGNAL)
-            connection.shutdown(socket.SHUT_WR)
-            connection.recv(protocol.MAX_LINE_BYTES)  # an unread request would reset the answer
-        connection.close()
+            self.shutdown_request(channel)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread."""
@@ -192,6 +190,10 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         )
         self.connections.slot_of(request).thread = thread
         thread.start()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, on its thread."""
+        Connection(self.connections.slot_of(request), self).serve()
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection and free its place."""
@@ -229,6 +231,15 @@ class TcpListener(Listener):
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         super().server_bind()
+
+
+def _turn_away(channel: Channel) -> None:
+    now = time.monotonic()
+    with contextlib.suppress(OSError):
+        channel.send(_BUSY_REPLY, now)
+        channel.finish_sending()
+        channel.receive(protocol.MAX_LINE_BYTES, now)  # an unread request would reset the answer
+    channel.close()
 
 
 def block_signals() -> None:

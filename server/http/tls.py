@@ -7,8 +7,10 @@ import ssl
 
 from torchctl.errors import ServerError
 from torchctl.protocol.secretfile import check_secret_file
+from torchctl.server.http.channel import Channel
 
 _HANDSHAKE_RECORD = b"\x16"  # RFC 8446 5.1: what the first byte of a TLS client is
+_CHUNK_BYTES = 65536
 
 
 class ServerTls:
@@ -38,18 +40,78 @@ class ServerTls:
                 hint="both are PEM files; the key belongs to the certificate and has no passphrase",
             ) from error
 
-    def wrap(self, connection: socket.socket) -> ssl.SSLSocket:
-        """Return the connection as TLS; `connection` is empty afterwards. The handshake is still to come."""
-        return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+    def over(self, channel: Channel) -> TlsStream:
+        """Return TLS over a connection. The handshake is still to come."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        return TlsStream(channel, self._context.wrap_bio(incoming, outgoing, server_side=True), incoming, outgoing)
 
 
-def is_tls(connection: socket.socket) -> bool:
-    """Whether a client begins with TLS; waits for its first byte, as long as the socket's timeout.
+class TlsStream:
+    """TLS over a channel, on buffers in memory: OpenSSL itself would read from and write to the descriptor's number."""
+
+    def __init__(
+        self, channel: Channel, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+    ) -> None:
+        self._channel = channel
+        self._session = session
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    def shake_hands(self, deadline: float) -> None:
+        """Make the handshake.
+
+        Raises:
+            OSError: the client speaks another TLS, was too slow, or is gone.
+        """
+        while True:
+            try:
+                self._session.do_handshake()
+            except ssl.SSLWantReadError:
+                self._exchange(deadline)
+            except ssl.SSLError:
+                self._flush(deadline)  # the alert that says why
+                raise
+            else:
+                return self._flush(deadline)
+
+    def receive(self, size: int, deadline: float) -> bytes:
+        """Return what has come, or comes before the deadline; empty when the client has sent all."""
+        while True:
+            try:
+                return self._session.read(size)
+            except ssl.SSLWantReadError:
+                self._exchange(deadline)
+            except ssl.SSLEOFError:
+                return b""  # without TLS's own goodbye: a request has a length, so that nothing is taken for whole
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send all of it."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._session.write(rest[:_CHUNK_BYTES]) :]
+            self._flush(deadline)
+
+    def _exchange(self, deadline: float) -> None:
+        """Send what TLS has to say, and read on."""
+        self._flush(deadline)
+        data = self._channel.receive(_CHUNK_BYTES, deadline)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    def _flush(self, deadline: float) -> None:
+        if self._outgoing.pending:
+            self._channel.send(self._outgoing.read(), deadline)
+
+
+def is_tls(channel: Channel, deadline: float) -> bool:
+    """Whether a client begins with TLS; waits for its first byte.
 
     Raises:
         OSError: nothing comes, TimeoutError among them, or the client has gone.
     """
-    first = connection.recv(1, socket.MSG_PEEK)
+    first = channel.receive(1, deadline, socket.MSG_PEEK)
     if not first:
         raise ConnectionResetError("closed without a byte")
     return first == _HANDSHAKE_RECORD

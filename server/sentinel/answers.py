@@ -2,8 +2,8 @@
 
 How this works: a client is read until its head is complete, answered once, and read on until it closes, so that the
 answer is not lost with what it still sends. Each has one deadline for all that. Stacks take a while: who asks for
-them meanwhile gets the same ones. The rules are the worker's own: `head` says what a request is, `gate` who may ask,
-and `guesses` how long a token waits after wrong ones.
+them meanwhile gets the same ones. The rules are the worker's own: `head` says what a request is, and `verdict` whether
+it is served.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import io
 import select
 import socket
 import time
+from collections.abc import Mapping
 
 from torchctl import protocol
-from torchctl.server.http import guesses
 from torchctl.server.http.gate import Gate, peer_problem
-from torchctl.server.http.head import BadRequest, Head, read_head
+from torchctl.server.http.head import BadRequest, read_head, status_line
+from torchctl.server.http.verdict import Refused, Route, judge
 from torchctl.server.sentinel.outside import Stacks
 from torchctl.server.sentinel.relayed import Relayed
 from torchctl.server.sentinel.state import NATIVE_HANDLERS, State, as_json
@@ -24,8 +25,6 @@ from torchctl.server.sentinel.state import NATIVE_HANDLERS, State, as_json
 _MAX_CLIENTS = 32
 _MAX_HEAD_BYTES = 16384
 _CLIENT_S = 20.0  # from accept to the end; py-spy takes up to 10 of them
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
-_REASONS |= {405: "Method Not Allowed", 429: "Too Many Requests", 503: "Service Unavailable"}
 _ENDS = (b"\r\n\r\n", b"\n\n")  # of a head
 
 
@@ -33,20 +32,19 @@ class _Client:
     """One connection: `waits` for stacks or a relayed trace, or is being written to while `out` is not empty.
 
     Attributes:
-        held: a request with a token that has to wait for its turn, at `wake` in `time.monotonic` seconds.
+        held: the answer to a wrong token, which is given at `wake` in `time.monotonic` seconds.
     """
 
-    __slots__ = ("address", "answered", "data", "deadline", "gate", "held", "out", "sock", "waits", "wake")
+    __slots__ = ("answered", "data", "deadline", "gate", "held", "out", "sock", "waits", "wake")
 
-    def __init__(self, sock: socket.socket, address: str, gate: Gate) -> None:
+    def __init__(self, sock: socket.socket, gate: Gate) -> None:
         self.sock = sock
-        self.address = address
         self.gate = gate
         self.data = b""
         self.out = b""
         self.answered = False
         self.waits: Stacks | Relayed | None = None
-        self.held: Head | None = None
+        self.held: Refused | None = None
         self.wake = float("inf")
         self.deadline = time.monotonic() + _CLIENT_S
 
@@ -69,18 +67,17 @@ class Desk:
     def accept(self, listening: socket.socket, gate: Gate) -> None:
         """Take one connection, unless the worker was quicker."""
         try:
-            sock, address = listening.accept()
+            sock, _ = listening.accept()
         except OSError:
             return
         sock.setblocking(False)
         if len(self._clients) >= _MAX_CLIENTS:
             self._drop(next(iter(self._clients)))
-        is_unix = sock.family == socket.AF_UNIX
-        client = _Client(sock, "" if is_unix else str(address[0]), gate)
+        client = _Client(sock, gate)
         self._clients[sock.fileno()] = client
         self._poll.register(sock, select.POLLIN)
         try:
-            problem = peer_problem(sock) if is_unix else ""
+            problem = peer_problem(sock) if sock.family == socket.AF_UNIX else ""
         except OSError:
             self._drop(sock.fileno())
             return
@@ -127,7 +124,9 @@ class Desk:
             if now >= task.wake:
                 self._progress(task)
         for client in [one for one in self._clients.values() if one.held is not None and now >= one.wake]:
-            self._check_token(client)
+            refused, client.held, client.wake = client.held, None, float("inf")
+            if refused is not None:
+                self._refuse(client, refused)
         for descriptor in [key for key, client in self._clients.items() if now >= client.deadline]:
             self._drop(descriptor)
 
@@ -150,42 +149,19 @@ class Desk:
             return
         if head is None:
             return
-        problem = client.gate.web_problem(head.host, head.fields.get("origin"))
-        if problem:
-            self._answer(client, 403, f"{problem}\n")
-            return
-        client.held = head
-        authorization = head.fields.get("authorization", "")
-        wait_s = guesses.seen.turn(client.address) if client.gate.token is not None and authorization else 0.0
-        if wait_s is None:
-            client.held = None
-            words = "too many wrong tokens have come from your address; try again in a few seconds\n"
-            self._answer(client, 429, words)
-        elif wait_s:
-            client.wake = time.monotonic() + wait_s
+        verdict = judge(head, client.gate, self._state.worker.costly.__contains__)
+        if not isinstance(verdict, Refused):
+            if verdict.route is Route.NAMES:
+                self._answer(client, 200, as_json(self._state.handlers()), "application/json")
+            else:
+                self._handle(client, verdict.handler, head.query)
+        elif verdict.wrong_token:
+            client.held, client.wake = verdict, time.monotonic() + protocol.WRONG_TOKEN_DELAY_S
         else:
-            self._check_token(client)
+            self._refuse(client, verdict)
 
-    def _check_token(self, client: _Client) -> None:
-        head, client.held, client.wake = client.held, None, float("inf")
-        assert head is not None
-        authorization = head.fields.get("authorization", "")
-        if client.gate.knows(authorization):
-            self._route(client, head)
-            return
-        if authorization:
-            guesses.seen.wrong(client.address)
-        self._answer(client, 401, "this server wants `Authorization: Bearer` with the token it was started with\n")
-
-    def _route(self, client: _Client, head: Head) -> None:
-        if head.path in ("/handler", protocol.HANDLER_PATH) and head.method in ("GET", "HEAD"):
-            self._answer(client, 200, as_json(self._state.handlers()), "application/json")
-        elif not head.path.startswith(protocol.HANDLER_PATH):
-            self._answer(client, 404, f"no such route: {head.path}\n{protocol.ROUTES}\n")
-        elif head.method != "POST":
-            self._answer(client, 405, f"{head.method} is not served at {head.path}; use POST\n")
-        else:
-            self._handle(client, head.path[len(protocol.HANDLER_PATH) :], head.query)
+    def _refuse(self, client: _Client, refused: Refused) -> None:
+        self._answer(client, refused.status, f"{refused.text}\n", headers=refused.headers)
 
     def _handle(self, client: _Client, name: str, query: str) -> None:
         if name == "ping":
@@ -200,7 +176,8 @@ class Desk:
             why = "the worker could not answer just now, and can again: ask once more"
             if self._state.degraded is not None:
                 why = f"the worker cannot answer: {self._state.sentence()}"
-            self._answer(client, 503, f"{why}\nits sentinel has no {name!r}\n", outside=True)
+            lacks = repr(name) if name else "index page"
+            self._answer(client, 503, f"{why}\nits sentinel has no {lacks}\n", outside=True)
 
     def _running(self, kind: type[Stacks]) -> Stacks | None:
         return next((task for task in self._tasks if isinstance(task, kind)), None)
@@ -240,15 +217,17 @@ class Desk:
         body: str | bytes,
         content_type: str = "text/plain; charset=utf-8",
         *,
+        headers: Mapping[str, str] | None = None,
         outside: bool = False,
     ) -> None:
         data = body.encode("utf-8", "replace") if isinstance(body, str) else body
         head = [
-            f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}",
+            status_line(status),
             f"Server: torchctl/{self._state.worker.version} sentinel",
             f"Content-Type: {content_type}",
             f"Content-Length: {len(data)}",
             "Connection: close",
+            *(f"{name}: {value}" for name, value in (headers or {}).items()),
             *self._state.header_lines(outside=outside),
         ]
         client.answered = True

@@ -25,17 +25,19 @@ class Rules(NamedTuple):
     is_tcp: bool
     token: str | None
     own_names: list[str] | None
+    read_only: bool
 
     def gate(self) -> Gate:
         """Return the rules as the worker has them."""
         names = None if self.own_names is None else frozenset(self.own_names)
-        return Gate(None if self.token is None else self.token.encode("ascii"), names)
+        token = None if self.token is None else self.token.encode("ascii")
+        return Gate(token, names, read_only=self.read_only)
 
 
 def rules_of(gate: Gate, is_tcp: bool) -> Rules:
     """Return what the sentinel needs of a listener's rules."""
     names = None if gate.own_names is None else sorted(gate.own_names)
-    return Rules(is_tcp, None if gate.token is None else gate.token.decode("ascii"), names)
+    return Rules(is_tcp, None if gate.token is None else gate.token.decode("ascii"), names, gate.read_only)
 
 
 class Handover(NamedTuple):
@@ -50,6 +52,7 @@ class Handover(NamedTuple):
         pyspy: path of py-spy, None where it is not installed.
         dump_signal: makes the worker's own interpreter write its stacks into the memfd; None where not prepared.
         native: path of torch's own server in the worker, "" for none.
+        costly: the handlers that a read-only server switches off.
     """
 
     pid: int
@@ -65,6 +68,7 @@ class Handover(NamedTuple):
     pyspy: str | None
     dump_signal: int | None
     native: str
+    costly: list[str]
 
 
 def send(link: socket.socket, description: Handover, descriptors: list[int]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.http_client import post, raw
 from torchctl.server import WorkerServer
+from torchctl.server.http.channel import Channel
 from torchctl.server.http.connections import Connections
 from torchctl.server.http.pacing import BURST, MAX_WAIT_S, PER_SECOND, Pace
 
@@ -50,6 +51,6 @@ def test_a_quarter_of_the_places_is_a_crowd_in_which_no_refusal_waits() -> None:
         crowded = []
         for _ in range(3):
             ends = [stack.enter_context(end) for end in socket.socketpair()]
-            assert table.add(ends[0]) is not None
+            assert table.add(Channel(ends[0])) is not None
             crowded.append(table.crowded)
     assert crowded == [False, False, True]

@@ -13,6 +13,7 @@ from tests.control_groups import NO_FREEZER, NO_MEMORY_GROUP
 from tests.http_client import connect, post, raw, request
 from tests.sentinels import alive, eventually, stop, worker
 from tests.silent_workers import TOKEN, Silent, silent_workers
+from torchctl.protocol import WRONG_TOKEN_DELAY_S
 from torchctl.server.handlers.pyspy import find_pyspy
 
 
@@ -94,8 +95,10 @@ def test_pyspy_reads_a_stopped_one(silent: dict[str, Silent]) -> None:
 def test_what_its_small_server_refuses(silent: dict[str, Silent]) -> None:
     path, sentinel = str(silent["stopped"].path), silent["stopped"].sentinel
     assert request(path, "GET", "/handler/").body == b'["dump_traceback","info","ping"]'
-    assert request(path, "GET", "/handler/ping").status == 405
-    assert request(path, "GET", "/").status == 404
+    wrong_method = request(path, "GET", "/handler/ping")
+    assert (wrong_method.status, wrong_method.headers["Allow"]) == (405, "POST")
+    assert request(path, "GET", "/").status == 503  # the worker has that page, and cannot show it just now
+    assert request(path, "GET", "/none").status == 404
     assert raw(path, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert raw(path, b"X" * 20000).startswith(b"HTTP/1.1 4")
     assert raw(path, b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").startswith(b"HTTP/1.1 400 ")
@@ -114,10 +117,22 @@ def test_the_workers_rules_hold_for_tcp(silent: dict[str, Silent]) -> None:
     assert b"stopped" in request(address, "POST", "/handler/ping", headers=right).body
     for web in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
         assert request(address, "POST", "/handler/ping", headers={**right, **web}).status == 403
-    wrong = {"Authorization": f"Bearer {TOKEN[:-1]}x"}
-    began = time.monotonic()
-    assert [request(address, "POST", "/handler/info", headers=wrong).status for _ in range(4)] == [401] * 4
-    assert time.monotonic() - began > 0.65  # 0.1, 0.2 and 0.4 s, each after a wrong one
+    switched_off = request(address, "POST", "/handler/torch_profile", headers=right)
+    assert (switched_off.status, b"this server is read-only" in switched_off.body) == (403, True)
+    assert request(address, "POST", "/handler/none", headers=right).status == 503  # the worker may have it, or not
+
+
+def test_a_wrong_token_waits_and_holds_nobody_up(silent: dict[str, Silent]) -> None:
+    address = silent["tcp"].address
+    wrong = f"POST /handler/info HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}x\r\n\r\n".encode()
+    with connect(address) as guess:
+        began = time.monotonic()
+        guess.sendall(wrong)
+        for _ in range(3):
+            right = {"Authorization": f"Bearer {TOKEN}"}
+            assert b"stopped" in request(address, "POST", "/handler/ping", headers=right).body
+        assert guess.recv(4096).startswith(b"HTTP/1.1 401 ")
+        assert time.monotonic() - began >= WRONG_TOKEN_DELAY_S
 
 
 def test_one_sentinel_serves_both_servers_of_a_process(silent: dict[str, Silent]) -> None:

@@ -40,6 +40,7 @@ from torchctl.protocol.routes import (
     WORKER_HOST_VARIABLE,
     WORKER_PORT_VARIABLE,
     WORLD_SIZE_HEADER,
+    WRONG_TOKEN_DELAY_S,
     compact_json,
     token_problem,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "WORKER_HOST_VARIABLE",
     "WORKER_PORT_VARIABLE",
     "WORLD_SIZE_HEADER",
+    "WRONG_TOKEN_DELAY_S",
     "compact_json",
     "token_problem",
 ]

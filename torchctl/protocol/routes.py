@@ -53,6 +53,7 @@ IDLE_TIMEOUT_S = 2.0  # between two requests of a connection
 SEND_TIMEOUT_S = 30.0  # to take one answer; traces are megabytes, links may be slow
 DRAIN_TIMEOUT_S = 1.0  # to stop sending after a refusal
 SHUTDOWN_TIMEOUT_S = 0.4
+WRONG_TOKEN_DELAY_S = 1.0  # of the answer: with the 16 bytes that a token has at least, no guessing gets anywhere
 
 DEFAULT_TIMEOUT_S = 5.0  # of a whole command
 MAX_REPLY_BYTES = 256 << 20  # a full trace of 2000 entries as JSON is 1 MB

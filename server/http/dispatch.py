@@ -1,0 +1,79 @@
+"""From a request that is served to its response: the pages, a handler's parameters, the handler itself."""
+
+from __future__ import annotations
+
+from torchctl import protocol
+from torchctl.server import registry
+from torchctl.server.http.head import BadRequest, Head
+from torchctl.server.http.verdict import Route, Served
+from torchctl.server.request import Request, Response
+
+_FORM = "application/x-www-form-urlencoded"
+# As cpp-httplib, torch's HTTP library, reads form bodies: up to this size (CPPHTTPLIB_FORM_URL_ENCODED...).
+_FORM_BYTES = 8192
+
+
+def respond(served: Served, head: Head, body: bytes, *, read_only: bool, allow_pause: bool) -> Response:
+    """Return the response to a request that is served.
+
+    Raises:
+        BadRequest: its parameters cannot be read.
+    """
+    if served.route is Route.INDEX:
+        return _page(protocol.INDEX_PAGE, "text/html")
+    if served.route is Route.NAMES:
+        names = registry.get_handler_names()
+        shown = [name for name in names if not (read_only and registry.is_costly(name))]
+        return _page(protocol.compact_json(shown), "application/json")
+    return run_handler(served.handler, Request(_params(head, body), body, allow_pause=allow_pause))
+
+
+def _page(content: str, content_type: str) -> Response:
+    response = Response()
+    response.set_content(content, content_type)
+    return response
+
+
+def _params(head: Head, body: bytes) -> dict[str, str]:
+    """Return query parameters, and a small form body's fields after them; the first of a name counts."""
+    is_form = bool(body) and len(body) <= _FORM_BYTES and head.fields.get("content-type", "").startswith(_FORM)
+    if not head.query and not is_form:
+        return {}
+    from urllib.parse import parse_qsl  # late: a megabyte, with `ipaddress`, and a ping has no parameters
+
+    try:
+        pairs = parse_qsl(head.query, keep_blank_values=True, max_num_fields=protocol.MAX_PARAMS)
+        if is_form:
+            form = body.decode("latin-1")
+            pairs += parse_qsl(form, keep_blank_values=True, max_num_fields=protocol.MAX_PARAMS)
+    except ValueError:
+        raise BadRequest(400, f"more than {protocol.MAX_PARAMS} parameters") from None
+    params: dict[str, str] = {}
+    for name, value in pairs:
+        params.setdefault(name, value)
+    return params
+
+
+def run_handler(name: str, request: Request) -> Response:
+    """Call a handler by name and return what it answered: 404 without one, 500 when it raises."""
+    response = Response()
+    try:
+        function = registry.get_handler(name)
+    except ValueError as error:
+        response.set_content(f"Handler {name} not found: {error}", "text/plain")
+        response.set_status(404)
+        return response
+    try:
+        function(request, response)
+    except BaseException as error:  # whatever a handler does, SystemExit included, the trainer lives on
+        response = Response()
+        response.set_content(f"Handler {name} failed: {_message(error)}", "text/plain")
+        response.set_status(500)
+    return response
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return f"{error}" or type(error).__name__
+    except Exception:
+        return type(error).__name__

@@ -1,0 +1,134 @@
+"""A trainer that closes all descriptors while clients are connected, and opens files of its own at their numbers."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import certificates
+from tests.http_client import connect
+from tests.processes import python
+
+PING = b"POST /handler/ping HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+HELD = PING.replace(b"ping", b"held")
+POLLERS = 4
+
+# `hurt` is what is not as the trainer has left it: a file that is closed, written to, or read from.
+_TRAINER = """
+import os, socket, sys, threading, time, warnings
+import torchctl.server as s
+warnings.simplefilter('ignore')
+taken, holding = threading.Event(), threading.Semaphore(0)
+@s.handler('held')
+def held(request, response):
+    holding.release()
+    taken.wait(60)
+    response.set_content(b'x' * 100_000, 'text/plain')
+server = s.WorkerServer({arguments})
+print(server.address, flush=True)
+holding.acquire()
+print('held', flush=True)
+sys.stdin.readline()
+os.closerange(3, 4096)
+mine = []
+for number in range(120):
+    if {sockets}:
+        mine.append(socket.socketpair())
+        for end in mine[-1]: end.send(b'mine')
+    else:
+        mine.append(os.open(f'{folder}/{{number}}', os.O_RDWR | os.O_CREAT))
+        os.write(mine[-1], b'mine')
+taken.set()
+print('taken', flush=True)
+sys.stdin.readline()
+end = time.monotonic() + 60
+while any(one.name == 'torchctl-conn' for one in threading.enumerate()) and time.monotonic() < end:
+    time.sleep(0.01)
+print([one.name for one in threading.enumerate() if one.name == 'torchctl-conn'], flush=True)
+hurt = []
+for number, one in enumerate(mine):
+    try:
+        if {sockets}:
+            for end in one: end.setblocking(False)
+            if [end.recv(16) for end in one] != [b'mine'] * 2: hurt.append(number)
+            for end in one: end.send(b'more')
+            if [end.recv(16) for end in one] != [b'more'] * 2: hurt.append(number)
+        elif os.lseek(one, 0, os.SEEK_CUR) != 4 or os.pread(one, 16, 0) != b'mine':
+            hurt.append(number)
+    except OSError as error:
+        hurt.append((number, error.errno))
+print(hurt, flush=True)
+server.shutdown()
+for one in mine:
+    os.fstat(one) if isinstance(one, int) else [os.fstat(end.fileno()) for end in one]
+"""
+
+
+class Pollers:
+    """Clients that ask again and again, each on a connection of its own, until the server is gone."""
+
+    def __init__(self, address: str, context: ssl.SSLContext | None) -> None:
+        self._address = address
+        self._context = context
+        self._asked = threading.Semaphore(0)
+        self._threads = [threading.Thread(target=self._poll) for _ in range(POLLERS)]
+        for thread in self._threads:
+            thread.start()
+        for _ in range(10 * POLLERS):
+            assert self._asked.acquire(timeout=60)
+
+    def _poll(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with client(self._address, self._context) as sock:
+                    sock.sendall(PING)
+                    if not sock.recv(4096):
+                        return
+                self._asked.release()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def client(address: str, context: ssl.SSLContext | None) -> socket.socket:
+    sock = connect(address)
+    return sock if context is None else context.wrap_socket(sock, server_hostname="localhost")
+
+
+@pytest.mark.parametrize("sockets", [False, True], ids=["files", "sockets"])
+@pytest.mark.parametrize("tls", [False, True], ids=["unix", "tls"])
+def test_no_connection_touches_what_the_trainer_has_opened_at_its_number(
+    folder: Path, sockets: bool, tls: bool
+) -> None:
+    found = certificates(folder / "pem", "localhost", "127.0.0.1")
+    context = ssl.create_default_context(cafile=found.ca) if tls else None
+    arguments = f"'127.0.0.1', 0, tls_cert={found.cert!r}, tls_key={found.key!r}" if tls else repr(str(folder / "s"))
+    (folder / "mine").mkdir()
+    code = _TRAINER.format(arguments=arguments, sockets=sockets, folder=folder / "mine")
+    with python(code) as trainer, contextlib.ExitStack() as stack:
+        address = trainer.line()
+        idle, begun, silent, held, gone = (stack.enter_context(client(address, context)) for _ in range(5))
+        idle.sendall(PING)
+        assert idle.recv(4096).endswith(b"pong")
+        begun.sendall(PING[:20])
+        held.sendall(HELD)
+        assert trainer.line() == "held"
+        pollers = Pollers(address, context)
+        idle.sendall(PING)
+        assert idle.recv(4096).endswith(b"pong")
+        trainer.tell("take")
+        assert trainer.line() == "taken"
+        gone.close()
+        for sock, data in ((idle, PING), (begun, PING[20:]), (silent, PING)):
+            with contextlib.suppress(OSError):  # closed with the descriptors
+                sock.sendall(data)
+        pollers.join()
+        trainer.tell("check")
+        assert trainer.line() == "[]"
+        assert trainer.line() == "[]"
+        assert trainer.finish() == (0, "", "")
