@@ -20,7 +20,7 @@ COMMAND = {"__init__", "__main__", "cli"}
 FAMILIES = {
     "protocol": {"errors"},
     "process": {"protocol", "errors"},
-    "stacks": {"errors", "ranks", "text"},
+    "stacks": {"protocol", "errors", "ranks", "text"},
     "flightrec": {"stacks", "manifest", "errors", "ranks", "text"},
     "diagnosis": {"flightrec", "stacks", "manifest", "files", "errors", "ranks", "text"},
     "storeutil": {"errors", "ranks", "text"},

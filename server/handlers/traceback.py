@@ -15,7 +15,7 @@ import time
 from types import FrameType
 from typing import NamedTuple
 
-from torchctl.protocol import compact_json
+from torchctl.protocol import compact_json, stacktext
 from torchctl.server.guest import identity
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
@@ -106,16 +106,12 @@ def _as_text(stacks: list[Stack]) -> str:
     me = threading.get_ident()
     out: list[str] = []
     for stack in stacks:
-        word = "Current thread" if stack.ident == me else "Thread"
-        name = f" [{_ascii(stack.name)}]" if stack.name else ""
-        out.append(f"{word} 0x{stack.ident:016x}{name} (most recent call first):\n")
-        for file, line, function in stack.frames:
-            place = "???" if line is None else line
-            out.append(f'  File "{_ascii(file)}", line {place} in {_ascii(function)}\n')
+        out.append(stacktext.heading(stack.ident, _ascii(stack.name), current=stack.ident == me))
+        out += [stacktext.frame(_ascii(file), line, _ascii(function)) for file, line, function in stack.frames]
         if not stack.complete:
-            out.append("  ...\n")
-        out.append("\n")
-    return "".join(out[:-1])
+            out.append(stacktext.FRAMES_CUT)
+        out.append("")
+    return "\n".join(out)
 
 
 def _as_json(stacks: list[Stack]) -> str:
@@ -123,7 +119,7 @@ def _as_json(stacks: list[Stack]) -> str:
     main = threading.main_thread().ident
     return compact_json(
         {
-            "schema": "torchctl.stacks/1",
+            "schema": stacktext.JSON_SCHEMA,
             "pid": os.getpid(),
             "rank": identity.place().rank,
             "time": time.time(),

@@ -18,6 +18,7 @@ import signal
 import time
 
 from torchctl.process.samples import start_ticks, status_fields
+from torchctl.protocol import stacktext
 from torchctl.server.sentinel.state import State
 
 _PYSPY_TIMEOUT_S = 10.0
@@ -161,7 +162,7 @@ class Stacks:
         size = os.fstat(self._dump).st_size
         if size and size == self._size:
             text = os.pread(self._dump, _MAX_BYTES, 0)
-            if text.rstrip().endswith(b"\n..."):
+            if text.rstrip().endswith(f"\n{stacktext.THREADS_CUT}".encode()):
                 text += _LEFT_OUT.encode()
             self.answer = (200, text, "text/plain; charset=utf-8")
         elif time.monotonic() >= self._deadline:

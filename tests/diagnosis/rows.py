@@ -11,7 +11,8 @@ from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis, Finding
 from torchctl.flightrec.table.gather import Failure, RawDump
 from torchctl.flightrec.table.loading import load_raw
-from torchctl.stacks.stack import Stacks, parse_stacks
+from torchctl.stacks.reader import parse_stacks
+from torchctl.stacks.stack import Stacks
 
 Rows = Sequence[dict[str, Any]]
 

@@ -15,8 +15,7 @@ from tests.stacks.texts import FEEDER, STUCK, WAITING, dump
 from torchctl.errors import TorchctlError
 from torchctl.server import Request, Response, get_handler
 from torchctl.stacks.folder import read_stack_files
-from torchctl.stacks.reader import StackReader
-from torchctl.stacks.stack import parse_faulthandler, parse_stacks
+from torchctl.stacks.reader import StackReader, parse_stacks
 
 PYSPY = """\
 Process 4711: python train.py --name "x (y)"
@@ -71,21 +70,72 @@ def test_a_real_pyspys_text_is_read() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(dump(1, WAITING, ("x", FEEDER), ("", STUCK)).decode().splitlines()), max_size=30))
-def test_the_reader_and_the_single_parser_agree(lines: list[str]) -> None:
-    text = "\n".join(lines)
+def test_what_a_reader_has_read_before_changes_nothing(lines: list[str]) -> None:
+    reader = StackReader()
+    reader.read(dump(1, WAITING, ("x", FEEDER), ("", STUCK)))
+    data = "\n".join(lines).encode()
     try:
-        alone = parse_faulthandler(text)
+        alone = parse_stacks(data)
     except ValueError:
         with pytest.raises(ValueError):
-            StackReader().read(text.encode())
+            reader.read(data)
         return
-    assert StackReader().read(text.encode()) == alone
+    assert reader.read(data) == alone
 
 
-@pytest.mark.parametrize("ending", ["", "\n", "\n...\n", "\n...", "\n\n...\n\n"])
-def test_a_dump_cut_short_is_known_by_its_last_line(ending: str) -> None:
+LONG = st.integers(0, 6000).map("a".__mul__)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 6000), st.integers(0, 3), LONG)
+def test_the_lengths_of_paths_and_of_what_is_before_do_not_change_the_verdict(
+    length: int, others: int, before: str
+) -> None:
+    """Whoever cuts the text in the middle of a heading takes faulthandler's ``Thread 0x7f00`` for py-spy's."""
+    path = "/home/" + "a" * length + "/train.py"
+    frames = [(path, 38, "<module>"), (path, 24, "train_step")]
+    stacks = parse_stacks(f"{before}\n".encode() + dump(3, frames, *[("", frames)] * others))
+    assert len(stacks.threads) == others + 1
+    assert stacks.main is not None
+    assert [(frame.file, frame.line) for frame in stacks.main.frames] == [(path, 24), (path, 38)]
+    theirs = parse_stacks(f"{before}\n{PYSPY.replace('train.py', path)}".encode())
+    assert theirs.main is not None
+    assert [frame.file for frame in theirs.main.frames][-1] == path
+    assert len(theirs.threads) == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 5000))
+def test_a_text_that_ends_too_early_gives_its_whole_threads_or_none(end: int) -> None:
+    for text in (dump(3, WAITING, ("", STUCK), ("x", FEEDER)), PYSPY.encode()):
+        whole = parse_stacks(text)
+        try:
+            cut = parse_stacks(text[:end])
+        except ValueError:
+            continue
+        for one, all_of_it in zip(cut.threads, whole.threads, strict=False):
+            assert one.ident == all_of_it.ident
+            torn = not text[:end].endswith(b"\n")  # then its last frame's name may be a part
+            whole_frames = one.frames[:-1] if torn else one.frames
+            assert whole_frames == all_of_it.frames[: len(whole_frames)]
+
+
+@pytest.mark.parametrize(
+    ("ending", "cut"),
+    [
+        ("", False),
+        ("\n", False),
+        ("\n...\n", True),
+        ("\n...", True),
+        ("\n\n...\n\n", True),
+        ("\n...\n\nnote: x\n", True),
+    ],
+)
+def test_a_dump_cut_short_is_known_by_a_line_below_the_last_thread(ending: str, cut: bool) -> None:
     text = dump(3, WAITING, ("", STUCK)).decode().replace(" [MainThread]", "") + ending
-    assert StackReader().read(text.encode()) == parse_faulthandler(text)
+    stacks = parse_stacks(text.encode())
+    assert stacks.truncated is cut
+    assert [thread.main for thread in stacks.threads] == [False, not cut]
 
 
 def test_the_servers_text_and_json_are_the_same_stacks() -> None:

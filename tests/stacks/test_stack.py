@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchctl.server import Request, Response, get_handler
+from torchctl.stacks.reader import parse_stacks
 from torchctl.stacks.source import source_line
-from torchctl.stacks.stack import parse_faulthandler, parse_stacks
 
 TEXT = """\
 Thread 0x00007f0000000002 (most recent call first):
@@ -52,7 +52,7 @@ def test_ours_and_faulthandlers_text_parse_alike() -> None:
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
-        theirs = parse_faulthandler(file.read())
+        theirs = parse_stacks(file.read().encode())
     for mine in (parse_stacks(ours({})), parse_stacks(ours({"format": "json"}))):
         assert mine.main is not None
         assert theirs.main is not None
@@ -70,7 +70,7 @@ def test_a_dump_cut_at_100_threads_has_no_main_thread() -> None:
         with tempfile.TemporaryFile("w+") as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
-            stacks = parse_faulthandler(file.read())
+            stacks = parse_stacks(file.read().encode())
     assert stacks.truncated
     assert stacks.main is None
     assert len(stacks.threads) == 100

@@ -15,8 +15,8 @@ from torchctl.flightrec.decoding.decode import rank_from_name, read_file
 from torchctl.flightrec.table.folder import Found, find_files, rank_by_pattern
 from torchctl.flightrec.table.loading import load_files
 from torchctl.manifest import former_files
-from torchctl.stacks.pyspy import is_pyspy, parse_pyspy
-from torchctl.stacks.stack import Stacks, parse_stacks
+from torchctl.stacks.reader import parse_stacks
+from torchctl.stacks.stack import Stacks
 
 WORKERS_FILE = "diagnose_info.json"
 WORKERS_SCHEMA = "torchctl.diagnose-info/1"
@@ -143,8 +143,7 @@ def _stacks_in(path: str) -> Stacks | None:
         return None
     if not any(mark in data[:1_000_000] for mark in _LOOKS_LIKE_STACKS):
         return None
-    text = data.decode("utf-8", "replace")
     try:
-        return parse_pyspy(text) if is_pyspy(text) else parse_stacks(data)
+        return parse_stacks(data)
     except ValueError:
         return None

@@ -10,7 +10,7 @@ from rich.text import Text
 from torchctl.render.console import text
 from torchctl.stacks import codepaths
 from torchctl.stacks.source import source_line
-from torchctl.stacks.stack import OWN_THREADS, StackFrame, Stacks, ThreadStack
+from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
 _STYLES = {"user": "", "library": "dim", "torch": "dim", "python": "dim", "native": "dim"}
 
@@ -23,7 +23,7 @@ def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Itera
         all_threads: every thread of the process but the debug server's own, which are counted.
         colour: highlight source lines; costs the import of Pygments.
     """
-    own = [thread for thread in stacks.threads if thread.name.startswith(OWN_THREADS)]
+    own = [thread for thread in stacks.threads if thread.own]
     if not all_threads:
         main = stacks.main
         if main is None:

@@ -9,27 +9,31 @@ import json
 import re
 from typing import Any
 
-from torchctl.stacks.stack import MAIN_THREAD, MAX_FRAMES, MAX_THREADS, StackFrame, Stacks, ThreadStack
+from torchctl.protocol.stacktext import MAIN_THREAD
+from torchctl.stacks.stack import MAX_FRAMES, MAX_THREADS, StackFrame, Stacks, ThreadStack
 
-_THREAD = re.compile(r'Thread (0x[0-9a-fA-F]+|\d+)(?: \(([^)]*)\))?(?:: "(.*)")?')
+# A whole line: the thread's id, what it is at (idle, active+gil), its name.
+HEADING = r'Thread (0x[0-9a-fA-F]{1,16}|\d{1,20}) \([a-z+]+\)(?:: "(.*)")?[ \t]*'
+_THREAD = re.compile(HEADING)
 _FRAME = re.compile(r"    (.+) \((.*?)(?::(\d{1,9}))?\)")
 _PROCESS = re.compile(r"Process (\d{1,10}): ")
 
 
-def is_pyspy(text: str) -> bool:
-    """Whether text looks like py-spy's: JSON is a list there, text begins with the process."""
-    head = text.lstrip()[:2000]
-    lines = head.splitlines()
-    return head.startswith("[") or any(_PROCESS.match(line) or _THREAD.fullmatch(line.rstrip()) for line in lines)
-
-
 def parse_pyspy(text: str) -> Stacks:
-    """Return the stacks of one `py-spy dump`.
+    """Return the stacks of one `py-spy dump`; of several processes the first one's.
 
     Raises:
-        ValueError: there is no thread in it, or it is nothing of py-spy's.
+        ValueError: there is no thread in it.
     """
-    pid, threads = _from_json(text) if text.lstrip().startswith("[") else _from_text(text)
+    return _stacks(*_from_text(text))
+
+
+def stacks_from_json(text: str) -> Stacks:
+    """Return the stacks of one `py-spy dump --json`; raises as `parse_pyspy`."""
+    return _stacks(*_from_json(text))
+
+
+def _stacks(pid: int | None, threads: list[ThreadStack]) -> Stacks:
     if not threads:
         raise ValueError("no thread's stack is in it")
     main = _main(threads, pid)
@@ -54,13 +58,13 @@ def _main(threads: list[ThreadStack], pid: int | None) -> int:
 def _from_text(text: str) -> tuple[int | None, list[ThreadStack]]:
     found: list[tuple[int, str, list[StackFrame]]] = []
     pid = None
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if match := _PROCESS.match(line):
             if found:
                 break  # a child of the process; not what the rank itself does
             pid = int(match[1])
-        if match := _THREAD.fullmatch(line.rstrip()):
-            found.append((int(match[1], 0), match[3] or "", []))
+        if match := _THREAD.fullmatch(line):
+            found.append((int(match[1], 0), match[2] or "", []))
         elif (match := _FRAME.fullmatch(line.rstrip())) and found and len(found[-1][2]) < MAX_FRAMES:
             found[-1][2].append(StackFrame(match[2], int(match[3] or 0), match[1]))
         if len(found) > MAX_THREADS:

@@ -1,22 +1,43 @@
-"""Reads the stacks of many workers: a stack that several have in the same words is read once and shared.
+"""Reads the stacks of many workers in any form: a stack that several have in the same words is read once and shared.
 
-How this works: the dumps of a job are nearly all alike, but for the threads' addresses. So the text is cut at the
-threads' headings, and what stands below a heading is looked up among the texts read before. A dump then costs a
-split and a few look-ups, and equal stacks are one object, by which merging groups them without comparing frames.
+How this works: which form a text has is decided by its first line that is the heading of a thread, a whole line and
+wherever it is: neither the length of a path nor what a log has put before changes that. Equal stacks are one object,
+by which merging groups them without comparing frames.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from torchctl.stacks.pyspy import is_pyspy, parse_pyspy
-from torchctl.stacks.stack import FRAME, MAX_FRAMES, MAX_THREADS, THREAD, StackFrame, Stacks, ThreadStack, main_at
-from torchctl.stacks.stack import parse_stacks as parse_alone
+from torchctl.protocol import stacktext
+from torchctl.stacks import pyspy
+from torchctl.stacks.faulthandler import Body, parse_faulthandler, read_body
+from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack, stacks_from_json
 
 Frames = tuple[StackFrame, ...]
 
-_HEADING = re.compile(f"^{THREAD.pattern}$", re.MULTILINE)
-_END_OF_ALL = "\n...\n"
+_OBJECT = re.compile(r'\s*\{\s*"')
+_LIST = re.compile(r"\s*\[\s*[{\]]")
+_HEADING = re.compile(f"^(?:{stacktext.HEADING}|(?P<pyspy>{pyspy.HEADING}))$", re.MULTILINE)
+
+
+def parse_stacks(data: bytes) -> Stacks:
+    """Return the stacks of one worker; see `StackReader.read`."""
+    return StackReader().read(data)
+
+
+class _Bodies(dict[str, Body]):
+    """What is below each heading, by its words; what is new is read, and its frames kept."""
+
+    def __init__(self, keep: Callable[[Frames], Frames]) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def __missing__(self, body: str) -> Body:
+        frames, complete = read_body(body)
+        read = self[body] = (self._keep(frames), complete)
+        return read
 
 
 class StackReader:
@@ -27,8 +48,8 @@ class StackReader:
     """
 
     def __init__(self) -> None:
-        self._texts: dict[str, tuple[Frames, bool]] = {}
         self._frames: dict[Frames, Frames] = {}
+        self._bodies = _Bodies(self.keep)
 
     @property
     def distinct(self) -> int:
@@ -41,11 +62,18 @@ class StackReader:
             ValueError: none of them; the message says what is wrong.
         """
         text = data.decode("utf-8", "replace")
-        if text.lstrip()[:1] == "{":
-            return self.shared(parse_alone(data))
-        if is_pyspy(text):
-            return self.shared(parse_pyspy(text))
-        return self._read_faulthandler(text)
+        if _OBJECT.match(text):
+            return self.shared(stacks_from_json(text))
+        if _LIST.match(text):
+            return self.shared(pyspy.stacks_from_json(text))
+        if "\r" in text:
+            text = text.replace("\r\n", "\n")
+        heading = _HEADING.search(text)
+        if heading is None:
+            raise ValueError("no thread's stack is in it")
+        if heading["pyspy"] is not None:
+            return self.shared(pyspy.parse_pyspy(text))
+        return parse_faulthandler(text, self._bodies.__getitem__)
 
     def shared(self, stacks: Stacks) -> Stacks:
         """Return the same stacks, their frames replaced by equal ones that were seen before."""
@@ -58,35 +86,3 @@ class StackReader:
     def keep(self, frames: Frames) -> Frames:
         """Return the one object that stands for these frames."""
         return self._frames.setdefault(frames, frames)
-
-    def _read_faulthandler(self, text: str) -> Stacks:
-        if "\r" in text:
-            text = text.replace("\r\n", "\n")
-        parts = _HEADING.split(text)  # before, then (address, name, body) per thread
-        count = len(parts) // 3
-        if count == 0:
-            raise ValueError("no thread's stack is in it")
-        if count > MAX_THREADS:
-            raise ValueError(f"more than {MAX_THREADS} threads")
-        truncated = "\n..." in parts[-1] and _END_OF_ALL in parts[-1].rstrip() + "\n"
-        names = [name or "" for name in parts[2::3]]
-        main = main_at(names, truncated)
-        threads = []
-        for index in range(count):
-            body = parts[3 * index + 3]
-            known = self._texts.get(body)
-            if known is None:
-                known = self._texts[body] = self._read_body(body)
-            threads.append(ThreadStack(int(parts[3 * index + 1], 16), names[index], index == main, *known))
-        return Stacks(tuple(threads), truncated)
-
-    def _read_body(self, body: str) -> tuple[Frames, bool]:
-        frames: list[StackFrame] = []
-        complete = True
-        for line in body.splitlines():
-            match = FRAME.fullmatch(line)
-            if match and len(frames) < MAX_FRAMES:
-                frames.append(StackFrame(match[1], int(match[2]) if match[2] != "???" else 0, match[3]))
-            elif line == "  ...":
-                complete = False
-        return self.keep(tuple(frames)), complete

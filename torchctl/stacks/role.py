@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
-from torchctl.stacks.stack import OWN_THREADS, ThreadStack
+from torchctl.stacks.stack import ThreadStack
 
 MAIN = "main"
 OWN = "torchctl"  # the debug server's own threads: never shown
@@ -41,7 +41,7 @@ def role_of(thread: ThreadStack) -> str:
     """Return a thread's role: ``main``, ``autograd``, ``pin-memory`` ..., else its name with N for each number."""
     if thread.main:
         return MAIN
-    if thread.name.startswith(OWN_THREADS):
+    if thread.own:
         return OWN
     for pattern, role in _NAMES:
         if pattern.fullmatch(thread.name):

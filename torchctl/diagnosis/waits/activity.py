@@ -15,7 +15,7 @@ from enum import Enum
 
 from torchctl.diagnosis.model import Location
 from torchctl.stacks import codepaths
-from torchctl.stacks.stack import OWN_THREADS, StackFrame, Stacks, ThreadStack
+from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
 _P2P = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "send_object_list", "recv_object_list"})
 # Not waits of the job: the launcher, debug servers and their like.
@@ -56,7 +56,7 @@ class Activity:
 
 def activity_of(rank: int, stacks: Stacks) -> Activity | None:
     """Return what a rank is doing; None where the main thread is missing and no thread is in torch.distributed."""
-    threads = [thread for thread in stacks.threads if not thread.name.startswith(OWN_THREADS) and thread.frames]
+    threads = [thread for thread in stacks.threads if not thread.own and thread.frames]
     main = stacks.main
     for thread in sorted(threads, key=lambda thread: not thread.main):
         call = _distributed_call(thread.frames)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from torchctl import errors
 from torchctl.errors import HandlerError, NotAWorkerError, TooLargeError, WorkerError
-from torchctl.protocol import compact_json
+from torchctl.protocol import compact_json, stacktext
 from torchctl.protocol.identity import Identity, checked_number
 from torchctl.workers.ask.fanout import Outcome
 from torchctl.workers.ask.question import Conversation, Question, Steps
@@ -28,9 +28,7 @@ from torchctl.workers.endpoint import Endpoint
 T = TypeVar("T")
 VERSION = 1
 _MAX_BYTES = 1 << 30  # of one host's answers: several traces of every worker
-_HEADING = re.compile(
-    r"^((?:Current thread|Thread) 0x[0-9a-fA-F]{1,16}(?: \[.*\])? \(most recent call first\):)\n", re.MULTILINE
-)
+_HEADING = re.compile(rf"^{stacktext.HEADING}\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +124,22 @@ class Writer:
 
     def _packed(self, body: bytes, step: dict[str, Any]) -> Iterator[str]:
         try:
-            parts = _HEADING.split(body.decode("utf-8"))
+            text = body.decode("utf-8")
+            headings = list(_HEADING.finditer(text))
         except UnicodeDecodeError:
-            parts = []
-        if len(parts) < 3:
+            headings = []
+        if not headings:
             step["base64"] = base64.b64encode(body).decode("ascii")
             return
         step["parts"] = []
-        for heading, text in zip(["", *parts[1::2]], parts[::2], strict=True):
-            if text not in self._known:
-                self._known[text] = len(self._known)
-                yield compact_json({"text": text})
-            step["parts"].append([heading, self._known[text]])
+        begins = [0, *(heading.end() for heading in headings)]
+        ends = [*(heading.start() for heading in headings), len(text)]
+        for heading, begin, end in zip(["", *(one[0][:-1] for one in headings)], begins, ends, strict=True):
+            part = text[begin:end]
+            if part not in self._known:
+                self._known[part] = len(self._known)
+                yield compact_json({"text": part})
+            step["parts"].append([heading, self._known[part]])
 
 
 class Reader:

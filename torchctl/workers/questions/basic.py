@@ -81,7 +81,7 @@ def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str 
     """
 
     if read is None:
-        from torchctl.stacks.stack import parse_stacks
+        from torchctl.stacks.reader import parse_stacks
 
         read = parse_stacks
 

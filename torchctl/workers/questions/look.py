@@ -127,10 +127,10 @@ def _moving(info: WorkerInfo) -> Steps[Any]:
 
 
 def _frames(body: bytes) -> list[tuple[str, int, str]]:
-    from torchctl.stacks.stack import OWN_THREADS, parse_stacks
+    from torchctl.stacks.reader import parse_stacks
 
     try:
-        threads = [thread for thread in parse_stacks(body).threads if not thread.name.startswith(OWN_THREADS)]
+        threads = [thread for thread in parse_stacks(body).threads if not thread.own]
     except ValueError:
         return []
     return [(frame.file, frame.line, frame.function) for thread in threads for frame in thread.frames]
