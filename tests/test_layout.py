@@ -51,8 +51,6 @@ EXCEPTIONS: set[tuple[str, str]] = {
     ("torchctl.workers.questions.dumps", "torchctl.flightrec.table.gather"),
 }
 CIRCLES: set[str] = {
-    "torchctl.flightrec.table.recorded",
-    "torchctl.flightrec.table.trace",
     "torchctl.workers.ask.fanout",
     "torchctl.workers.ask.many",
     "torchctl.workers.ask.one",

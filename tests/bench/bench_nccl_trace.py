@@ -1,7 +1,9 @@
-"""`torchctl nccl-trace --file` of 2000 entries, as a whole process, beside the imports it cannot do without.
+"""`torchctl nccl-trace` as a whole process: one dump of 2000 entries, and a folder of 256 such dumps.
 
-Run with `python tests/bench/bench_nccl_trace.py [--rounds N]`. Both sides are run in turns; printed are the
-commands, the median and spread of each side, and the difference of the medians.
+Run with `python tests/bench/bench_nccl_trace.py [--rounds N] [--ranks N]`. One dump stands beside the imports that the
+command cannot do without, in turns; printed are the commands, the median and spread of each side, and the difference of
+the medians. The folder stands beside `diagnose` of it; printed are seconds, CPU seconds and the peak memory of all
+processes together.
 """
 
 from __future__ import annotations
@@ -19,6 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.bench.bench_diagnose import dump_of
+from tests.bench.bench_diagnose import run as measured
+
 ENTRIES = 2000
 FRAMES = 8
 OPERATIONS = ("all_reduce", "_all_gather_base", "_reduce_scatter_base", "broadcast")
@@ -29,7 +36,14 @@ def main() -> None:
     """Print the figures of both sides."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=31)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--ranks", type=int, default=256)
+    options = parser.parse_args()
+    one_dump(options.rounds)
+    whole_folder(options.ranks)
+
+
+def one_dump(rounds: int) -> None:
+    """Time the command on one dump."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "nccl_trace_rank_0")
         path.write_bytes(pickle.dumps(make_dump(), protocol=2))
@@ -55,6 +69,24 @@ def main() -> None:
         print(f"      median {medians[name]:.1f} ms, 5 % to 95 %: {low:.1f} to {high:.1f} ms")
     for name in list(sides)[1:]:
         print(f"{name}, minus base: {medians[name] - medians['base']:.1f} ms ({rounds} runs each, in turns)")
+
+
+def whole_folder(ranks: int, rounds: int = 3) -> None:
+    """Measure the command on the dumps of a whole job."""
+    with tempfile.TemporaryDirectory() as folder:
+        for rank in range(ranks):
+            Path(folder, f"nccl_trace_rank_{rank}").write_bytes(pickle.dumps(dump_of(rank, ranks, ENTRIES, 1), 2))
+        sides = {"nccl-trace": ["nccl-trace"], "all entries as JSON": ["nccl-trace", "--last", "0", "--json"]}
+        sides["diagnose"] = ["diagnose", "--json"]
+        print(f"{ranks} dumps of {ENTRIES} entries ({rounds} rounds, in turns)")
+        cores = sorted(os.sched_getaffinity(0))[:2]
+        seen: dict[str, list[tuple[float, float, int]]] = {name: [] for name in sides}
+        for _ in range(rounds):
+            for name, words in sides.items():
+                seen[name].append(measured([sys.executable, "-m", "torchctl", *words, folder], cores))
+    for name, runs in seen.items():
+        seconds, cpu, peaks = zip(*runs, strict=True)
+        print(f"  {name}: {min(seconds):.2f} to {max(seconds):.2f} s, CPU {min(cpu):.2f} s, peak {max(peaks)} MB")
 
 
 def run(command: list[str]) -> float:

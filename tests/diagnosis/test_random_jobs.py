@@ -68,7 +68,7 @@ def jobs(draw: Any, p2p: bool = True) -> Job:
 
 def look(job: Job, without: tuple[int, ...] = ()) -> Diagnosis:
     dumps = job.dumps(without)
-    return diagnose(Evidence(load_raw(iter(dumps), count=1)))
+    return diagnose(Evidence(load_raw(dumps, jobs=1)))
 
 
 @RELAXED
@@ -186,7 +186,7 @@ def test_digests_name_the_rank_that_whole_dumps_name(job: Job, stop_one: bool, d
     assume(any(job.entries))
     # As short beside these programs as digests are beside a ring of thousands.
     dumps = [replace(raw, data=pickled(digest_of(pickle.loads(raw.data), 6, 2))) for raw in job.dumps()]
-    found = diagnose(Evidence(load_raw(iter(dumps), count=1)))
+    found = diagnose(Evidence(load_raw(dumps, jobs=1)))
     stuck = any(job.waiting)
     assert [one.culprit_ranks for one in found.findings] == ([(rank,)] if stuck else []), found
     assert found.healthy is not stuck, found

@@ -129,7 +129,7 @@ def test_a_configured_group_that_was_never_used_is_listed() -> None:
     config = {"tp": {"name": "tp", "desc": "mesh_tp", "ranks": "[0, 2]"}, "": {"name": "", "ranks": "[]"}}
     read = decoded(entry(1), pg_config=config, pg_status={})
     assert [(g.name, g.pg_id, g.ranks) for g in groups_of(read)] == [("0", 0, None), ("tp", None, (0, 2))]
-    assert group_names([read]) == ["0", "default_pg", "mesh_tp", "tp"]
+    assert group_names(read) == ("0", "default_pg", "mesh_tp", "tp")
 
 
 def shown(read: Dump, **choice: Any) -> tuple[list[int | None], int]:

@@ -6,10 +6,9 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -18,9 +17,8 @@ from torchctl.commands.options import worker_options
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, TorchctlError
 from torchctl.files import write_file
 from torchctl.flightrec.decoding.decode import rank_from_name
-from torchctl.flightrec.decoding.guard import Guard
 from torchctl.flightrec.table.folder import Found, find_files
-from torchctl.flightrec.table.gather import Failure, RawDump, collector_off, decode_all, read_files
+from torchctl.flightrec.table.gather import Failure, RawDump, collector_off, decode_each, order, read_files
 from torchctl.flightrec.view.choice import DEFAULT_LAST, Choice
 from torchctl.text import printable
 from torchctl.workers.targets import Targets
@@ -28,9 +26,6 @@ from torchctl.workers.targets import Targets
 if TYPE_CHECKING:
     from torchctl.flightrec.decoding.dump import Dump
     from torchctl.flightrec.view.view import TraceView
-
-    Taking = Callable[[], list[RawDump | Failure]]
-    Decoded = tuple[list[tuple[RawDump, Dump]], list[Failure]]
 
 
 @click.command("nccl-trace")
@@ -71,18 +66,15 @@ def command(
     if paths and (targets.names_any() or targets.ranks is not None):
         raise click.UsageError("--socket, --host and --ranks ask live workers; a FILE is read without them")
 
-    def take() -> list[RawDump | Failure]:
-        raw = list(_read(paths) if paths else fetch_dumps(targets, choice))
+    def take() -> Iterator[RawDump | Failure]:
+        raw: Iterable[RawDump | Failure] = _read(paths) if paths else fetch_dumps(targets, choice)
         if output is not None:
+            raw = list(raw)
             _save(raw, output)  # before decoding: what cannot be read is worth keeping
-        return raw
+        yield from raw
 
-    # A few dumps need no NumPy, which takes 50 ms to import; without it a folder is read one by one as well.
-    table = any(map(os.path.isdir, [*files, *more])) and find_spec("numpy") is not None
-    with collector_off():
-        with _importing_ahead(targets.as_json):  # while children boot and decode
-            decoded, failures = (_by_table if table else _one_by_one)(take)
-        views = _views(decoded, choice)
+    with collector_off(), _importing_ahead(targets.as_json):  # while the first child starts
+        views, failures = _views(take(), choice)
     if group is not None:
         _refuse_unknown_group(views, group)
     _show(views, failures, targets.as_json)
@@ -107,27 +99,6 @@ def _read(files: list[Found]) -> Iterator[RawDump | Failure]:
     """Yield the bytes of each file with the rank that its name, or its folder's other names, tell."""
     raw_dumps = read_files([file.path for file in files])
     return (replace(raw, rank=file.rank) for file, raw in zip(files, raw_dumps, strict=True))
-
-
-def _by_table(take: Taking) -> Decoded:
-    """Return the dumps as they stand in the table of all ranks, which all processors fill."""
-    from torchctl.flightrec.table.loading import load_raw
-    from torchctl.flightrec.table.recorded import dumps_of
-    from torchctl.flightrec.table.trace import NO_RANK
-
-    taken = take()
-    trace = load_raw(taken, count=len(taken), every=True)
-    about = [
-        RawDump(info.source, None if info.rank == NO_RANK else info.rank, b"", None, info.written_ns)
-        for info in trace.dumps
-    ]
-    return list(zip(about, dumps_of(trace), strict=True)), trace.bad
-
-
-def _one_by_one(take: Taking) -> Decoded:
-    with Guard() as guard:
-        guard.start()  # it boots while files are read or workers answer
-        return decode_all(take(), guard)
 
 
 def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:
@@ -166,20 +137,22 @@ def _importing_ahead(as_json: bool) -> Iterator[None]:
         thread.join()
 
 
-def _views(decoded: list[tuple[RawDump, Dump]], choice: Choice) -> list[TraceView]:
-    from torchctl.flightrec.view.view import view_of
+def _views(raw_dumps: Iterable[RawDump | Failure], choice: Choice) -> tuple[list[TraceView], list[Failure]]:
+    """Return what to show of each dump, by rank; the dumps themselves are given up one by one."""
 
-    return [
-        view_of(dump, raw.rank, choice, answered_ns=raw.answered_ns, written_ns=raw.written_ns) for raw, dump in decoded
-    ]
+    def view(raw: RawDump, dump: Dump) -> tuple[RawDump, TraceView]:
+        from torchctl.flightrec.view.view import view_of
+
+        return raw, view_of(dump, raw.rank, choice, answered_ns=raw.answered_ns, written_ns=raw.written_ns)
+
+    made, failures = decode_each(raw_dumps, view)
+    return [shown for _, shown in sorted(made, key=lambda pair: order(pair[0]))], failures
 
 
 def _refuse_unknown_group(views: list[TraceView], group: str) -> None:
     if not views or any(view.groups or view.asked for view in views):
         return
-    from torchctl.flightrec.view.summary import group_names
-
-    names = ", ".join(group_names(view.dump for view in views))
+    names = ", ".join(sorted({name for view in views for name in view.group_names}))
     raise TorchctlError(f"no dump has a process group named {group}", hint=f"the groups are: {names or 'none at all'}")
 
 

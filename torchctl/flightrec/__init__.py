@@ -13,8 +13,7 @@ A whole job is one table (this needs NumPy, the extra `analysis`):
     for failure in trace.bad:
         print(failure.source, failure.error)
 
-`load(paths, every=True)` keeps all dumps and all that recorders write; `dumps_of(trace)` gives it rank by rank. That is
-what `torchctl nccl-trace DIR` prints.
+`load(paths, every=True)` keeps all dumps and all that recorders write; `dumps_of(trace)` gives it rank by rank.
 
 Names are loaded on first use: the decoding child imports this package too and needs none of them.
 """
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from torchctl.flightrec.decoding.dump import Dump, Entry, Frame, ProcessGroup, ReportedStatus
     from torchctl.flightrec.decoding.guard import Guard, Limits
     from torchctl.flightrec.table.loading import load
-    from torchctl.flightrec.table.recorded import Recorded, dumps_of
-    from torchctl.flightrec.table.trace import Call, DumpInfo, Group, State, Trace
+    from torchctl.flightrec.table.trace import Call, DumpInfo, Group, Recorded, State, Trace, dumps_of
 
 _HOMES = {
     "Call": "table.trace",
@@ -41,13 +39,13 @@ _HOMES = {
     "Guard": "decoding.guard",
     "Limits": "decoding.guard",
     "ProcessGroup": "decoding.dump",
-    "Recorded": "table.recorded",
+    "Recorded": "table.trace",
     "ReportedStatus": "decoding.dump",
     "State": "table.trace",
     "Trace": "table.trace",
     "decode_dump": "decoding.decode",
     "describe_pickle": "decoding.decode",
-    "dumps_of": "table.recorded",
+    "dumps_of": "table.trace",
     "load": "table.loading",
     "read_dump": "decoding.decode",
 }

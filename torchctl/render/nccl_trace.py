@@ -98,12 +98,11 @@ def rich_parts(view: TraceView, width: int) -> list[RenderableType]:
 
 def headings(view: TraceView) -> list[str]:
     """Return the lines above a rank's tables: whose dump it is, and what ages count from."""
-    dump = view.dump
     rank = "rank ?" if view.rank is None else f"rank {view.rank}"
-    library = f", library {dump.comm_lib_version}" if dump.comm_lib_version else ""
-    version = f"format {dump.version}" if dump.version else "no format version"
+    library = f", library {view.comm_lib_version}" if view.comm_lib_version else ""
+    version = f"format {view.version}" if view.version else "no format version"
     plural = "entry" if view.total == 1 else "entries"
-    lines = [f"{rank}: {dump.source}", f"{version}{library}, {view.total} {plural}, {view.active} active"]
+    lines = [f"{rank}: {view.source}", f"{version}{library}, {view.total} {plural}, {view.active} active"]
     if view.reference_ns is not None and view.rows:
         moment = clock(view.reference_ns)
         if view.reference == "newest_event":

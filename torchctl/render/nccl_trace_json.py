@@ -30,13 +30,12 @@ def as_json(views: Sequence[TraceView], failures: Iterable[Failure]) -> str:
 
 
 def _dump(view: TraceView) -> dict[str, Any]:
-    dump = view.dump
     return {
-        "source": dump.source,
+        "source": view.source,
         "rank": view.rank,
-        "version": dump.version,
-        "comm_lib_version": dump.comm_lib_version,
-        "unknown_keys": list(dump.unknown_keys),
+        "version": view.version,
+        "comm_lib_version": view.comm_lib_version,
+        "unknown_keys": list(view.unknown_keys),
         "process_groups": [asdict(group) for group in view.groups],
         "entries": [_entry(row, view.choice.stacktraces) for row in view.rows],
         "entries_total": view.total,

@@ -19,7 +19,7 @@ from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import NotAskedError, NoWorkersError, StoppedError, TorchctlError
-from torchctl.flightrec.table.gather import RawDump
+from torchctl.flightrec.table.gather import RawDump, processors
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.flightrec.table.trace import Trace
 from torchctl.reports.absence import has_ended, reason_of
@@ -208,7 +208,7 @@ def _table(seen: _Seen) -> Trace:
         for rank, sight in sorted(seen.sights.items())
         for trace in sight.traces
     ]
-    return load_raw(iter(dumps), count=max(1, len(dumps) // _DUMPS_PER_PROCESS))
+    return load_raw(dumps, jobs=max(1, min(processors(), len(dumps) // _DUMPS_PER_PROCESS)))
 
 
 def trace_name(trace: RawTrace, rank: int) -> str:

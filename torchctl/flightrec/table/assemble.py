@@ -16,7 +16,6 @@ from torchctl.flightrec.table.batches import close_batches
 from torchctl.flightrec.table.groups import join_groups
 from torchctl.flightrec.table.operations import Operation, Signature, operation_of, signature_of
 from torchctl.flightrec.table.pieces import OTHER_STATE, Piece
-from torchctl.flightrec.table.recorded import OWN_COLUMNS, SHARED_COLUMNS, TEXT_COLUMNS, Recorded
 from torchctl.flightrec.table.trace import NO_SEQ, NO_TIME, Call, DumpInfo, State, Trace, empty_columns
 
 if TYPE_CHECKING:
@@ -27,10 +26,8 @@ T = TypeVar("T", bound=Hashable)
 _LOOKUP_LIMIT = 1 << 24  # entries of a look-up array; above that numbers are sorted instead
 
 
-def assemble(
-    pieces: Sequence[Piece], bad: Sequence[Failure], notes: Sequence[str] = (), *, every: bool = False
-) -> Trace:
-    """Return the table of all rows of `pieces`, in their order; `every` as their `piece_of` had it."""
+def assemble(pieces: Sequence[Piece], bad: Sequence[Failure], notes: Sequence[str] = ()) -> Trace:
+    """Return the table of all rows of `pieces`, in their order."""
     infos, first = [], 0
     for piece in pieces:
         raw = piece.raw
@@ -56,9 +53,9 @@ def assemble(
         joined = join_groups(pieces, np.zeros((0, 5), np.int64), [], [])
         return Trace(
             infos, joined.groups, list(bad), joined.world, **empty_columns(), operations=[], signatures=[], calls=[],
-            stack_rows=[()], frames=[], notes=list(notes), recorded=Recorded([], {}) if every else None,
+            stack_rows=[()], frames=[], notes=list(notes),
         )  # fmt: skip
-    return _Assembly(pieces, infos).trace(list(bad), list(notes), every)
+    return _Assembly(pieces, infos).trace(list(bad), list(notes))
 
 
 class _Assembly:
@@ -68,7 +65,7 @@ class _Assembly:
         self.lengths = np.array([len(piece) for piece in pieces])
         self.dump = np.repeat(np.arange(len(pieces), dtype=np.int32), self.lengths)
 
-    def trace(self, bad: list[Failure], notes: list[str], every: bool) -> Trace:
+    def trace(self, bad: list[Failure], notes: list[str]) -> Trace:
         texts, text_map, text_base = self._intern(lambda piece: piece.texts)
         names = self._mapped("profiling_name", text_map, text_base)
         used, name = compact(names)
@@ -80,7 +77,6 @@ class _Assembly:
         family = self._of_one_recorder(families, np.array([families.index(one.backend) for one in operations])[name])
         local, keys = self._local_groups(group_text, desc_text, family)
         joined = join_groups(self.pieces, keys, texts, families)
-        recorded = self._recorded(texts, text_map, text_base, group_text, desc_text) if every else None
         p2p = self.take("p2p") | np.array([made.is_p2p for made in operations])[name]
         ends = np.array([made.ends_batch for made in operations])[name]
         state = self._states(family == (families.index("gloo") if "gloo" in families else -1))
@@ -120,7 +116,6 @@ class _Assembly:
             frames=frames,
             notes=notes,
             doubts=list(dict.fromkeys(joined.several.values())),
-            recorded=recorded,
         )
 
     def _of_one_recorder(self, families: Sequence[str], family: Ints) -> SmallInts:
@@ -136,14 +131,6 @@ class _Assembly:
         if len(others) > 1 and len(np.unique(of_rank)) == len(of_rank):
             family = np.where(np.isin(family, others), others[0], family)
         return family.astype(np.int32)
-
-    def _recorded(
-        self, texts: list[str], mapping: SmallInts, base: SmallInts, group: SmallInts, desc: SmallInts
-    ) -> Recorded:
-        columns = {name: self.take_copy(name) for name in SHARED_COLUMNS}
-        columns |= {name: self.take(name) for name in OWN_COLUMNS}
-        columns |= {name: self._mapped(name, mapping, base) for name in TEXT_COLUMNS}
-        return Recorded(texts, columns | {"group": group, "group_desc": desc})
 
     def take(self, name: str) -> Any:
         """Return one column of all dumps; the dumps' own is given up."""

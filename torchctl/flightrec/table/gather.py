@@ -1,20 +1,25 @@
-"""Many dumps, from files or workers, decoded one after the other; what fails does not stop the rest."""
+"""Many dumps, from files or workers, decoded by as many children as there are processors; a failure stops no other."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from torchctl.errors import DumpError, TorchctlError
 from torchctl.flightrec.decoding.decode import decode_dump, rank_from_name, read_file
 from torchctl.flightrec.decoding.guard import Guard
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.decoding.dump import Dump
+    from torchctl.flightrec.decoding.dump import Dump, Members
+
+MAX_JOBS = 16
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +65,85 @@ def read_files(paths: Sequence[str]) -> Iterator[RawDump | Failure]:
             yield RawDump(path, rank, data, written_ns=written_ns)
 
 
-def decode_all(
-    raw_dumps: Iterable[RawDump | Failure], guard: Guard
-) -> tuple[list[tuple[RawDump, Dump]], list[Failure]]:
-    """Return the dumps that can be decoded, and the failures, each sorted by rank and source."""
-    decoded: list[tuple[RawDump, Dump]] = []
+def decode_each(
+    raw_dumps: Iterable[RawDump | Failure],
+    make: Callable[[RawDump, Dump], T],
+    *,
+    jobs: int | None = None,
+    whole: bool = True,
+    meanwhile: Callable[[], object] | None = None,
+) -> tuple[list[T], list[Failure]]:
+    """Return what `make` makes of each dump, in the order given, and the failures sorted by rank and source.
+
+    Dumps are decoded by limited children, each driven by a thread that mostly waits. A dump is given up as soon as
+    something has been made of it: of a thousand dumps, only what was made of them is in memory.
+
+    Args:
+        raw_dumps: iterated over in this thread, while the first child starts, and no further than children can follow.
+        make: called in any of the threads; a DumpError that it raises is that dump's failure.
+        jobs: how many children at most; `processors` by default.
+        whole: as in `decode_dump`.
+        meanwhile: called in each thread while its child starts: imports that `make` needs.
+    """
+    jobs = min(jobs or processors(), MAX_JOBS)
+    waiting: queue.Queue[tuple[int, RawDump] | None] = queue.Queue(maxsize=jobs)
+    made: dict[int, T] = {}
     failures: list[Failure] = []
-    for raw in raw_dumps:
-        if isinstance(raw, Failure):
-            failures.append(raw)
-            continue
-        try:
-            decoded.append((raw, decode_dump(raw.data, raw.source, guard=guard)))
-        except DumpError as error:
-            failures.append(Failure(raw.source, raw.rank, error))
-    decoded.sort(key=lambda pair: order(pair[0]))
-    failures.sort(key=order)
-    return decoded, failures
+    broken: list[BaseException] = []
+    members: Members = {}
+
+    def work() -> None:
+        with Guard() as guard:
+            try:
+                guard.start()
+                if meanwhile is not None:
+                    meanwhile()
+            except BaseException as error:
+                broken.append(error)
+            while (one := waiting.get()) is not None:
+                if broken:
+                    continue  # the queue is emptied, so that nobody waits for room in it
+                number, raw = one
+                try:
+                    dump = decode_dump(raw.data, raw.source, guard=guard, whole=whole, members=members)
+                    made[number] = make(replace(raw, data=b""), dump)
+                except DumpError as error:
+                    failures.append(Failure(raw.source, raw.rank, error))
+                except BaseException as error:
+                    broken.append(error)
+
+    threads: list[threading.Thread] = []
+
+    def one_more() -> None:
+        if len(threads) < jobs:
+            threads.append(threading.Thread(target=work, daemon=True))  # a second Ctrl-C waits for none
+            threads[-1].start()
+
+    one_more()
+    try:
+        for number, raw in enumerate(raw_dumps):
+            if broken:
+                break
+            if isinstance(raw, Failure):
+                failures.append(raw)
+                continue
+            waiting.put((number, raw))
+            if not waiting.empty():
+                one_more()
+    except BaseException as error:  # Ctrl-C, too: the threads end after the dump that they are at
+        broken.append(error)
+    for _ in threads:
+        waiting.put(None)
+    for thread in threads:
+        thread.join()
+    if broken:
+        raise broken[0]
+    return [made[number] for number in sorted(made)], sorted(failures, key=order)
+
+
+def processors() -> int:
+    """Return how many processors this process may use: a container or a scheduler may have given it few of many."""
+    return len(os.sched_getaffinity(0))
 
 
 @contextmanager

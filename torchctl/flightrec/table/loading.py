@@ -1,32 +1,34 @@
 """`load`: the flight-recorder dumps of a whole job as one table.
 
-How this works. Files are decoded by as many limited children as there are processors, each driven by a thread
-that only waits. What one dump is cut down to is kept, its bytes are not, so that a thousand ranks need no more
-memory than their columns.
+How this works. Each dump is cut down to a piece as soon as it is decoded, so that a thousand ranks need no more memory
+than their columns; the pieces of the newest run become one table.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchctl.errors import DumpError
-from torchctl.flightrec.decoding.decode import decode_dump
-from torchctl.flightrec.decoding.guard import Guard
 from torchctl.flightrec.table.folder import Found, find_files, rank_by_pattern
-from torchctl.flightrec.table.gather import Failure, RawDump, collector_off, order, read_files
+from torchctl.flightrec.table.gather import (
+    Failure,
+    RawDump,
+    collector_off,
+    decode_each,
+    order,
+    read_files,
+)
 from torchctl.flightrec.table.runs import of_newest_run
 from torchctl.manifest import former_files
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.decoding.dump import Members
+    from torchctl.flightrec.decoding.dump import Dump
     from torchctl.flightrec.table.pieces import Piece, Shared
     from torchctl.flightrec.table.trace import Trace
-
-MAX_JOBS = 16
 
 
 def load(
@@ -53,70 +55,98 @@ def load(
         TorchctlError: a folder of `torchctl collect` holds one rank of several jobs.
     """
     found, _ = find_files(paths)
-    former, notes = (set(), []) if every else former_files(file.path for file in found)
+    if every:
+        return _load_every(_named(found, rank_from), jobs)
+    former, notes = former_files(file.path for file in found)
     kept = [file for file in found if file.path not in former]
-    trace = load_files(kept, rank_from=rank_from, jobs=jobs, every=every)
+    trace = load_files(kept, rank_from=rank_from, jobs=jobs)
     trace.notes[:0] = notes
     return trace
 
 
-def load_files(
-    files: Sequence[Found], *, rank_from: str | None = None, jobs: int | None = None, every: bool = False
-) -> Trace:
+def load_files(files: Sequence[Found], *, rank_from: str | None = None, jobs: int | None = None) -> Trace:
     """Return the table of files that `folder.find_files` has found; as `load`."""
     files = _named(files, rank_from)
-    claimed = {file.path for file in files if file.claimed}
-
-    def read() -> Iterator[RawDump | Failure]:
-        for file in files:
-            for raw in read_files([file.path]):
-                if isinstance(raw, Failure):
-                    yield Failure(raw.source, file.rank, raw.error)
-                else:
-                    yield RawDump(raw.source, file.rank, raw.data, written_ns=raw.written_ns)
-
-    return load_raw(read(), count=len(files), jobs=jobs, claimed=claimed, every=every)
+    return load_raw(_read(files), jobs=jobs, claimed=_claimed(files))
 
 
 def load_raw(
     dumps: Iterable[RawDump | Failure],
     *,
-    count: int = 1,
     jobs: int | None = None,
     claimed: set[str] | None = None,
-    every: bool = False,
 ) -> Trace:
     """Return the table of dumps whose bytes are here.
 
     Args:
         dumps: asked for one after the other, so that not all bytes are in memory at once.
-        count: how many there are about; no more children are started.
         claimed: sources that are worth a word when they are no dump; None is all.
-        every: as in `load`.
     """
-    with collector_off():
-        pieces, failures = _decode(iter(dumps), max(1, min(jobs or _processors(), MAX_JOBS, count)), every)
-        from torchctl.flightrec.table.aborts import spread_aborts
-        from torchctl.flightrec.table.assemble import assemble
-        from torchctl.flightrec.table.sizes import tell_sizes
+    shared: Shared = {}
 
-        bad = [failure for failure in failures if claimed is None or failure.source in claimed]
-        notes: list[str] = []
-        if every:
-            pieces.sort(key=lambda piece: order(piece.raw))
-        else:
-            pieces, notes = of_newest_run(pieces)
-            pieces, others = _one_per_rank(pieces)
-            notes += others
-        trace = assemble(pieces, sorted(bad, key=order), notes, every=every)
-        tell_sizes(trace)
-        spread_aborts(trace)
+    def piece(raw: RawDump, dump: Dump) -> Piece:
+        from torchctl.flightrec.table.pieces import piece_of
+
+        if raw.rank is None:
+            raise DumpError(
+                f"{raw.source} does not say which rank it is of",
+                hint="name the rank with --rank-from REGEX, whose first group is the rank in the path",
+            )
+        return piece_of(raw, dump, shared)
+
+    with collector_off():
+        pieces, failures = decode_each(dumps, piece, jobs=jobs, whole=False, meanwhile=_import_numpy)
+        pieces, notes = of_newest_run(pieces)
+        pieces, others = _one_per_rank(pieces)
+        return _table(pieces, failures, claimed, [*notes, *others])
+
+
+def _load_every(files: Sequence[Found], jobs: int | None) -> Trace:
+    """Return the table of all dumps, with what the recorders wrote beside it."""
+    from torchctl.flightrec.table.trace import Recorded
+
+    shared: Shared = {}
+
+    def both(raw: RawDump, dump: Dump) -> tuple[Piece, Dump]:
+        from torchctl.flightrec.table.pieces import piece_of
+
+        return piece_of(raw, dump, shared), dump
+
+    with collector_off():
+        made, failures = decode_each(_read(files), both, jobs=jobs, meanwhile=_import_numpy)
+        made.sort(key=lambda pair: order(pair[0].raw))
+        trace = _table([piece for piece, _ in made], failures, _claimed(files), [])
+    trace.recorded = Recorded([dump for _, dump in made])
     return trace
 
 
-def _processors() -> int:
-    """Return how many processors this process may use: a container or a scheduler may have given it few of many."""
-    return len(os.sched_getaffinity(0))
+def _table(
+    pieces: Sequence[Piece], failures: Sequence[Failure], claimed: set[str] | None, notes: Sequence[str]
+) -> Trace:
+    from torchctl.flightrec.table.aborts import spread_aborts
+    from torchctl.flightrec.table.assemble import assemble
+    from torchctl.flightrec.table.sizes import tell_sizes
+
+    bad = [failure for failure in failures if claimed is None or failure.source in claimed]
+    trace = assemble(pieces, bad, notes)
+    tell_sizes(trace)
+    spread_aborts(trace)
+    return trace
+
+
+def _import_numpy() -> None:
+    """Import what pieces are made with: NumPy takes 50 ms."""
+    import torchctl.flightrec.table.pieces  # noqa: F401
+
+
+def _read(files: Sequence[Found]) -> Iterator[RawDump | Failure]:
+    """Yield the bytes of each file with the rank that it was found to be of."""
+    for file, raw in zip(files, read_files([file.path for file in files]), strict=True):
+        yield replace(raw, rank=file.rank)
+
+
+def _claimed(files: Sequence[Found]) -> set[str]:
+    return {file.path for file in files if file.claimed}
 
 
 def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
@@ -127,57 +157,6 @@ def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
     except re.error as error:
         raise DumpError(f"--rank-from {rank_from!r} is no regular expression: {error}") from None
     return [Found(file.path, rank_by_pattern(file.path, pattern), file.claimed) for file in files]
-
-
-def _decode(dumps: Iterator[RawDump | Failure], jobs: int, every: bool) -> tuple[list[Piece], list[Failure]]:
-    """Return what of each dump is kept, in the order given, and the failures."""
-    pieces: dict[int, Piece] = {}
-    failures: list[Failure] = []
-    broken: list[BaseException] = []
-    shared: Shared = {}
-    members: Members = {}
-    lock = threading.Lock()
-    numbered = enumerate(dumps)
-
-    def work() -> None:
-        with Guard() as guard:
-            guard.start()
-            from torchctl.flightrec.table.pieces import piece_of  # NumPy, 50 ms, while the child starts
-
-            while True:
-                with lock:
-                    number, raw = next(numbered, (-1, None))
-                if raw is None or broken:
-                    return
-                if isinstance(raw, Failure):
-                    failures.append(raw)
-                    continue
-                try:
-                    dump = decode_dump(raw.data, raw.source, guard=guard, whole=every, members=members)
-                    if raw.rank is None and not every:
-                        raise DumpError(
-                            f"{raw.source} does not say which rank it is of",
-                            hint="name the rank with --rank-from REGEX, whose first group is the rank in the path",
-                        )
-                    light = RawDump(raw.source, raw.rank, b"", raw.answered_ns, raw.written_ns)
-                    pieces[number] = piece_of(light, dump, shared, every=every)
-                except DumpError as error:
-                    failures.append(Failure(raw.source, raw.rank, error))
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            broken.append(error)
-
-    threads = [threading.Thread(target=guarded) for _ in range(jobs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if broken:
-        raise broken[0]
-    return [pieces[number] for number in sorted(pieces)], failures
 
 
 def _one_per_rank(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:

@@ -11,7 +11,6 @@ import numpy as np
 from torchctl.flightrec.decoding import wire
 from torchctl.flightrec.decoding.dump import Dump, EntryColumns, ProcessGroup, ReportedStatus
 from torchctl.flightrec.table.gather import RawDump
-from torchctl.flightrec.table.recorded import recorded_columns
 from torchctl.flightrec.table.trace import NO_RANK
 
 if TYPE_CHECKING:
@@ -48,11 +47,10 @@ class Piece:
 Shared = dict[tuple[Any, ...], tuple[Any, ...]]
 
 
-def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None, *, every: bool = False) -> Piece:
+def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     """Return the part of a dump that is kept.
 
     Args:
-        every: all that the recorder wrote, for `Trace.recorded`.
         shared: tables of other dumps. Ranks that run the same code have equal ones, which are kept
             once and then read once.
     """
@@ -77,8 +75,6 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None, *, every: b
     }
     for name in ("group", "group_desc", "profiling_name", *wire.ENTRY_SHAPES, *wire.ENTRY_DTYPES, "frames"):
         columns[name] = _column(source, name).astype(np.int32)
-    if every:
-        columns |= recorded_columns(source)
     records = _column(source, "record_id")
     columns = {name: np.array(values) for name, values in columns.items()}  # copies: the payload can go
     columns["follows"] = np.append(False, records[1:] - records[:-1] == 1)[: len(records)]

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from torchctl.flightrec.decoding.dump import Frame, ProcessGroup, ReportedStatus
+    from torchctl.flightrec.decoding.dump import Dump, Frame, ProcessGroup, ReportedStatus
     from torchctl.flightrec.table.gather import Failure
-    from torchctl.flightrec.table.recorded import Recorded
 
     Ints = npt.NDArray[np.int64]
     SmallInts = npt.NDArray[np.int32]
@@ -108,6 +107,17 @@ class Group:
     def unseen(self) -> int:
         """How many members have shown themselves nowhere."""
         return max(0, (self.size or 0) - len(self.members))
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What recorders wrote, their own counters and words among it: the table keeps only what ranks are compared by.
+
+    Attributes:
+        dumps: as `Trace.dumps`, in that order.
+    """
+
+    dumps: list[Dump]
 
 
 @dataclass(slots=True)
@@ -199,6 +209,20 @@ class Call:
     def dtype(self) -> str:
         """The element types, each once."""
         return ",".join(dict.fromkeys([*self.input_dtypes, *self.output_dtypes]))
+
+
+def dumps_of(trace: Trace) -> list[Dump]:
+    """Return every dump of a trace as it was recorded, in the order of `trace.dumps`.
+
+    Args:
+        trace: loaded with `every=True`.
+
+    Raises:
+        ValueError: it was not.
+    """
+    if trace.recorded is None:
+        raise ValueError("the trace was not loaded with every=True")
+    return list(trace.recorded.dumps)
 
 
 def empty_columns() -> dict[str, Any]:

@@ -145,12 +145,8 @@ def _known(counter: int | None) -> int | None:
     return counter if counter is not None and counter >= 0 else None
 
 
-def group_names(dumps: Iterable[Dump]) -> list[str]:
-    """Return the names by which the groups of these dumps can be asked for, sorted."""
-    names: set[str] = set()
-    for dump in dumps:
-        for group in dump.groups:
-            names |= {group.name, group.desc}
-        for entry in dump.entries:
-            names |= {entry.group, entry.group_desc}
-    return sorted(names - {"", NO_DESCRIPTION})
+def group_names(dump: Dump) -> tuple[str, ...]:
+    """Return the names by which the groups of a dump can be asked for, sorted."""
+    names = {name for group in dump.groups for name in (group.name, group.desc)}
+    names |= {name for entry in dump.entries for name in (entry.group, entry.group_desc)}
+    return tuple(sorted(names - {"", NO_DESCRIPTION}))

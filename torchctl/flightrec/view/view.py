@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torchctl.flightrec.decoding.dump import Dump, Entry, Frame
 from torchctl.flightrec.table.judge import Stage, judge
 from torchctl.flightrec.view.choice import MAX_ACTIVE, Choice
-from torchctl.flightrec.view.summary import GroupSummary, summarise_groups
+from torchctl.flightrec.view.summary import GroupSummary, group_names, summarise_groups
 from torchctl.flightrec.view.userframe import user_frame
 
 
@@ -31,8 +31,12 @@ class Row:
 class TraceView:
     """One rank's dump as shown.
 
+    The dump itself is given up: of a thousand ranks only what is shown is in memory.
+
     Args:
+        source, version, comm_lib_version, unknown_keys: as in `Dump`.
         rank: global rank, None where nothing tells it.
+        group_names: by which its groups can be asked for; () where no group was asked for.
         reference_ns: what ages count back from, wall-clock nanoseconds; None when the dump has no times.
         reference: "newest_event" or "answer", what that moment is.
         written_ns: when the file was last written; None for a live worker.
@@ -40,8 +44,12 @@ class TraceView:
         asked: entries that the choice's group and only_active let through; `left_out` of them have no row.
     """
 
-    dump: Dump
+    source: str
+    version: str
+    comm_lib_version: str
+    unknown_keys: tuple[str, ...]
     rank: int | None
+    group_names: tuple[str, ...]
     groups: tuple[GroupSummary, ...]
     rows: tuple[Row, ...]
     reference_ns: int | None
@@ -83,8 +91,12 @@ def view_of(
         where = user_frame(entry.frames) if choice.stacktraces else None
         rows.append(Row(entry, progress[at], _age_s(entry, reference_ns), where))
     return TraceView(
-        dump=dump,
+        source=dump.source,
+        version=dump.version,
+        comm_lib_version=dump.comm_lib_version,
+        unknown_keys=dump.unknown_keys,
         rank=rank,
+        group_names=group_names(dump) if choice.group is not None else (),
         groups=groups,
         rows=tuple(rows),
         reference_ns=reference_ns,
