@@ -8,12 +8,14 @@ import sys
 from typing import ClassVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
+from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement, TableElement
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 
 _WIDEST = 110  # columns: longer lines are hard to read, however wide the window is
+_UNBOUNDED = 10_000  # columns: to measure what a table would take
 _THEME = Theme({"markdown.code": "bold", "markdown.table.border": "dim", "markdown.item.number": "none"})
 _LINK = re.compile(r"\[([^\]]+)\]\([a-z-]+\.md\)")  # to another page, which a terminal cannot follow
 
@@ -38,12 +40,24 @@ class _CodeBlock(CodeBlock):
         yield Padding(lines, (0, 0, 0, 4))
 
 
+class _Table(TableElement):
+    """A table; with an empty line between rows where one of them takes several lines."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for table in super().__rich_console__(console, options):
+            assert isinstance(table, Table)
+            whole = console.measure(table, options=options.update(max_width=_UNBOUNDED)).maximum
+            table.leading = int(whole > options.max_width)
+            yield table
+
+
 class _Page(Markdown):
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {
         **Markdown.elements,
         "heading_open": _Heading,
         "fence": _CodeBlock,
         "code_block": _CodeBlock,
+        "table_open": _Table,
     }
 
 
