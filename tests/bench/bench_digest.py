@@ -26,6 +26,7 @@ from torchctl.reports.diagnosis import look
 from torchctl.server.handlers.digest import digest_of
 from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.questions.look import sight_question
+from torchctl.workers.roll import find_workers
 from torchctl.workers.targets import Targets
 
 ENTRIES = 400  # in each ring; the digest of a longer one is as long
@@ -57,7 +58,7 @@ def main() -> None:
                 for _ in range(options.rounds):
                     targets = Targets(sockets=(folder,), timeout_s=60)
                     begun = time.perf_counter()
-                    outcomes = ask_all(targets.endpoints(), sight_question("digest"), time.monotonic() + 30)
+                    outcomes = ask_all(find_workers(targets).endpoints, sight_question("digest"), time.monotonic() + 30)
                     times["digests"].append(time.perf_counter() - begun)
                     assert all(outcome.value is not None for outcome in outcomes)
                     begun = time.perf_counter()

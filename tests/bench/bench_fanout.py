@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.servers import serving
 from torchctl.workers.ask.fanout import ask_all
-from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.question import Asking, Question, handler_request
 from torchctl.workers.endpoint import Endpoint
 
 Fetch = Callable[[Sequence[int], str, float], Counter[int]]
@@ -30,8 +30,8 @@ _STATUS = {"ok": 200, "refused": 503, "timeout": 408}
 
 def ours(ports: Sequence[int], path: str, timeout_s: float) -> Counter[int]:
     @Question
-    def question(endpoint: Endpoint) -> Steps[bytes]:
-        return (yield ask_handler(path)).body
+    def question(endpoint: Endpoint) -> Asking[bytes]:
+        return (yield handler_request(path)).body
 
     asked = [Endpoint(host="127.0.0.1", port=port) for port in ports]
     outcomes = ask_all(asked, question, time.monotonic() + timeout_s)
@@ -95,13 +95,16 @@ def httpx_(ports: Sequence[int], path: str, timeout_s: float) -> Counter[int]:
 
 
 def urllib3_on_threads(ports: Sequence[int], path: str, timeout_s: float) -> Counter[int]:
-    from torchctl.workers.ask.one import call
+    from torchctl.workers.ask.one import send
+    from torchctl.workers.ask.threads import Threads
 
-    def ask(endpoint: Endpoint, deadline: float) -> bytes:
-        return call(endpoint, path, deadline).body
+    @Question
+    def question(endpoint: Endpoint) -> Asking[bytes]:
+        return (yield handler_request(path)).body
 
     asked = [Endpoint(host="127.0.0.1", port=port) for port in ports]
-    return Counter(200 if one.error is None else 0 for one in ask_all(asked, ask, time.monotonic() + timeout_s))
+    outcomes = Threads(send, 64).ask(asked, question, time.monotonic() + timeout_s)
+    return Counter(200 if one.error is None else 0 for one in outcomes)
 
 
 def healthy(clients: dict[str, Fetch], counts: Sequence[int], repeats: int) -> None:
@@ -169,7 +172,7 @@ def whole_process(count: int = 1024) -> None:
 
 def single(repeats: int = 300) -> None:
     """Print what one worker costs through the fan-out and straight through the client."""
-    from torchctl.workers.ask.one import call
+    from tests.asking import call
     from torchctl.workers.questions.basic import ping
 
     with serving(1) as served:

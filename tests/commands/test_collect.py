@@ -20,7 +20,7 @@ from tests.listeners import listening
 from tests.stacks.texts import WAITING, dump
 from torchctl.cli import cli
 from torchctl.server import WorkerServer
-from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.question import Asking, Question, handler_request
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.hosts.relay import Reader
@@ -145,8 +145,8 @@ def test_the_clock_of_another_host_is_compared_with_ours_not_with_its_relays() -
     seen: list[float] = []
 
     @Question
-    def when(endpoint: Endpoint) -> Steps[Reply]:
-        reply = yield ask_handler("ping")
+    def when(endpoint: Endpoint) -> Asking[Reply]:
+        reply = yield handler_request("ping")
         seen.append(reply.answered_at)
         return reply
 

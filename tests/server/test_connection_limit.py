@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.asking import call
 from tests.http_client import connect, post, raw
 from torchctl.errors import BusyError
 from torchctl.protocol import MAX_CONNECTIONS
 from torchctl.server import Request, Response, WorkerServer, handler
-from torchctl.workers.ask.one import call
 from torchctl.workers.endpoint import Endpoint
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.asking import call
 from tests.eventually import wait_until
 from tests.http_client import Reply, connect, post, request
 from torchctl import protocol
@@ -19,7 +20,6 @@ from torchctl.errors import AccessDeniedError, HandlerError, SecretFileError, Se
 from torchctl.protocol import MAX_CONNECTIONS, WRONG_TOKEN_DELAY_S
 from torchctl.server import Request, Response, WorkerServer, handler
 from torchctl.server.guest import guesses
-from torchctl.workers.ask.one import call
 from torchctl.workers.endpoint import Endpoint
 
 TOKEN = "a-token-of-twenty-bytes"
@@ -62,7 +62,7 @@ def ask(server: WorkerServer, **headers: str) -> Reply:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_another_uid_is_refused_even_where_the_files_mode_lets_it_in(folder: Path) -> None:
     code = (
-        "import os, sys, time\nfrom torchctl.workers.ask.one import call\n"
+        "import os, sys, time\nfrom tests.asking import call\n"
         "from torchctl.workers.endpoint import Endpoint\nfrom torchctl.errors import AccessDeniedError\n"
         "os.setuid(65534)\n"
         "try: call(Endpoint(path=sys.argv[1]), 'ping', time.monotonic() + 10)\n"

@@ -16,6 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.asking import call
 from tests.certificates import Certificates, certificates
 from tests.eventually import wait_until
 from tests.http_client import connect, post, raw
@@ -33,7 +34,6 @@ from torchctl.errors import (
 from torchctl.protocol import MAX_CONNECTIONS, REQUEST_TIMEOUT_S
 from torchctl.server import Request, Response, WorkerServer, handler
 from torchctl.workers.ask.fanout import ask_all
-from torchctl.workers.ask.one import call
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import ping
 
@@ -300,7 +300,7 @@ def test_a_tab_says_nothing_in_the_clear_where_tls_is_asked_for(
 def test_ssl_is_not_set_up_without_tls() -> None:
     code = (
         "import sys, torchctl.server as s\nserver = s.WorkerServer('127.0.0.1', 0)\n"
-        "from torchctl.workers.ask.one import call\nfrom torchctl.workers.endpoint import Endpoint\nimport time\n"
+        "from tests.asking import call\nfrom torchctl.workers.endpoint import Endpoint\nimport time\n"
         "call(Endpoint(host='127.0.0.1', port=server.port), 'ping', time.monotonic() + 20)\n"
         "tls = {'torchctl.workers.ask.tls', 'torchctl.server.http.tls', 'torchctl.protocol.secretfile'}\n"
         "print(tls & set(sys.modules))\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import listeners
+from tests.asking import call
 from tests.listeners import listening
 from torchctl.errors import (
     AccessDeniedError,
@@ -28,7 +29,8 @@ from torchctl.errors import (
 )
 from torchctl.server import Request, Response, WorkerServer, handler
 from torchctl.workers.ask.fanout import ask_all
-from torchctl.workers.ask.one import call, request
+from torchctl.workers.ask.one import send
+from torchctl.workers.ask.question import Request as Asked
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import basic
 
@@ -116,7 +118,7 @@ def test_a_port_without_a_listener_and_an_unknown_name() -> None:
 def test_another_users_socket_is_a_permission_error(folder: Path) -> None:
     folder.chmod(0o755)
     code = (
-        "import os, sys, time\nfrom torchctl.workers.ask.one import call\n"
+        "import os, sys, time\nfrom tests.asking import call\n"
         "from torchctl.workers.endpoint import Endpoint\nfrom torchctl.errors import AccessDeniedError\n"
         "os.setuid(65534)\n"
         "try: call(Endpoint(path=sys.argv[1]), 'ping', time.monotonic() + 10)\n"
@@ -229,7 +231,7 @@ def test_the_token_goes_to_tcp_addresses_only(folder: Path, monkeypatch: pytest.
         note(connection)
 
     with listening(str(folder / "s"), read, read_first=False):
-        assert request(Endpoint(path=str(folder / "s")), "POST", "/", time.monotonic() + 10).body == b"pong"
+        assert send(Endpoint(path=str(folder / "s")), Asked("POST", "/"), time.monotonic() + 10).body == b"pong"
     assert b"uthorization" not in seen[0]
 
 

@@ -21,9 +21,10 @@ from tests.processes import python
 from tests.servers import Served, serving
 from torchctl.errors import NotAskedError, TooLargeError
 from torchctl.server import WorkerServer
-from torchctl.workers.ask.fanout import Outcome, ask_all
-from torchctl.workers.ask.many import ask_many
-from torchctl.workers.ask.question import Ask, Question, Steps, ask_handler
+from torchctl.workers.ask.fanout import ask_all
+from torchctl.workers.ask.many import Many
+from torchctl.workers.ask.outcome import Outcome
+from torchctl.workers.ask.question import Asking, Question, Request, handler_request
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import ping
@@ -42,8 +43,8 @@ def kinds(outcomes: list[Outcome[Reply]]) -> Counter[str]:
 
 
 @Question
-def big(endpoint: Endpoint) -> Steps[Reply]:
-    return (yield ask_handler("big"))
+def big(endpoint: Endpoint) -> Asking[Reply]:
+    return (yield handler_request("big"))
 
 
 def test_1024_endpoints_of_which_some_are_dead_and_some_silent() -> None:
@@ -69,19 +70,19 @@ def test_silent_ones_do_not_starve_those_who_wait_for_a_turn() -> None:
 
 def test_who_was_never_asked_is_no_timeout() -> None:
     with serving(0, holes=30) as served:
-        outcomes = ask_many(endpoints(served), ping, time.monotonic() + 0.2, jobs=1)
+        outcomes = Many(jobs=1).ask(endpoints(served), ping, time.monotonic() + 0.2)
         assert {type(one.error) for one in outcomes} <= {NotAskedError, type(outcomes[0].error)}
         assert outcomes[0].error is not None
         assert outcomes[0].error.kind == "timeout"
-        late = ask_many(endpoints(served), ping, time.monotonic() - 1.0)
+        late = Many().ask(endpoints(served), ping, time.monotonic() - 1.0)
     assert kinds(late) == {"not_asked": 30}
     assert "was not asked" in str(late[0].error)
 
 
 def test_bodies_come_whole_and_a_too_large_one_is_cut_off() -> None:
     @Question
-    def small(endpoint: Endpoint) -> Steps[Reply]:
-        return (yield Ask("POST", "/handler/big", "big", max_bytes=50_000))
+    def small(endpoint: Endpoint) -> Asking[Reply]:
+        return (yield Request("POST", "/handler/big", "big", max_bytes=50_000))
 
     with serving(64, size_bytes=100_000) as served:
         outcomes = ask_all(endpoints(served), big, time.monotonic() + 30)
@@ -156,8 +157,8 @@ def test_a_full_backlog_is_waited_for(folder: Path) -> None:
 
 def test_a_defect_of_ours_is_one_workers_error_only(folder: Path) -> None:
     @Question
-    def broken(endpoint: Endpoint) -> Steps[Reply]:
-        reply = yield ask_handler("ping")
+    def broken(endpoint: Endpoint) -> Asking[Reply]:
+        reply = yield handler_request("ping")
         if endpoint.path.endswith("b"):
             raise KeyError("a defect")
         return reply
@@ -170,13 +171,13 @@ def test_a_defect_of_ours_is_one_workers_error_only(folder: Path) -> None:
 
 def test_a_second_request_follows_the_first(folder: Path) -> None:
     @Question
-    def fallback(endpoint: Endpoint) -> Steps[bytes]:
+    def fallback(endpoint: Endpoint) -> Asking[bytes]:
         from torchctl.errors import NoSuchHandlerError
 
         try:
-            reply = yield ask_handler("nope")
+            reply = yield handler_request("nope")
         except NoSuchHandlerError:
-            reply = yield ask_handler("ping")
+            reply = yield handler_request("ping")
         return reply.body
 
     with WorkerServer(str(folder / "a")), WorkerServer(str(folder / "b")):
@@ -222,14 +223,14 @@ def test_on_another_thread_nothing_touches_signals(folder: Path) -> None:
 def test_the_open_file_limit_is_raised_as_far_as_it_goes() -> None:
     code = (
         "import resource, sys, time\n"
-        "from torchctl.workers.ask.many import ask_many\n"
+        "from torchctl.workers.ask.many import Many\n"
         "from torchctl.workers.questions.basic import ping\n"
         "from torchctl.workers.endpoint import Endpoint\n"
         "import json\n"
         "ports = json.loads(sys.argv[1])\n"
         "hard = int(sys.argv[2])\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))\n"
-        "out = ask_many([Endpoint(host='127.0.0.1', port=p) for p in ports], ping, time.monotonic() + 20)\n"
+        "out = Many().ask([Endpoint(host='127.0.0.1', port=p) for p in ports], ping, time.monotonic() + 20)\n"
         "print(sum(o.error is None for o in out), resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
     )
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 1024

@@ -18,6 +18,7 @@ from torchctl.text import printable
 from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.questions.basic import ask_names, call_question
+from torchctl.workers.roll import find_workers
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
@@ -42,7 +43,8 @@ def _live_names(params: dict[str, Any]) -> list[str]:
     hosts = tuple(endpoint for endpoints in params.get("host") or () for endpoint in endpoints)
     token_file, ca = params.get("token_file") or "", params.get("ca") or ""
     targets = Targets(params.get("socket") or (), hosts, timeout_s=_COMPLETION_S, token_file=token_file, ca=ca)
-    outcomes = ask_all(targets.endpoints()[:_MOST_COMPLETED], ask_names, targets.deadline)
+    roll = find_workers(targets)
+    outcomes = ask_all(roll.endpoints[:_MOST_COMPLETED], ask_names, roll.deadline)
     return sorted({name for outcome in outcomes if outcome.value is not None for name in outcome.value.names})
 
 
@@ -74,7 +76,7 @@ def command(targets: Targets, name: str, params: dict[str, str], body: IO[bytes]
     if len(data) > protocol.MAX_BODY_BYTES:
         raise click.BadParameter(f"the body is larger than {protocol.MAX_BODY_BYTES} bytes", param_hint="--body")
 
-    result = survey(targets, call_question(name, params, data))
+    result = survey(find_workers(targets), call_question(name, params, data))
     if output is not None:
         _write(result, output)
     elif targets.as_json:

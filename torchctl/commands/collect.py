@@ -12,6 +12,7 @@ from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
 from torchctl.reports.collection import Collected, Collection
 from torchctl.text import printable
+from torchctl.workers.roll import find_workers
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
@@ -37,7 +38,7 @@ def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[
     if pipe is not None:
         raise SystemExit(_from_pipes(targets, folder, pipe, dump_prefix))
     collection = Collection(folder)
-    result = survey(targets, collection.question())
+    result = survey(find_workers(targets), collection.question())
     path = collection.finish(result.outcomes, result.not_found)
     if targets.as_json:
         click.echo(_json(result, path))

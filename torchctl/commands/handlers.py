@@ -10,6 +10,7 @@ from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
 from torchctl.text import printable
 from torchctl.workers.questions.basic import Handlers, ask_names
+from torchctl.workers.roll import find_workers
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
@@ -21,7 +22,7 @@ def command(targets: Targets) -> None:
 
     A name that only some workers have is followed by their ranks.
     """
-    result = survey(targets, ask_names)
+    result = survey(find_workers(targets), ask_names)
     text = _json(result) if targets.as_json else _lines(result)
     if text:
         click.echo(text)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import click
 
 from torchctl.commands.options import worker_options
-from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, TorchctlError
+from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError, TorchctlError
 from torchctl.files import write_file
 from torchctl.flightrec.decoding.decode import rank_from_name
 from torchctl.flightrec.table.folder import Found, find_files
 from torchctl.flightrec.table.gather import Failure, RawDump, collector_off, decode_each, order, read_files
 from torchctl.flightrec.view.choice import DEFAULT_LAST, Choice
+from torchctl.ranks import fold_ranks
 from torchctl.text import printable
 from torchctl.workers.targets import Targets
 
@@ -102,10 +103,30 @@ def _read(files: list[Found]) -> Iterator[RawDump | Failure]:
 
 
 def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:
-    """Return the dumps of live workers, and why there is none of one."""
-    from torchctl.workers.questions.dumps import fetch
+    """Return the dumps of live workers, and a failure for each without one.
 
-    return fetch(targets, stacktraces=choice.stacktraces and choice.collectives)
+    Frames are asked for if they are to be shown: the first such dump of a process takes it a second.
+
+    Raises:
+        NoWorkersError: there is nobody to ask.
+    """
+    from torchctl.workers.questions.dumps import dumps_question
+    from torchctl.workers.roll import find_workers
+    from torchctl.workers.survey import survey
+
+    question = dumps_question(stacktraces=choice.stacktraces and choice.collectives)
+    result = survey(find_workers(targets), question)
+    found: list[RawDump | Failure] = []
+    for endpoint, dumps in result.answers:
+        for reply, answered_ns in dumps.replies:
+            found.append(RawDump(str(endpoint), dumps.rank, reply.body, answered_ns=answered_ns))
+    for outcome in result.outcomes:
+        if outcome.error is not None:
+            found.append(Failure(str(outcome.endpoint), outcome.error.rank, outcome.error))
+    if result.missing_ranks:
+        error = NoWorkersError(f"rank {fold_ranks(result.missing_ranks)}: no worker found")
+        found.append(Failure("", result.missing_ranks[0], error))
+    return found
 
 
 def _save(raw_dumps: list[RawDump | Failure], path: str) -> None:

@@ -15,7 +15,7 @@ from torchctl.errors import TorchctlError
 from torchctl.workers.targets import Targets
 
 if TYPE_CHECKING:
-    from torchctl.workers.ask.fanout import Progress
+    from torchctl.workers.ask.transport import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,6 +9,7 @@ from torchctl.commands.options import worker_options
 from torchctl.render.failures import failures_json
 from torchctl.workers.ask.reply import Reply, degraded_words
 from torchctl.workers.questions.basic import ping
+from torchctl.workers.roll import find_workers
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
@@ -21,7 +22,7 @@ def command(targets: Targets) -> None:
     Prints the round-trip time of one request on a new connection. For a worker that cannot answer its sentinel says
     `degraded`, since when and why.
     """
-    result = survey(targets, ping)
+    result = survey(find_workers(targets), ping)
     text = _json(result) if targets.as_json else _table(result)
     if text:
         click.echo(text)

@@ -14,6 +14,7 @@ from torchctl.render.failures import failures_json
 from torchctl.text import printable
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.info import WorkerInfo, ask_info
+from torchctl.workers.roll import find_workers
 from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
@@ -39,7 +40,7 @@ def command(targets: Targets, save: str | None, forget: bool) -> None:
         lastword.forget(runtimedir.runtime_dir())
     died = _died(targets)
     try:
-        result = survey(targets, ask_info)
+        result = survey(find_workers(targets), ask_info)
     except NoWorkersError as error:
         if targets.as_json:
             from torchctl.render.ps import died_json

@@ -11,6 +11,8 @@ import click
 from torchctl.errors import EXIT_OK, TorchctlError
 from torchctl.protocol import compact_json
 from torchctl.workers.hosts.relay import VERSION, Writer, decode_errand, recording
+from torchctl.workers.questions import named_question
+from torchctl.workers.roll import find_workers
 from torchctl.workers.survey import survey
 from torchctl.workers.targets import Targets
 
@@ -23,18 +25,15 @@ def command(errand: str) -> int:
     Run by `--nodes` on each host; ERRAND is what it asks, in a form of its own. Writes one line of JSON per
     worker. A stack that several workers share is written once.
     """
-    from torchctl.workers.questions.basic import named_question, stacks_question
-
     try:
         wanted = decode_errand(errand)
-        question = stacks_question(form="text") if wanted.question == "stacks" else None
-        asked = recording(question or named_question(wanted.question, wanted.arguments))
+        asked = recording(named_question(wanted.question, wanted.arguments))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise click.BadParameter(str(error), param_hint="ERRAND") from None
     _write({"relay": VERSION, "host": os.uname().nodename, "time": time.time()})
     try:
         targets = Targets(ranks=wanted.ranks, timeout_s=wanted.timeout_s, job=wanted.job)
-        result = survey(targets.until(time.monotonic() + wanted.timeout_s), asked)
+        result = survey(find_workers(targets), asked)
     except TorchctlError as error:
         _write({"trouble": error.message})
         _write({"end": 0})

@@ -22,8 +22,8 @@ from torchctl.manifest import MANIFEST, SCHEMA, read_manifest
 from torchctl.protocol import compact_json
 from torchctl.protocol.identity import Identity
 from torchctl.text import printable
-from torchctl.workers.ask.fanout import Outcome
-from torchctl.workers.ask.question import Question, Steps
+from torchctl.workers.ask.outcome import Outcome
+from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.everything import GENERIC, GENERIC_TRACE, INFO, STACKS, TRACE, Had, ask_parts
@@ -103,7 +103,7 @@ class Collection:
         """Return the question that asks a worker for all that is missing of it, and writes the answers down."""
         return _Missing(self)
 
-    def ask(self, endpoint: Endpoint, had: Had | None) -> Steps[Collected]:
+    def ask(self, endpoint: Endpoint, had: Had | None) -> Asking[Collected]:
         """Ask one worker, of which `had` is known."""
         key = str(endpoint)
         entry = self._entries.setdefault(key, _Entry(key, endpoint.rank))
@@ -203,7 +203,7 @@ class _Missing(Question[Collected]):
         self._collection = collection
         self._there: dict[str, dict[str, Had]] = {}  # what the relay of a host was told that we have
 
-    def _ask(self, endpoint: Endpoint) -> Steps[Collected]:
+    def _ask(self, endpoint: Endpoint) -> Asking[Collected]:
         if endpoint.node:
             had = self._there.get(endpoint.node, {}).get(endpoint.path)
         else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torchctl.diagnosis.diagnose import diagnose
@@ -25,11 +25,12 @@ from torchctl.flightrec.table.trace import Trace
 from torchctl.reports.absence import has_ended, reason_of
 from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
-from torchctl.workers.ask.fanout import Outcome, is_stopped
+from torchctl.workers.ask.outcome import Outcome, is_stopped
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import call_question
 from torchctl.workers.questions.look import RawTrace, Sight, sight_question
+from torchctl.workers.roll import Roll, find_workers
 from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import survey
 from torchctl.workers.targets import Targets
@@ -69,9 +70,10 @@ def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Ev
         NoWorkersError: nobody answers.
         TorchctlError: two workers claim one rank.
     """
+    roll = find_workers(targets)
     begun = time.monotonic()
     counters, digests, stacks = (share * targets.timeout_s for share in _SHARES)
-    first = survey(targets.until(begun + counters), sight_question("counters"))
+    first = survey(roll.until(begun + counters), sight_question("counters"))
     good = [one for one in first.outcomes if one.value is not None]
     if not good:
         if is_stopped(first.outcomes):
@@ -81,17 +83,17 @@ def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Ev
     second: list[Outcome[Sight]] = []
     interrupted = is_stopped(first.outcomes) or not _waited(interval_s)
     if not interrupted:
-        again = targets.only([one.endpoint for one in good])
+        again = roll.only([one.endpoint for one in good])
         question = sight_question("traces" if everything else "digest")
         second = survey(again.until(time.monotonic() + digests), question).outcomes
         interrupted = is_stopped(second)
     seen = _seen(first.outcomes, second)
     seen.interrupted = interrupted
-    there = targets.only([one.endpoint for one in second if one.value is not None])
+    there = roll.only([one.endpoint for one in second if one.value is not None])
     if seen.endpoints and not seen.interrupted:
         _take_stacks(seen, there.until(time.monotonic() + stacks))
     evidence = _evidence(seen)
-    return _closer(evidence, seen, targets, everything) if seen.endpoints and not seen.interrupted else evidence
+    return _closer(evidence, seen, roll, everything) if seen.endpoints and not seen.interrupted else evidence
 
 
 def _waited(seconds: float) -> bool:
@@ -111,9 +113,9 @@ def watching(targets: Targets, interval_s: float, *, everything: bool = False) -
     evidence = None
     while True:
         try:
-            evidence = look(replace(targets), interval_s)
+            evidence = look(targets, interval_s)
             if not evidence.interrupted and everything and diagnose(evidence).healthy is False:
-                evidence = look(replace(targets), interval_s, everything=True)
+                evidence = look(targets, interval_s, everything=True)
             if evidence.interrupted or diagnose(evidence).healthy is False:
                 return evidence
             threading.Event().wait(interval_s)
@@ -168,11 +170,11 @@ def _seen(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> _Seen:
     return seen
 
 
-def _take_stacks(seen: _Seen, targets: Targets) -> None:
+def _take_stacks(seen: _Seen, roll: Roll) -> None:
     """Ask for stacks: apart from the rest, since torch's own server hangs on them while the interpreter is held."""
     ranks = {str(endpoint): rank for rank, endpoint in seen.endpoints.items()}
     question = call_question("dump_traceback", {"format": "text"}, b"")
-    outcomes: list[Outcome[Reply]] = survey(targets, question).outcomes
+    outcomes: list[Outcome[Reply]] = survey(roll, question).outcomes
     if is_stopped(outcomes):
         seen.interrupted = True
         return  # the stacks of some prove nothing: who is in none of them would look idle
@@ -217,7 +219,7 @@ def trace_name(trace: RawTrace, rank: int) -> str:
     return f"{trace.recorder}_trace_rank_{rank}.{kind}"
 
 
-def _closer(evidence: Evidence, seen: _Seen, targets: Targets, everything: bool) -> Evidence:
+def _closer(evidence: Evidence, seen: _Seen, roll: Roll, everything: bool) -> Evidence:
     """Take whole traces of the ranks that a first diagnosis is about, and frames of those that it names."""
     history, frames = _worth_more(diagnose(evidence))
     wanted = {"frames": frames, "traces": set() if everything else history - frames}
@@ -226,7 +228,7 @@ def _closer(evidence: Evidence, seen: _Seen, targets: Targets, everything: bool)
         ends = {str(seen.endpoints[rank]): rank for rank in ranks if rank in seen.endpoints}
         if not ends:
             continue
-        asked = targets.only([seen.endpoints[rank] for rank in ends.values()])
+        asked = roll.only([seen.endpoints[rank] for rank in ends.values()])
         outcomes = survey(asked.until(time.monotonic() + _LEAST_S), sight_question(kind)).outcomes
         if is_stopped(outcomes):
             evidence.interrupted = True

@@ -11,18 +11,19 @@ import os
 import time
 from dataclasses import dataclass, field
 
-from torchctl.errors import TorchctlError, WorkerError
+from torchctl.errors import WorkerError
 from torchctl.process.memory import ControlGroup, group_of
 from torchctl.process.reasons import Reason, lock_waiters, reasons
 from torchctl.process.samples import Sample, read, sample, stat_fields, status_fields
 from torchctl.stacks.pyspy import parse_pyspy
 from torchctl.stacks.stack import Stacks
 from torchctl.workers import causes
-from torchctl.workers.ask.outside import ask_process, identity_of
-from torchctl.workers.ask.question import ask_handler
+from torchctl.workers.ask.fanout import ask_one
+from torchctl.workers.ask.outcome import is_stopped
+from torchctl.workers.ask.outside import identity_of
 from torchctl.workers.ask.reply import degraded_words
 from torchctl.workers.endpoint import Endpoint
-from torchctl.workers.questions.basic import ping
+from torchctl.workers.questions.basic import call_question, ping
 
 _BETWEEN_LOOKS_S = 1.0
 _LISTENING_FLAGS = "00010000"  # of /proc/net/unix: __SO_ACCEPTCON
@@ -125,12 +126,16 @@ def _server(report: Report, path: str, deadline: float) -> str:
     if not path:
         report.facts.append(("server", "none: no listening socket of it is a worker's"))
         return ""
-    try:
-        reply = ping(Endpoint(path=path), deadline)
-        answer = degraded_words(reply.identity) or "pong"
-        text = f"answers, {reply.elapsed_s * 1000:.1f} ms" if answer == "pong" else f"its sentinel answers: {answer}"
-    except TorchctlError as error:
-        answer = text = error.detail if isinstance(error, WorkerError) else str(error)
+    outcome = ask_one(Endpoint(path=path), ping, deadline)
+    if is_stopped([outcome]):
+        raise KeyboardInterrupt
+    if outcome.value is None:
+        assert outcome.error is not None
+        answer = text = outcome.error.detail
+    else:
+        answer = degraded_words(outcome.identity) or "pong"
+        took_ms = outcome.value.elapsed_s * 1000
+        text = f"answers, {took_ms:.1f} ms" if answer == "pong" else f"its sentinel answers: {answer}"
     report.facts.append(("server", f"{path}: {text}"))
     pid = causes.sentinels().get(report.pid)
     report.facts.append(("sentinel", "none: nobody answers while it cannot" if pid is None else f"pid {pid}"))
@@ -166,12 +171,16 @@ def _memory(report: Report, after: Sample, group: ControlGroup) -> None:
 
 
 def _stacks(report: Report, deadline: float) -> None:
+    question = call_question("dump_traceback", {}, b"")
+    outcome = ask_one(Endpoint(pid=report.pid), question, max(deadline, time.monotonic() + 2.0))
+    if is_stopped([outcome]):
+        raise KeyboardInterrupt
+    if outcome.value is None:
+        assert outcome.error is not None
+        report.facts.append(("stacks", outcome.error.detail))
+        return
     try:
-        ask = ask_handler("dump_traceback")
-        reply = ask_process(Endpoint(pid=report.pid), ask, max(deadline, time.monotonic() + 2.0))
-        report.stacks = parse_pyspy(reply.body.decode("utf-8", "replace"))
-    except WorkerError as error:
-        report.facts.append(("stacks", error.detail))
+        report.stacks = parse_pyspy(outcome.value.body.decode("utf-8", "replace"))
     except ValueError as error:
         report.facts.append(("stacks", f"py-spy gave none: {error}"))
 

@@ -15,10 +15,11 @@ from torchctl.stacks.folder import read_stack_files
 from torchctl.stacks.merge import Merged, Worker, merge, name_workers
 from torchctl.stacks.motion import Motion
 from torchctl.stacks.reader import StackReader
-from torchctl.workers.ask.fanout import Outcome, is_stopped
+from torchctl.workers.ask.outcome import Outcome, is_stopped
 from torchctl.workers.ask.question import Question
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import WorkerStacks, stacks_question
+from torchctl.workers.roll import Roll, find_workers
 from torchctl.workers.rollcall import absent_ranks
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
@@ -82,11 +83,12 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
     Returns:
         The last sample, with the failures of all; and what moved in between.
     """
-    several = len(targets.endpoints()) > 1
+    roll = find_workers(targets)
+    several = len(roll.endpoints) > 1
     question = stacks_question(StackReader().read, form="text" if several else "json")
     motion = Motion()
     share = targets.timeout_s / choice.samples
-    first = result = _sample(targets, share, question, motion)
+    first = result = _sample(roll, share, question, motion)
     lost = {one.endpoint: one for one in result.outcomes if one.value is None}
     taken = 1
     interrupted = False
@@ -96,7 +98,7 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
             break
         try:
             time.sleep(choice.interval_s)
-            new = _sample(targets.only(answering), share, question, motion)
+            new = _sample(roll.only(answering), share, question, motion)
         except KeyboardInterrupt:
             interrupted = True
         else:
@@ -111,8 +113,8 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
     return whole, motion
 
 
-def _sample(targets: Targets, share_s: float, question: Question[WorkerStacks], motion: Motion) -> Survey[WorkerStacks]:
-    result = survey(targets.until(time.monotonic() + share_s), question)
+def _sample(roll: Roll, share_s: float, question: Question[WorkerStacks], motion: Motion) -> Survey[WorkerStacks]:
+    result = survey(roll.until(time.monotonic() + share_s), question)
     for one in result.outcomes:
         if one.value is not None:
             motion.add(one.endpoint, one.value.stacks, one.value.step)

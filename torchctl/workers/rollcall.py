@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from torchctl.errors import NoSuchSocketError, RefusedError
 from torchctl.ranks import MAX_RANKS
-from torchctl.workers.ask.fanout import Outcome
+from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.endpoint import Endpoint
 
 _SAME_START_S = 1.0  # start times come in clock ticks, and the boot time they count from is rounded

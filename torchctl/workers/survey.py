@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from torchctl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, NoWorkersError, TorchctlError
 from torchctl.protocol import runtimedir
 from torchctl.ranks import fold_ranks
-from torchctl.workers.ask.fanout import Outcome, ask_all, exit_code, is_stopped, stopped
-from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.fanout import ask_all
+from torchctl.workers.ask.outcome import Outcome, exit_code, is_stopped, stopped
+from torchctl.workers.ask.question import Asking, Question, handler_request
+from torchctl.workers.ask.transport import Transport
 from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.roll import Roll
 from torchctl.workers.rollcall import (
     HasRank,
     absent_ranks,
@@ -24,7 +26,6 @@ from torchctl.workers.rollcall import (
     unclaimed,
     without_leftovers,
 )
-from torchctl.workers.targets import Targets
 
 T = TypeVar("T", bound=HasRank)
 
@@ -75,39 +76,57 @@ class Survey(Generic[T]):
         return EXIT_UNREACHABLE if incomplete and code == EXIT_OK else code
 
 
-def survey(targets: Targets, ask: Callable[[Endpoint, float], T]) -> Survey[T]:
-    """Ask every worker that the options name; `ask` as in `fanout.ask_all`.
+def survey(roll: Roll, question: Question[T]) -> Survey[T]:
+    """Ask every worker of a roll one question.
 
     Raises:
-        NoWorkersError: there is nobody to ask.
-        RuntimeDirError: the runtime folder cannot be trusted.
+        NoWorkersError: nobody is left to speak of: no worker of the ranks asked for, or none that is alive.
+        TorchctlError: workers of other hosts are named, and cannot be asked from here.
     """
-    endpoints = targets.endpoints()
-    interrupted = False
-    if targets.ranks is not None:
-        endpoints, interrupted = _of_ranks(endpoints, targets)
+    targets = roll.targets
+    relays = _relays(roll, question)
+    endpoints, interrupted = (roll.endpoints, False) if roll.ranks is None else _of_ranks(roll)
     if interrupted:
         asked: list[Outcome[T]] = [Outcome(endpoint, None, stopped(endpoint)) for endpoint in endpoints]
     else:
-        asked = _ask_everywhere(endpoints, ask, targets)
+        shown = targets.progress if relays is None else None  # which the relays have then
+        asked = ask_all(endpoints, question, roll.deadline, jobs=targets.jobs, progress=shown, relays=relays)
     asked += [
         Outcome(Endpoint(rank=error.rank, source="--store"), None, error)
-        for error in targets.errors
-        if targets.ranks is None or error.rank in targets.ranks
+        for error in roll.errors
+        if roll.ranks is None or error.rank in roll.ranks
     ]
     outcomes, notes = of_job(asked, targets.job)
     outcomes, leftovers = without_leftovers(outcomes)
     _explain(outcomes)
     if leftovers:
         notes.append(f"left aside: {len(leftovers)} socket(s) of ended workers ({sockets_named(leftovers)})")
-    if not outcomes and not targets.ranks:
+    if not outcomes and not roll.ranks:
         raise NoWorkersError(f"no live worker in {runtimedir.runtime_dir()}; {'; '.join(notes)}")
-    missing = unclaimed(targets.ranks or [], outcomes)
-    if missing and len(missing) == len(targets.ranks or []):
+    missing = unclaimed(roll.ranks or [], outcomes)
+    if missing and len(missing) == len(roll.ranks or []):
         raise NoWorkersError(f"no worker found for rank {fold_ranks(missing)}", hint="`torchctl ps` lists the workers")
-    whole = targets.ranks is None and not targets.names_one(endpoints)
-    absent = absent_ranks(outcomes) if whole else {}
+    absent = absent_ranks(outcomes) if roll.ranks is None and not roll.names_one else {}
     return Survey(outcomes, missing, notes + oddities(outcomes), absent, targets.store is not None)
+
+
+def _relays(roll: Roll, question: Question[T]) -> Transport | None:
+    """Return what asks the workers of other hosts; None if the roll has none."""
+    if not any(endpoint.node for endpoint in roll.endpoints):
+        return None
+    if not question.name:
+        raise TorchctlError("this command cannot ask workers of other hosts", hint="leave --nodes out")
+    from torchctl.workers.hosts.nodes import Relays
+
+    targets = roll.targets
+    return Relays(
+        via=targets.via,
+        remote=targets.remote,
+        ranks=roll.ranks,
+        job=targets.job,
+        jobs=targets.jobs,
+        progress=targets.progress,
+    )
 
 
 def _explain(outcomes: Sequence[Outcome[T]]) -> None:
@@ -118,73 +137,30 @@ def _explain(outcomes: Sequence[Outcome[T]]) -> None:
         explain(failures)
 
 
-def _ask_everywhere(
-    endpoints: list[Endpoint], ask: Callable[[Endpoint, float], T], targets: Targets
-) -> list[Outcome[T]]:
-    """Ask the workers that can be reached from here, and at the same time the relays of other hosts."""
-    if not targets.nodes:
-        return ask_all(endpoints, ask, targets.deadline, jobs=targets.jobs, progress=targets.progress)
-    if not isinstance(ask, Question):
-        raise TorchctlError("this command cannot ask workers of other hosts", hint="leave --nodes out")
-    from torchctl.workers.hosts.nodes import AskedNodes
-
-    nodes = AskedNodes(
-        targets.nodes,
-        ask,
-        targets.deadline,
-        via=targets.via,
-        remote=targets.remote,
-        ranks=targets.ranks,
-        job=targets.job,
-        jobs=targets.jobs,
-        progress=targets.progress,
-    )
-    if not endpoints:
-        return nodes.run()
-    there: list[Outcome[T]] = []
-    ended = threading.Event()
-
-    def ask_there() -> None:
-        try:
-            there.extend(nodes.run())
-        finally:
-            ended.set()
-
-    # On this thread the asking here hears Ctrl-C; the relays are then told.
-    threading.Thread(target=ask_there, daemon=True).start()
-    here = ask_all(endpoints, ask, targets.deadline, jobs=targets.jobs)
-    try:
-        if is_stopped(here):
-            nodes.stop()
-        ended.wait()
-    except KeyboardInterrupt:
-        nodes.stop()
-        ended.wait()
-    return here + there
-
-
 @dataclass(frozen=True, slots=True)
 class _Claim:
     rank: int | None
 
 
 @Question
-def _claim(endpoint: Endpoint) -> Steps[_Claim]:
-    return _Claim((yield ask_handler("ping", max_bytes=1024)).rank)
+def _claim(endpoint: Endpoint) -> Asking[_Claim]:
+    return _Claim((yield handler_request("ping", max_bytes=1024)).rank)
 
 
-def _of_ranks(endpoints: list[Endpoint], targets: Targets) -> tuple[list[Endpoint], bool]:
+def _of_ranks(roll: Roll) -> tuple[list[Endpoint], bool]:
     """Return the workers of the ranks asked for, and whether Ctrl-C came meanwhile.
 
-    The silent ones are among them, unless everybody is accounted for.
+    The silent ones are among them, unless everybody is accounted for; so are other hosts, whose relays look themselves.
 
     A worker's rank is its own answer to a ping, for which half of the time is allowed; a socket's name
     speaks for one that does not answer.
     """
-    wanted = set(targets.ranks or [])
-    half = time.monotonic() + (targets.deadline - time.monotonic()) / 2
+    wanted = set(roll.ranks or [])
+    half = time.monotonic() + (roll.deadline - time.monotonic()) / 2
+    here = [endpoint for endpoint in roll.endpoints if not endpoint.node]
+    hosts = [endpoint for endpoint in roll.endpoints if endpoint.node]
     known, silent = [], []
-    outcomes = ask_all(endpoints, _claim, half, jobs=targets.jobs, progress=targets.progress)
+    outcomes = ask_all(here, _claim, half, jobs=roll.targets.jobs, progress=roll.targets.progress)
     for outcome in outcomes:
         if outcome.value is None:
             silent.append(outcome.endpoint)
@@ -194,4 +170,4 @@ def _of_ranks(endpoints: list[Endpoint], targets: Targets) -> tuple[list[Endpoin
     maybe = [endpoint for endpoint in silent if endpoint.rank in wanted]
     if not wanted <= accounted:
         maybe += [endpoint for endpoint in silent if endpoint.rank is None]
-    return known + maybe, is_stopped(outcomes)
+    return known + maybe + hosts, is_stopped(outcomes)

@@ -38,13 +38,13 @@ async def connect_tcp(host: str, port: int, resolver: Resolver) -> socket.socket
     raise failure
 
 
-async def connect_unix(path: str, tell_busy: Callable[[bool], None]) -> socket.socket:
+async def connect_unix(path: str, note_busy: Callable[[bool], None]) -> socket.socket:
     """Return a connection to a Unix socket, waiting while its backlog is full.
 
     The kernel says EAGAIN then, which asyncio would take for success.
 
     Args:
-        tell_busy: told whether the last attempt found the backlog full.
+        note_busy: told whether the last attempt found the backlog full.
 
     Raises:
         OSError: nobody listens, and the like.
@@ -53,9 +53,9 @@ async def connect_unix(path: str, tell_busy: Callable[[bool], None]) -> socket.s
     try:
         sock.setblocking(False)
         while (code := sock.connect_ex(path)) == errno.EAGAIN:
-            tell_busy(True)
+            note_busy(True)
             await asyncio.sleep(_RETRY_S)
-        tell_busy(False)
+        note_busy(False)
         if code:
             raise OSError(code, "")
         return sock

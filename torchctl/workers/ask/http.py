@@ -5,21 +5,22 @@ from __future__ import annotations
 import httptools
 
 from torchctl.errors import TooLargeError
-from torchctl.workers.ask.question import Ask
-from torchctl.workers.ask.reply import Reply, make_reply, request_headers
+from torchctl.workers.ask.question import Request, request_headers
+from torchctl.workers.ask.reply import Reply, make_reply
 from torchctl.workers.endpoint import Endpoint
 
 _MAX_HEAD_BYTES = 1 << 16
 
 
-def request_bytes(endpoint: Endpoint, ask: Ask) -> bytes:
+def request_bytes(endpoint: Endpoint, request: Request) -> bytes:
     """Return the request as it is sent."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host or "localhost"
-    head = [f"{ask.method} {ask.path} HTTP/1.1", f"Host: {host}:{endpoint.port}" if endpoint.port else f"Host: {host}"]
+    where = f"{host}:{endpoint.port}" if endpoint.port else host
+    head = [f"{request.method} {request.path} HTTP/1.1", f"Host: {where}"]
     head += [f"{name}: {value}" for name, value in request_headers(endpoint).items()]
-    if ask.method == "POST":
-        head.append(f"Content-Length: {len(ask.body)}")
-    return "\r\n".join([*head, "\r\n"]).encode("latin-1") + (ask.body if ask.method == "POST" else b"")
+    if request.method == "POST":
+        head.append(f"Content-Length: {len(request.body)}")
+    return "\r\n".join([*head, "\r\n"]).encode("latin-1") + (request.body if request.method == "POST" else b"")
 
 
 class ResponseParser:

@@ -18,16 +18,19 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from torchctl.errors import NotAskedError, TooLargeError, WorkerError
 from torchctl.workers.ask.connecting import connect_tcp, connect_unix, raise_file_limit
-from torchctl.workers.ask.fanout import Outcome, Progress, defect, stopped
 from torchctl.workers.ask.http import ResponseParser, request_bytes
-from torchctl.workers.ask.question import Ask, Conversation, Question
-from torchctl.workers.ask.reply import Reply, translated
+from torchctl.workers.ask.outcome import Outcome, defect, stopped
+from torchctl.workers.ask.question import Conversation, Question, Request
+from torchctl.workers.ask.reply import Reply
 from torchctl.workers.ask.resolving import Resolver
+from torchctl.workers.ask.translation import translated
+from torchctl.workers.ask.transport import Progress
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")
@@ -36,30 +39,38 @@ _RESERVED_FILES = 64  # descriptors for everything else in this process
 _PROGRESS_S = 0.1
 
 
-def ask_many(
-    endpoints: Sequence[Endpoint],
-    question: Question[T],
-    deadline: float,
-    *,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-) -> list[Outcome[T]]:
-    """Ask every worker and return one outcome per endpoint, in their order; arguments as `fanout.ask_all`.
+class Many:
+    """The transport for workers that listen, any number of them.
 
-    Ctrl-C ends the asking: what has come is returned, the rest are `StoppedError`.
+    Args:
+        jobs: how many are asked at the same time; None for all, as far as descriptors reach.
+        progress: shows how many have answered.
     """
-    files = raise_file_limit(len(endpoints) + _RESERVED_FILES) - _RESERVED_FILES
-    run = _Run(endpoints, question, deadline, jobs or len(endpoints), max(1, files), progress)
-    loop = asyncio.new_event_loop()
-    try:
-        with _interrupting(loop, run):
-            loop.run_until_complete(run.main())
-    finally:
-        loop.close()
-    return run.all_outcomes()
+
+    def __init__(self, jobs: int | None = None, progress: Progress | None = None) -> None:
+        self._jobs = jobs
+        self._progress = progress
+        self._stopping: Callable[[], object] | None = None
+
+    def ask(self, endpoints: Sequence[Endpoint], question: Question[T], deadline: float) -> list[Outcome[T]]:
+        files = raise_file_limit(len(endpoints) + _RESERVED_FILES) - _RESERVED_FILES
+        run = _Run(endpoints, question, deadline, self._jobs or len(endpoints), max(1, files), self._progress)
+        loop = asyncio.new_event_loop()
+        self._stopping = partial(loop.call_soon_threadsafe, run.stop)
+        try:
+            with _interrupting(loop, run):
+                loop.run_until_complete(run.main())
+        finally:
+            loop.close()
+        return run.all_outcomes()
+
+    def stop(self) -> None:
+        if self._stopping is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended before us
+                self._stopping()
 
 
-class _Asking(Generic[T]):
+class _Worker(Generic[T]):
     """One worker being asked, and how far that has come."""
 
     __slots__ = ("began", "busy", "connected", "conversation", "endpoint", "holds_turn", "index")
@@ -73,7 +84,7 @@ class _Asking(Generic[T]):
         self.busy = False  # the last connect found the backlog full
         self.holds_turn = True
 
-    def tell_busy(self, busy: bool) -> None:
+    def note_busy(self, busy: bool) -> None:
         self.busy = busy
 
     def late(self) -> WorkerError:
@@ -103,7 +114,7 @@ class _Run(Generic[T]):
         self._outcomes: list[Outcome[T] | None] = [None] * len(endpoints)
         self._done = 0
         self._turns = 0  # taken
-        self._running: dict[asyncio.Task[None], _Asking[T]] = {}
+        self._running: dict[asyncio.Task[None], _Worker[T]] = {}
         self._interrupted = False
         self._resolver = Resolver()
 
@@ -120,9 +131,9 @@ class _Run(Generic[T]):
         if feeder.done():
             feeder.result()
         extra = [task for task in (feeder, stop, ticker) if task is not None]
-        for asking in self._running.values():
-            error = stopped(asking.endpoint) if self._interrupted else asking.late()
-            self._outcomes[asking.index] = Outcome(asking.endpoint, None, error, asking.conversation.identity)
+        for worker in self._running.values():
+            error = stopped(worker.endpoint) if self._interrupted else worker.late()
+            self._outcomes[worker.index] = Outcome(worker.endpoint, None, error, worker.conversation.identity)
         for task in [*self._running, *extra]:
             task.cancel()
         await asyncio.gather(*self._running, *extra, return_exceptions=True)
@@ -158,13 +169,13 @@ class _Run(Generic[T]):
             while self._turns >= self._jobs or len(self._running) >= self._files:
                 self._room.clear()
                 await self._room.wait()
-            asking = _Asking(index, endpoint, self._question)
+            worker = _Worker(index, endpoint, self._question)
             self._turns += 1
-            task = loop.create_task(self._ask(asking))
-            self._running[task] = asking
+            task = loop.create_task(self._ask(worker))
+            self._running[task] = worker
             task.add_done_callback(self._finished)
             if queued:
-                loop.call_later(share, self._hand_on, asking)
+                loop.call_later(share, self._hand_on, worker)
         while self._running:
             self._room.clear()
             await self._room.wait()
@@ -174,54 +185,54 @@ class _Run(Generic[T]):
         self._done += 1
         self._room.set()
 
-    def _hand_on(self, asking: _Asking[T]) -> None:
-        if asking.holds_turn:
-            asking.holds_turn = False
+    def _hand_on(self, worker: _Worker[T]) -> None:
+        if worker.holds_turn:
+            worker.holds_turn = False
             self._turns -= 1
             self._room.set()
 
-    async def _ask(self, asking: _Asking[T]) -> None:
-        endpoint, conversation = asking.endpoint, asking.conversation
+    async def _ask(self, worker: _Worker[T]) -> None:
+        endpoint, conversation = worker.endpoint, worker.conversation
         try:
-            ask = conversation.begin()
-            while ask is not None:
+            request = conversation.begin()
+            while request is not None:
                 try:
-                    reply = await self._send(asking, ask)
+                    reply = await self._send(worker, request)
                 except WorkerError as error:
-                    ask = conversation.fail(error)
+                    request = conversation.fail(error)
                 else:
-                    ask = conversation.answer(reply)
+                    request = conversation.answer(reply)
         except WorkerError as error:
             outcome: Outcome[T] = Outcome(endpoint, None, error, conversation.identity)
-        except Exception as error:  # as in fanout: one worker's defect must not hide the others' answers
+        except Exception as error:  # as in `converse`: one worker's defect must not hide the others' answers
             outcome = Outcome(endpoint, None, defect(endpoint, error))
         else:
             outcome = Outcome(endpoint, conversation.value, None, conversation.identity)
-        self._outcomes[asking.index] = outcome
+        self._outcomes[worker.index] = outcome
 
-    async def _send(self, asking: _Asking[T], ask: Ask) -> Reply:
+    async def _send(self, worker: _Worker[T], request: Request) -> Reply:
         loop = asyncio.get_running_loop()
         began = time.monotonic()
-        asking.connected = False
+        worker.connected = False
         sock: socket.socket | None = None
         try:
-            if asking.endpoint.path:
-                sock = await connect_unix(asking.endpoint.path, asking.tell_busy)
+            if worker.endpoint.path:
+                sock = await connect_unix(worker.endpoint.path, worker.note_busy)
             else:
-                sock = await connect_tcp(asking.endpoint.host, asking.endpoint.port, self._resolver)
-            asking.connected = True
-            parser = ResponseParser(ask.max_bytes)
-            if asking.endpoint.ca:
-                await _over_tls(loop, sock, asking.endpoint, ask, parser)
+                sock = await connect_tcp(worker.endpoint.host, worker.endpoint.port, self._resolver)
+            worker.connected = True
+            parser = ResponseParser(request.max_bytes)
+            if worker.endpoint.ca:
+                await _over_tls(loop, sock, worker.endpoint, request, parser)
             else:
-                await loop.sock_sendall(sock, request_bytes(asking.endpoint, ask))
+                await loop.sock_sendall(sock, request_bytes(worker.endpoint, request))
                 while not parser.complete:
                     parser.feed(await loop.sock_recv(sock, _CHUNK_BYTES))
             return parser.reply(time.monotonic() - began)
         except TooLargeError as error:
-            raise TooLargeError(error.detail, endpoint=str(asking.endpoint), rank=asking.endpoint.rank) from None
+            raise TooLargeError(error.detail, endpoint=str(worker.endpoint), rank=worker.endpoint.rank) from None
         except (OSError, ValueError) as error:
-            raise translated(error, asking.endpoint, time.monotonic() - began, asking.connected) from error
+            raise translated(error, worker.endpoint, time.monotonic() - began, worker.connected) from error
         finally:
             if sock is not None:
                 sock.close()
@@ -236,13 +247,13 @@ class _Run(Generic[T]):
 
 
 async def _over_tls(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, endpoint: Endpoint, ask: Ask, parser: ResponseParser
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, endpoint: Endpoint, request: Request, parser: ResponseParser
 ) -> None:
     from torchctl.workers.ask.tls import AsyncTls
 
     tls = AsyncTls(loop, sock, endpoint.ca, endpoint.host)
     await tls.handshake()
-    await tls.send(request_bytes(endpoint, ask))
+    await tls.send(request_bytes(endpoint, request))
     while not parser.complete:
         parser.feed(await tls.receive())
 

@@ -13,75 +13,41 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Mapping
 from http.client import HTTPException, IncompleteRead
 from typing import Any
 
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
-from torchctl import protocol
 from torchctl.errors import TooLargeError, WorkerError
 from torchctl.workers.ask.deadlinesocket import DeadlineSocket
-from torchctl.workers.ask.question import ask_handler
-from torchctl.workers.ask.reply import Reply, failure, make_reply, request_headers, translated
+from torchctl.workers.ask.question import Request, request_headers
+from torchctl.workers.ask.reply import Reply, make_reply
+from torchctl.workers.ask.translation import translated
 from torchctl.workers.endpoint import Endpoint
-
-__all__ = ["Reply", "call", "request"]
 
 _CHUNK_BYTES = 1 << 16
 
 
-def call(
-    endpoint: Endpoint,
-    handler: str,
-    deadline: float,
-    *,
-    params: Mapping[str, str] | None = None,
-    body: bytes = b"",
-    max_bytes: int = protocol.MAX_REPLY_BYTES,
-) -> Reply:
-    """Call a worker's handler and return its answer.
+def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
+    """Send one request and return the reply, whatever its status.
 
     Args:
-        endpoint: the worker.
-        handler: the handler's name.
-        deadline: `time.monotonic` seconds by which the whole answer must be here.
-        params: query parameters.
-        body: the request's body.
-        max_bytes: limit of the answer's body.
+        deadline: `time.monotonic` seconds by which the whole reply must be here.
 
     Raises:
-        HandlerError: the handler failed, or refused its parameters.
-        NoSuchHandlerError: the worker has none of that name.
-        WorkerError: everything else; see `torchctl.errors`.
+        WorkerError: there is no reply; see `torchctl.errors`.
     """
-    ask = ask_handler(handler, params, body=body, max_bytes=max_bytes)
-    reply = request(endpoint, ask.method, ask.path, deadline, body=body, max_bytes=max_bytes)
-    if reply.status == 200:
-        return reply
-    raise failure(endpoint, handler, reply)
-
-
-def request(
-    endpoint: Endpoint,
-    method: str,
-    path: str,
-    deadline: float,
-    *,
-    body: bytes = b"",
-    max_bytes: int = protocol.MAX_REPLY_BYTES,
-) -> Reply:
-    """Send one request and return the answer, whatever its status; arguments and errors as `call`."""
     began = time.monotonic()
     connection = _Connection(endpoint, deadline)
+    body = request.body if request.method == "POST" else None
     try:
         headers = request_headers(endpoint)
         # A server may refuse before it has read everything: then its answer counts, not our broken pipe.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.request(method, path, body if method == "POST" else None, headers, preload_content=False)
+            connection.request(request.method, request.path, body, headers, preload_content=False)
         with contextlib.closing(connection.getresponse()) as response:
-            content = _read(response, max_bytes, endpoint)
+            content = _read(response, request.max_bytes, endpoint)
             status, fields = response.status, response.headers
     except WorkerError as error:
         error.rank = endpoint.rank

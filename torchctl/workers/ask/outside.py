@@ -26,12 +26,12 @@ from torchctl.process.reasons import reasons
 from torchctl.process.samples import sample
 from torchctl.protocol.identity import MAX_JOB_CHARS, Identity
 from torchctl.protocol.launchers import job_in, place_in
-from torchctl.workers.ask.question import Ask
+from torchctl.workers.ask.question import Request
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 
 
-def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
+def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
     """Answer a request in the place of a process; only stacks and `info` can be had from outside.
 
     Raises:
@@ -40,12 +40,12 @@ def ask_process(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
     assert endpoint.pid is not None
     identity = identity_of(endpoint)
     began = time.monotonic()
-    if ask.handler == "dump_traceback":
+    if request.handler == "dump_traceback":
         body = _pyspy(endpoint, deadline)
-    elif ask.handler == "info":
+    elif request.handler == "info":
         body = _info(endpoint, identity)
     else:
-        what = ask.handler or "its handlers"
+        what = request.handler or "its handlers"
         raise HandlerError(f"has no server, which {what} would need", endpoint=str(endpoint), status=501)
     elapsed = time.monotonic() - began
     now = sample(endpoint.pid, [endpoint.pid])

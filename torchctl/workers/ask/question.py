@@ -1,18 +1,19 @@
-"""A question to a worker: the requests it takes and what becomes of the answers, without saying how they travel.
+"""A question to a worker: the requests it takes and what becomes of the replies, without saying how they travel.
 
 How this works: a question is written as a generator that yields requests and is sent replies. It may ask again by
-what it learns (a handler may be missing on torch's own server). Whoever runs it does the I/O: `client` for one
-worker, `many` for thousands at once, `relay` on another host. So each question is written once.
+what it learns (a handler may be missing on torch's own server). A transport does the I/O and knows no question; a
+question knows no transport. So each question is written once, for one worker, for thousands, and for other hosts.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from torchctl import protocol
-from torchctl.errors import WorkerError
+from torchctl.errors import AccessDeniedError, WorkerError
 from torchctl.protocol.identity import NOBODY, Identity
 from torchctl.workers.ask.reply import Reply, failure
 from torchctl.workers.endpoint import Endpoint
@@ -20,13 +21,13 @@ from torchctl.workers.endpoint import Endpoint
 T = TypeVar("T")
 
 
-class Ask(NamedTuple):
-    """One request.
+class Request(NamedTuple):
+    """One HTTP request.
 
     Attributes:
-        handler: the handler's name; "" for a path of its own.
+        handler: the handler's name; "" for a path that is no handler's.
         path: with its query.
-        max_bytes: limit of the answer's body.
+        max_bytes: limit of the reply's body.
     """
 
     method: str
@@ -36,26 +37,43 @@ class Ask(NamedTuple):
     max_bytes: int = protocol.MAX_REPLY_BYTES
 
 
-Steps = Generator[Ask, Reply, T]
+# What a question's function returns when called: it yields requests, is sent replies, and returns the value.
+Asking = Generator[Request, Reply, T]
 
 
-def ask_handler(
+def handler_request(
     handler: str,
     params: Mapping[str, str] | None = None,
     *,
     body: bytes = b"",
     max_bytes: int = protocol.MAX_REPLY_BYTES,
-) -> Ask:
-    """Return the request that calls a handler; an answer other than 200 is raised where the request was yielded."""
+) -> Request:
+    """Return the request that calls a handler; a reply other than 200 is raised where the request was yielded."""
     query = f"?{urlencode(params)}" if params else ""
-    return Ask("POST", f"{protocol.HANDLER_PATH}{quote(handler, safe='')}{query}", handler, body, max_bytes)
+    return Request("POST", f"{protocol.HANDLER_PATH}{quote(handler, safe='')}{query}", handler, body, max_bytes)
+
+
+def request_headers(endpoint: Endpoint) -> dict[str, str]:
+    """Return a request's headers; the token goes to TCP addresses that the operator named, and nowhere else.
+
+    Raises:
+        AccessDeniedError: TORCHCTL_TOKEN holds something that no token can be.
+    """
+    headers = {"User-Agent": "torchctl", "Accept-Encoding": "identity", "Connection": "close"}
+    token = endpoint.token or os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
+    if token and not endpoint.path and not endpoint.untrusted:
+        problem = protocol.token_problem(token)
+        if problem:
+            raise AccessDeniedError(f"cannot be asked: {protocol.TOKEN_VARIABLE} {problem}", endpoint=str(endpoint))
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
 
 
 class Question(Generic[T]):
-    """Wraps the generator function; called as ``question(endpoint, deadline)`` it asks one worker and returns.
+    """Wraps a generator function, as its decorator for one; `ask.fanout` asks it.
 
     Args:
-        steps: called with the endpoint, for its errors; yields `Ask` and is sent `Reply`.
+        ask: called with the endpoint, for its errors; yields `Request` and is sent `Reply`.
 
     Attributes:
         name, arguments: by which `torchctl relay` on another host asks the same; "" for one it cannot ask.
@@ -63,57 +81,27 @@ class Question(Generic[T]):
 
     name = ""
 
-    def __init__(self, steps: Callable[[Endpoint], Steps[T]]) -> None:
-        self.steps = steps
-        self.__doc__ = steps.__doc__
+    def __init__(self, ask: Callable[[Endpoint], Asking[T]]) -> None:
+        self.ask = ask
+        self.__doc__ = ask.__doc__
         self.arguments: dict[str, Any] = {}
 
     def arguments_on(self, host: str) -> dict[str, Any]:
         """Return the arguments for the relay of one host."""
         return self.arguments
 
-    def __call__(self, endpoint: Endpoint, deadline: float) -> T:
-        return self.converse(endpoint, deadline).value
-
-    def converse(self, endpoint: Endpoint, deadline: float) -> Conversation[T]:
-        """Ask one worker and return the finished conversation.
-
-        Raises:
-            WorkerError: as `client.request`, and what the question itself raises.
-        """
-        conversation = Conversation(self, endpoint)
-        ask = conversation.begin()
-        while ask is not None:
-            try:
-                reply = _send(endpoint, ask, deadline)
-            except WorkerError as error:
-                ask = conversation.fail(error)
-            else:
-                ask = conversation.answer(reply)
-        return conversation
-
-
-def _send(endpoint: Endpoint, ask: Ask, deadline: float) -> Reply:
-    if endpoint.pid is not None:
-        from torchctl.workers.ask.outside import ask_process
-
-        return ask_process(endpoint, ask, deadline)
-    from torchctl.workers.ask.one import request
-
-    return request(endpoint, ask.method, ask.path, deadline, body=ask.body, max_bytes=ask.max_bytes)
-
 
 class Conversation(Generic[T]):
-    """One worker's run of a question, step by step: `begin`, then `answer` or `fail` until they return None.
+    """One worker's run of a question: `begin`, then `answer` or `fail` until they return None.
 
     Attributes:
         last: the latest reply.
     """
 
     def __init__(self, question: Question[T], endpoint: Endpoint) -> None:
-        self._steps = question.steps(endpoint)
+        self._asking = question.ask(endpoint)
         self._endpoint = endpoint
-        self._ask: Ask | None = None
+        self._request: Request | None = None
         self._value: list[T] = []
         self.last: Reply | None = None
 
@@ -126,30 +114,30 @@ class Conversation(Generic[T]):
         """Who the worker said it is."""
         return NOBODY if self.last is None else self.last.identity
 
-    def begin(self) -> Ask | None:
+    def begin(self) -> Request | None:
         """Return the first request."""
-        return self._advance(lambda: next(self._steps))
+        return self._advance(lambda: next(self._asking))
 
-    def answer(self, reply: Reply) -> Ask | None:
+    def answer(self, reply: Reply) -> Request | None:
         """Take a reply; return the next request, None when `value` is there.
 
         Raises:
             WorkerError: the reply is a refusal that the question does not handle, or it makes no sense.
         """
         self.last = reply
-        assert self._ask is not None
-        if self._ask.handler and reply.status != 200:
-            return self.fail(failure(self._endpoint, self._ask.handler, reply))
-        return self._advance(lambda: self._steps.send(reply))
+        assert self._request is not None
+        if self._request.handler and reply.status != 200:
+            return self.fail(failure(self._endpoint, self._request.handler, reply))
+        return self._advance(lambda: self._asking.send(reply))
 
-    def fail(self, error: WorkerError) -> Ask | None:
+    def fail(self, error: WorkerError) -> Request | None:
         """Take a failed request; as `answer`."""
-        return self._advance(lambda: self._steps.throw(error))
+        return self._advance(lambda: self._asking.throw(error))
 
-    def _advance(self, step: Callable[[], Ask]) -> Ask | None:
+    def _advance(self, step: Callable[[], Request]) -> Request | None:
         try:
-            self._ask = step()
+            self._request = step()
         except StopIteration as stop:
-            self._ask = None
+            self._request = None
             self._value.append(stop.value)
-        return self._ask
+        return self._request

@@ -47,10 +47,9 @@ class Listener(Protocol):
 
 
 class HostCommands:
-    """A command per host.
+    """Runs a command per host.
 
     Args:
-        commands: by host.
         via: "ssh", or a command with ``{host}`` in it.
         fanout: commands at a time.
 
@@ -58,36 +57,38 @@ class HostCommands:
         NoClusterShellError: ClusterShell is not installed.
     """
 
-    def __init__(self, commands: Mapping[str, str], listener: Listener, *, via: str = SSH, fanout: int = 64) -> None:
+    def __init__(self, *, via: str = SSH, fanout: int = 64) -> None:
         try:
             import ClusterShell.Task  # noqa: F401
         except ImportError:
             raise NoClusterShellError("asking other hosts needs ClusterShell, and it is not installed") from None
-        self._commands = commands
-        self._listener = listener
         self._via = via
         self._fanout = fanout
         self._task: Any = None
         self._stopped = False
 
-    def run(self, timeout_s: float, gateway_python: str = "") -> None:
+    def run(self, commands: Mapping[str, str], listener: Listener, timeout_s: float, gateway_python: str = "") -> None:
         """Run until all have ended or the time is over.
 
         Args:
+            commands: by host.
+            listener: hears what they say.
             gateway_python: the Python of gateways, unless the environment names one.
         """
         from ClusterShell.Propagation import RouteResolvingError
         from ClusterShell.Topology import TopologyError
 
         end = time.monotonic() + timeout_s
+        if self._stopped:
+            return
         topology = _topology() if self._via == SSH else ""
         with _gateway_python(gateway_python), contextlib.suppress(RouteResolvingError, TopologyError):
-            self._run(list(self._commands), timeout_s, topology)
+            self._run(commands, listener, timeout_s, topology)
         left = end - time.monotonic()
-        hosts = self._listener.unreached(_GATEWAY_LOST) if topology else []
+        hosts = listener.unreached(_GATEWAY_LOST) if topology else []
         if left > 0 and hosts and not self._stopped:
-            self._listener.start_again(hosts)
-            self._run(hosts, left, "")
+            listener.start_again(hosts)
+            self._run({host: commands[host] for host in hosts}, listener, left, "")
 
     def stop(self) -> None:
         """End the run from another thread."""
@@ -95,7 +96,7 @@ class HostCommands:
         if self._task is not None:
             self._task.abort(kill=True)
 
-    def _run(self, hosts: Sequence[str], timeout_s: float, topology: str) -> None:
+    def _run(self, commands: Mapping[str, str], listener: Listener, timeout_s: float, topology: str) -> None:
         from ClusterShell.Task import TimeoutError as TaskTimeoutError
         from ClusterShell.Task import task_self
 
@@ -110,23 +111,25 @@ class HostCommands:
         if topology:
             task.load_topology(topology)
         by_command: dict[str, list[str]] = {}
-        for host in hosts:
-            by_command.setdefault(self._commands[host], []).append(host)
+        for host, command in commands.items():
+            by_command.setdefault(command, []).append(host)
         for command, same in by_command.items():
-            self._schedule(task, command, same, timeout_s, bool(topology))
+            self._schedule(task, command, same, listener, timeout_s, bool(topology))
         try:
             task.resume(timeout_s + _GRACE_S)
         except TaskTimeoutError:
-            self._listener.too_late(self._listener.unreached(_GATEWAY_LOST))
+            listener.too_late(listener.unreached(_GATEWAY_LOST))
         finally:
             task.abort(kill=True)
 
-    def _schedule(self, task: Any, command: str, hosts: Sequence[str], timeout_s: float, tree: bool) -> None:
+    def _schedule(
+        self, task: Any, command: str, hosts: Sequence[str], listener: Listener, timeout_s: float, tree: bool
+    ) -> None:
         from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
         from ClusterShell.Worker.Exec import ExecWorker
 
         nodes = NodeSet.fromlist(list(hosts), resolver=RESOLVER_NOGROUP)
-        handler = _handler(self._listener)
+        handler = _handler(listener)
         if self._via == SSH:
             task.shell(command, nodes=nodes, handler=handler, timeout=timeout_s, stdin=False, tree=tree)
             return

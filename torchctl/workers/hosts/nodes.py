@@ -1,7 +1,7 @@
 """Workers behind the Unix sockets of other hosts: one `torchctl relay` per host, reached by ClusterShell.
 
 How this works: ClusterShell runs the relay on every host, over ssh and its own tree where a topology is configured, or
-by a command of the operator's with the host's name filled in (`srun`, `kubectl exec`); see `hostcommands`. Answers are
+by a command of the operator's with the host's name filled in (`srun`, `kubectl exec`); see `commands`. Answers are
 taken in as their lines come. The relay gets a little less time than is left here, so that its own words about a silent
 worker arrive. What went wrong with a host as a whole is told by how its relay ended, and by what ssh said.
 """
@@ -15,14 +15,13 @@ from typing import Generic, TypeVar
 
 from torchctl.errors import (
     DeadlineError,
-    StoppedError,
-    TorchctlError,
     UnknownHostError,
     UnreachableError,
     WorkerError,
 )
-from torchctl.workers.ask.fanout import Outcome, Progress
+from torchctl.workers.ask.outcome import Outcome, stopped
 from torchctl.workers.ask.question import Question
+from torchctl.workers.ask.transport import Progress
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.find.hostlist import checked_host
 from torchctl.workers.hosts.commands import SSH, HostCommands, gateway_python
@@ -71,25 +70,21 @@ class HostSilentError(DeadlineError):
     hint = "the host or its login may be slow: try a longer --timeout"
 
 
-class AskedNodes(Generic[T]):
-    """The workers of other hosts, being asked; a host without an answer is one outcome with an error.
+class Relays:
+    """The transport for workers of other hosts; a host without a reply is one outcome with an error.
 
     Args:
-        hosts: names, each as `discovery.hostlist.checked_host` lets through.
-        deadline: `time.monotonic` seconds.
         via: "ssh", or a command with ``{host}`` in it.
         remote: the command there.
+        ranks, job: only workers of these are asked; None for all.
         jobs: hosts at a time.
 
     Raises:
-        TorchctlError: ClusterShell is missing, or the question cannot be asked from elsewhere.
+        NoClusterShellError: ClusterShell is not installed.
     """
 
     def __init__(
         self,
-        hosts: Sequence[str],
-        question: Question[T],
-        deadline: float,
         *,
         via: str = SSH,
         remote: str = "torchctl",
@@ -98,37 +93,37 @@ class AskedNodes(Generic[T]):
         jobs: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if not question.name:
-            raise TorchctlError("this command cannot ask workers of other hosts", hint="leave --nodes out")
-        self._left_s = max(0.1, deadline - time.monotonic())
         self._remote = remote
         self._ranks = ranks
-        relay_s = max(0.1, self._left_s - min(_MARGIN_S, self._left_s / 5))
-        commands = {}
-        for host in map(checked_host, hosts):
-            errand = Errand(question.name, question.arguments_on(host), relay_s, ranks, job)
-            commands[host] = f"{remote} relay {errand.encoded()}"
-        self._heard = _Heard(question, list(commands), progress)
-        self._commands = HostCommands(commands, self._heard, via=via, fanout=jobs or _FANOUT)
+        self._job = job
+        self._progress = progress
+        self._commands = HostCommands(via=via, fanout=jobs or _FANOUT)
+        self._stopped = False
 
-    def run(self) -> list[Outcome[T]]:
-        """Ask until all have answered, the time is over, Ctrl-C, or `stop`."""
+    def ask(self, endpoints: Sequence[Endpoint], question: Question[T], deadline: float) -> list[Outcome[T]]:
+        assert question.name, "a relay asks by a question's name"
+        left_s = max(0.1, deadline - time.monotonic())
+        relay_s = max(0.1, left_s - min(_MARGIN_S, left_s / 5))
+        commands = {}
+        for host in (checked_host(endpoint.node) for endpoint in endpoints):
+            errand = Errand(question.name, question.arguments_on(host), relay_s, self._ranks, self._job)
+            commands[host] = f"{self._remote} relay {errand.encoded()}"
+        heard = _Heard(question, list(commands), self._progress)
         try:
-            self._commands.run(self._left_s, gateway_python(self._remote))
+            self._commands.run(commands, heard, left_s, gateway_python(self._remote))
         except KeyboardInterrupt:
-            self._heard.interrupted = True
+            self._stopped = True
         finally:
-            self._heard.close()
-        return self._heard.outcomes(self._ranks is not None)
+            heard.close()
+        return heard.outcomes(self._ranks is not None, self._stopped)
 
     def stop(self) -> None:
-        """End the run from another thread."""
-        self._heard.interrupted = True
+        self._stopped = True
         self._commands.stop()
 
 
 class _Heard(Generic[T]):
-    """What the hosts have said so far, and how their relays ended; `hostcommands.Listener`."""
+    """What the hosts have said so far, and how their relays ended; `commands.Listener`."""
 
     def __init__(self, question: Question[T], hosts: Sequence[str], progress: Progress | None) -> None:
         self._question = question
@@ -138,7 +133,6 @@ class _Heard(Generic[T]):
         self._said: dict[str, bytes] = {}
         self._late: set[str] = set()
         self._began = time.monotonic()
-        self.interrupted = False
 
     def read(self, host: str, line: bytes) -> None:
         self._readers[host].feed(line)
@@ -173,25 +167,25 @@ class _Heard(Generic[T]):
         if self._progress is not None:
             self._progress.close()
 
-    def outcomes(self, asked_for_ranks: bool) -> list[Outcome[T]]:
+    def outcomes(self, asked_for_ranks: bool, interrupted: bool) -> list[Outcome[T]]:
         """Return what each host's workers answered, and why hosts gave nothing."""
         found: list[Outcome[T]] = []
         for host, reader in self._readers.items():
             found += reader.outcomes
-            error = self._error_of(host, asked_for_ranks)
+            error = self._error_of(host, asked_for_ranks, interrupted)
             if error is not None:
                 found.append(Outcome(Endpoint(node=host, source="--nodes"), None, error))
         return found
 
-    def _error_of(self, host: str, asked_for_ranks: bool) -> WorkerError | None:
+    def _error_of(self, host: str, asked_for_ranks: bool, interrupted: bool) -> WorkerError | None:
         """Return what went wrong with a host as a whole, None when its relay came to its end."""
         reader, code = self._readers[host], self._codes.get(host)
         if reader.ended:
             if reader.trouble and not (asked_for_ranks or reader.outcomes):
                 return NobodyThereError(f"has no worker: {reader.trouble}", endpoint=host)
             return None
-        if self.interrupted:
-            return StoppedError("had not answered when the command was interrupted", endpoint=host)
+        if interrupted:
+            return stopped(Endpoint(node=host))
         if host in self._late or code is None:
             took = time.monotonic() - self._began
             what = "began to answer and did not end" if reader.began else "did not answer"

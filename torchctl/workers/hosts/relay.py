@@ -20,8 +20,8 @@ from torchctl import errors
 from torchctl.errors import HandlerError, NotAWorkerError, TooLargeError, WorkerError
 from torchctl.protocol import compact_json, stacktext
 from torchctl.protocol.identity import Identity, checked_number
-from torchctl.workers.ask.fanout import Outcome
-from torchctl.workers.ask.question import Conversation, Question, Steps
+from torchctl.workers.ask.outcome import Outcome
+from torchctl.workers.ask.question import Asking, Conversation, Question
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 
@@ -79,23 +79,23 @@ def recording(question: Question[Any]) -> Question[Transcript]:
     """Return the question that holds the same conversation and answers its transcript."""
 
     @Question
-    def steps(endpoint: Endpoint) -> Steps[Transcript]:
-        inner = question.steps(endpoint)
+    def steps(endpoint: Endpoint) -> Asking[Transcript]:
+        inner = question.ask(endpoint)
         taken: list[dict[str, Any]] = []
         rank = endpoint.rank
         try:
-            ask = next(inner)
+            request = next(inner)
             while True:
                 try:
-                    reply = yield ask
+                    reply = yield request
                 except WorkerError as error:
                     rank = rank if error.rank is None else error.rank
                     taken.append({"error": _error_json(error)})
-                    ask = inner.throw(error)
+                    request = inner.throw(error)
                 else:
                     rank = rank if reply.rank is None else reply.rank
                     taken.append(_reply_json(reply))
-                    ask = inner.send(reply)
+                    request = inner.send(reply)
         except (StopIteration, WorkerError):
             return Transcript(rank, taken)
 
@@ -200,15 +200,15 @@ class Reader:
         endpoint = Endpoint(path=str(worker["endpoint"]), node=self.node, rank=rank, source="--nodes")
         conversation = Conversation(self.question, endpoint)
         try:
-            ask = conversation.begin()
+            request = conversation.begin()
             for step in worker["steps"]:
-                if ask is None:
+                if request is None:
                     break
                 if "error" in step:
-                    ask = conversation.fail(_error(step["error"], endpoint))
+                    request = conversation.fail(_error(step["error"], endpoint))
                 else:
-                    ask = conversation.answer(self._reply(step))
-            if ask is None:
+                    request = conversation.answer(self._reply(step))
+            if request is None:
                 return Outcome(endpoint, conversation.value, None, conversation.identity)
             raise NotAWorkerError("sent half a conversation", endpoint=str(endpoint))
         except WorkerError as error:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchctl.errors import NotAWorkerError
 from torchctl.protocol import HANDLER_PATH
-from torchctl.workers.ask.question import Ask, Question, Steps, ask_handler
+from torchctl.workers.ask.question import Asking, Question, Request, handler_request
 from torchctl.workers.ask.reply import Reply, wants_token
 from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions import relayed
 
 if TYPE_CHECKING:
     from torchctl.stacks.stack import Stacks
@@ -19,14 +20,15 @@ _PING_BYTES = 4096
 _NAMES_BYTES = 1 << 20
 
 
+@relayed("ping")
 @Question
-def ping(endpoint: Endpoint) -> Steps[Reply]:
+def ping(endpoint: Endpoint) -> Asking[Reply]:
     """Return a worker's `pong`, or what its sentinel says in its place (`Identity.degraded`).
 
     Raises:
-        WorkerError: as `client.call`; NotAWorkerError for any other word.
+        WorkerError: none answers; NotAWorkerError for any other word.
     """
-    reply = yield ask_handler("ping", max_bytes=_PING_BYTES)
+    reply = yield handler_request("ping", max_bytes=_PING_BYTES)
     if reply.body.strip() != b"pong" and reply.identity.degraded is None:
         raise NotAWorkerError("answered the ping with something else", endpoint=str(endpoint), rank=reply.rank)
     return reply
@@ -39,14 +41,15 @@ class Handlers(NamedTuple):
     names: tuple[str, ...]
 
 
+@relayed("handlers")
 @Question
-def ask_names(endpoint: Endpoint) -> Steps[Handlers]:
+def ask_names(endpoint: Endpoint) -> Asking[Handlers]:
     """Return the names that a worker lists.
 
     Raises:
-        WorkerError: as `client.request`; NotAWorkerError when it is no list of names.
+        WorkerError: none answers; NotAWorkerError when it is no list of names.
     """
-    reply = yield Ask("GET", HANDLER_PATH, max_bytes=_NAMES_BYTES)
+    reply = yield Request("GET", HANDLER_PATH, max_bytes=_NAMES_BYTES)
     if reply.status == 401:
         raise wants_token(endpoint, reply.rank)
     try:
@@ -86,9 +89,9 @@ def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str 
         read = parse_stacks
 
     @Question
-    def stacks(endpoint: Endpoint) -> Steps[WorkerStacks]:
+    def stacks(endpoint: Endpoint) -> Asking[WorkerStacks]:
         # torch's own server ignores the parameter and answers text.
-        reply = yield ask_handler("dump_traceback", {"format": form})
+        reply = yield handler_request("dump_traceback", {"format": form})
         try:
             about = reply.identity
             return WorkerStacks(reply.rank, reply.pid, read(reply.body), about.step, about.degraded)
@@ -99,47 +102,25 @@ def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str 
     return stacks
 
 
+@relayed("stacks")
+def _relayed_stacks(arguments: Mapping[str, Any]) -> Question[WorkerStacks]:
+    return stacks_question(form="text")  # what many workers share travels once
+
+
 def call_question(handler: str, params: Mapping[str, str], body: bytes) -> Question[Reply]:
     """Return the question that calls a handler and gives its answer as it came."""
 
     @Question
-    def call(endpoint: Endpoint) -> Steps[Reply]:
-        return (yield ask_handler(handler, params, body=body))
+    def call(endpoint: Endpoint) -> Asking[Reply]:
+        return (yield handler_request(handler, params, body=body))
 
     call.name, call.arguments = "call", {"handler": handler, "params": dict(params), "body": body.hex()}
     return call
 
 
-ping.name = "ping"
-ask_names.name = "handlers"
-
-
-def named_question(name: str, arguments: Mapping[str, Any]) -> Question[Any]:
-    """Return the question that another torchctl named: what `torchctl relay` is asked to ask.
-
-    Raises:
-        ValueError: there is none of that name, or its arguments have another form.
-    """
-    if name == "call":
-        handler, params, body = arguments["handler"], arguments["params"], bytes.fromhex(arguments["body"])
-        if not isinstance(handler, str) or not all(isinstance(one, str) for pair in params.items() for one in pair):
-            raise ValueError("the arguments of `call` have another form")
-        return call_question(handler, params, body)
-    if name == "dumps":
-        from torchctl.workers.questions.dumps import dumps_question
-
-        return dumps_question(stacktraces=arguments["stacktraces"] is True)
-    if name == "sight":
-        from torchctl.workers.questions.look import named_sight
-
-        return named_sight(arguments)
-    if name == "everything":
-        from torchctl.workers.questions.everything import Everything, read_had
-
-        return Everything(read_had(arguments["had"]))
-    from torchctl.workers.questions.info import ask_info
-
-    known: dict[str, Question[Any]] = {"ping": ping, "handlers": ask_names, "info": ask_info}
-    if name not in known:
-        raise ValueError(f"there is no question {name!r}")
-    return known[name]
+@relayed("call")
+def _relayed_call(arguments: Mapping[str, Any]) -> Question[Reply]:
+    handler, params, body = arguments["handler"], arguments["params"], bytes.fromhex(arguments["body"])
+    if not isinstance(handler, str) or not all(isinstance(one, str) for pair in params.items() for one in pair):
+        raise ValueError("the arguments of `call` have another form")
+    return call_question(handler, params, body)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torchctl.errors import NoSuchHandlerError, WorkerError
-from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.question import Asking, Question, handler_request
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.questions import relayed
 
 INFO, TRACE, GENERIC_TRACE, STACKS = "info", "nccl_trace", "fr_trace", "traceback"
 PARTS = (INFO, STACKS, TRACE, GENERIC_TRACE)
@@ -49,9 +50,14 @@ class Everything(Question[None]):
         super().__init__(lambda endpoint: ask_parts(had.get(str(endpoint)), lambda part, answer: None, lambda: None))
 
 
+@relayed("everything")
+def _relayed_everything(arguments: Mapping[str, Any]) -> Everything:
+    return Everything(read_had(arguments["had"]))
+
+
 def ask_parts(
     had: Had | None, take: Callable[[str, Reply | WorkerError], None], renew: Callable[[], None]
-) -> Steps[None]:
+) -> Asking[None]:
     """Ask for the parts one after the other; go on after a failure if anything has been had.
 
     Stacks come before traces, whose first dump takes a process a second; but last on torch's own server, which answers
@@ -65,7 +71,7 @@ def ask_parts(
     parts = list(PARTS)
     answering = False
     if had is not None:
-        reply = yield ask_handler("ping")
+        reply = yield handler_request("ping")
         if reply.pid == had.pid or None in (reply.pid, had.pid):
             parts = [part for part in PARTS if part not in had.parts]
             answering = True
@@ -88,14 +94,14 @@ def ask_parts(
                 parts.remove(GENERIC_TRACE)  # a worker without NCCL has given it already
 
 
-def _part(part: str) -> Steps[Reply]:
+def _part(part: str) -> Asking[Reply]:
     if part == INFO:
-        return (yield ask_handler("info", max_bytes=1 << 20))
+        return (yield handler_request("info", max_bytes=1 << 20))
     if part == STACKS:
-        return (yield ask_handler("dump_traceback"))
+        return (yield handler_request("dump_traceback"))
     if part == TRACE:
-        return (yield ask_handler("dump_nccl_trace_pickle"))
+        return (yield handler_request("dump_nccl_trace_pickle"))
     try:
-        return (yield ask_handler("fr_trace_pickle"))
+        return (yield handler_request("fr_trace_pickle"))
     except NoSuchHandlerError:
-        return (yield ask_handler("fr_trace_json"))
+        return (yield handler_request("fr_trace_json"))

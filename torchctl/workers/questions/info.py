@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torchctl.errors import NoSuchHandlerError, NotAWorkerError
-from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.question import Asking, Question, handler_request
 from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions import relayed
 
 T = TypeVar("T")
 SCHEMA_PREFIX = "torchctl.info/"
@@ -43,17 +44,18 @@ class WorkerInfo:
     sentinel: int | None = None
 
 
+@relayed("info")
 @Question
-def ask_info(endpoint: Endpoint) -> Steps[WorkerInfo]:
+def ask_info(endpoint: Endpoint) -> Asking[WorkerInfo]:
     """Return who a worker is; torch's own server, which has no `info`, is asked for a ping.
 
     Raises:
-        WorkerError: as `client.call`; NotAWorkerError for an answer of another form.
+        WorkerError: no answer; NotAWorkerError for an answer of another form.
     """
     try:
-        reply = yield ask_handler("info", max_bytes=_MAX_BYTES)
+        reply = yield handler_request("info", max_bytes=_MAX_BYTES)
     except NoSuchHandlerError:
-        reply = yield ask_handler("ping", max_bytes=_MAX_BYTES)
+        reply = yield handler_request("ping", max_bytes=_MAX_BYTES)
         return WorkerInfo(rank=reply.rank, pid=reply.pid)
     try:
         document = json.loads(reply.body)
@@ -62,9 +64,6 @@ def ask_info(endpoint: Endpoint) -> Steps[WorkerInfo]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise NotAWorkerError("answered `info` in another form", endpoint=str(endpoint), rank=reply.rank) from error
     return replace(_checked(document), degraded=reply.identity.degraded, since=reply.identity.since)
-
-
-ask_info.name = "info"
 
 
 def _checked(document: dict[str, Any]) -> WorkerInfo:

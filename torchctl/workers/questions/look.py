@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torchctl.errors import DegradedError, HandlerError, NoSuchHandlerError
-from torchctl.workers.ask.question import Question, Steps, ask_handler
+from torchctl.workers.ask.question import Asking, Question, handler_request
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions import relayed
 from torchctl.workers.questions.dumps import dumps_question
 from torchctl.workers.questions.info import WorkerInfo, ask_info
 
@@ -55,7 +56,7 @@ def sight_question(kind: str) -> Question[Sight]:
         raise ValueError(f"there is no look of kind {kind!r}")
 
     @Question
-    def sight(endpoint: Endpoint) -> Steps[Sight]:
+    def sight(endpoint: Endpoint) -> Asking[Sight]:
         traces: tuple[RawTrace, ...] = ()
         try:
             if kind == "digest":
@@ -65,7 +66,7 @@ def sight_question(kind: str) -> Question[Sight]:
         except HandlerError:  # no recorder in this torch, or a process without a server: its stacks are left
             traces = ()
         # After the traces: counters that stand still from before until here say that the traces are of one moment.
-        info = yield from ask_info.steps(endpoint)
+        info = yield from ask_info.ask(endpoint)
         if info.degraded is not None:
             words = f"cannot answer for itself: {info.degraded}"
             raise DegradedError(words, endpoint=str(endpoint), rank=info.rank)
@@ -76,26 +77,26 @@ def sight_question(kind: str) -> Question[Sight]:
     return sight
 
 
-def named_sight(arguments: Mapping[str, Any]) -> Question[Sight]:
-    """Return the question that another torchctl named; raises as `sight_question`."""
+@relayed("sight")
+def _relayed_sight(arguments: Mapping[str, Any]) -> Question[Sight]:
     return sight_question(str(arguments["kind"]))
 
 
-def _digests(endpoint: Endpoint) -> Steps[tuple[RawTrace, ...]]:
+def _digests(endpoint: Endpoint) -> Asking[tuple[RawTrace, ...]]:
     try:
-        first = yield ask_handler("fr_digest", max_bytes=_DIGEST_BYTES)
+        first = yield handler_request("fr_digest", max_bytes=_DIGEST_BYTES)
     except NoSuchHandlerError:
         return (yield from _whole(endpoint, frames=False))
     found = [_raw(first, "nccl")]
     if first.recorder == "nccl":  # a job may use both recorders
         found.append(
-            _raw((yield ask_handler("fr_digest", {"recorder": "generic"}, max_bytes=_DIGEST_BYTES)), "generic")
+            _raw((yield handler_request("fr_digest", {"recorder": "generic"}, max_bytes=_DIGEST_BYTES)), "generic")
         )
     return tuple(found)
 
 
-def _whole(endpoint: Endpoint, *, frames: bool) -> Steps[tuple[RawTrace, ...]]:
-    dumps = yield from dumps_question(stacktraces=frames).steps(endpoint)
+def _whole(endpoint: Endpoint, *, frames: bool) -> Asking[tuple[RawTrace, ...]]:
+    dumps = yield from dumps_question(stacktraces=frames).ask(endpoint)
     first = "generic" if len(dumps.replies) == 1 else "nccl"
     names = [reply.recorder or (first if at == 0 else "generic") for at, (reply, _) in enumerate(dumps.replies)]
     return tuple(
@@ -109,12 +110,12 @@ def _raw(reply: Reply, recorder: str) -> RawTrace:
     return RawTrace(reply.recorder or recorder, reply.body, time.time_ns())
 
 
-def _moving(info: WorkerInfo) -> Steps[Any]:
+def _moving(info: WorkerInfo) -> Asking[Any]:
     """Return what changes as a worker goes on: its recorders' counters and its last reported step."""
     counters = []
     for handler in ("dump_nccl_trace_json", "fr_trace_json"):
         try:
-            reply = yield ask_handler(handler, _WITHOUT_ENTRIES, max_bytes=_COUNTERS_BYTES)
+            reply = yield handler_request(handler, _WITHOUT_ENTRIES, max_bytes=_COUNTERS_BYTES)
         except HandlerError:  # it has none
             continue
         counters.append(_counters(reply.body))
@@ -122,7 +123,7 @@ def _moving(info: WorkerInfo) -> Steps[Any]:
             break
     if not counters and info.step is None:
         # A process without a recorder moves where its stacks do.
-        return tuple(_frames((yield ask_handler("dump_traceback", {"format": "json"})).body))
+        return tuple(_frames((yield handler_request("dump_traceback", {"format": "json"})).body))
     return counters, info.step
 
 

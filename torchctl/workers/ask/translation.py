@@ -1,0 +1,72 @@
+"""The system's and the HTTP libraries' errors as ours: the only place that knows them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+from torchctl import protocol
+from torchctl.errors import (
+    AccessDeniedError,
+    BusyError,
+    CertificateError,
+    DeadlineError,
+    NoSuchSocketError,
+    NotAWorkerError,
+    RefusedError,
+    UnknownHostError,
+    UnreachableError,
+    WorkerError,
+)
+from torchctl.workers.endpoint import Endpoint
+
+
+def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, connected: bool) -> WorkerError:
+    """Return our error for one of the system's or of an HTTP library."""
+    where, rank = str(endpoint), endpoint.rank
+
+    def make(kind: type[WorkerError], detail: str) -> WorkerError:
+        return kind(detail, endpoint=where, rank=rank)
+
+    if type(cause).__module__ == "ssl":  # not imported here: most runs have no TLS
+        reason = getattr(cause, "verify_message", "")
+        if type(cause).__name__ == "SSLEOFError":
+            return make(UnreachableError, "closed the connection without a full answer")
+        if reason:
+            return make(CertificateError, f"is not proved to be the worker: {reason}")
+        return make(NotAWorkerError, "did not come to terms over TLS; does it speak TLS at all?")
+    if isinstance(cause, TimeoutError):
+        if connected:
+            return make(DeadlineError, f"accepted the connection and did not answer within {elapsed_s:.1f} s")
+        return make(DeadlineError, f"did not accept the connection within {elapsed_s:.1f} s")
+    if isinstance(cause, FileNotFoundError | NotADirectoryError):
+        return make(NoSuchSocketError, "does not exist")
+    if isinstance(cause, ConnectionRefusedError):
+        if endpoint.path and not _is_socket(endpoint.path):
+            return make(NotAWorkerError, "is no socket")
+        return make(RefusedError, "refused the connection")
+    if isinstance(cause, PermissionError) and endpoint.path:
+        return make(AccessDeniedError, "may not be opened by this user")
+    if isinstance(cause, socket.gaierror):
+        return make(UnknownHostError, f"is not known: {cause.strerror}")
+    if isinstance(cause, BlockingIOError):
+        return make(BusyError, "is busy: its queue of waiting connections is full")
+    if isinstance(cause, ConnectionResetError | BrokenPipeError):
+        return make(UnreachableError, "closed the connection without a full answer")
+    if len(os.fsencode(endpoint.path)) > protocol.MAX_SOCKET_PATH_BYTES:
+        limit = protocol.MAX_SOCKET_PATH_BYTES
+        return make(NoSuchSocketError, f"is no socket's path: the system takes at most {limit} bytes")
+    if isinstance(cause, OSError) and cause.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
+        return make(NotAWorkerError, "is a socket of another type")
+    if isinstance(cause, OSError):
+        return make(UnreachableError, f"cannot be reached: {cause.strerror or cause}")
+    return make(NotAWorkerError, "answered something that is no worker's HTTP")
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True
