@@ -17,7 +17,7 @@ from typing import Any
 
 from torchctl import protocol
 from torchctl.errors import ServerError
-from torchctl.protocol import runtimedir
+from torchctl.protocol import runtimedir, socketnames
 from torchctl.server.guest import farewell, identity, torchlink
 from torchctl.server.http import unixpath
 from torchctl.server.http.policy import Policy
@@ -110,11 +110,7 @@ def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY, *,
 
 
 def _filled_in(text: str) -> str:
-    where = identity.place()
-    text = text.replace("{pid}", str(os.getpid()))
-    for name, number in (("{rank}", where.rank), ("{local_rank}", where.local_rank)):
-        text = text.replace(name, "unknown" if number is None else str(number))
-    return text
+    return socketnames.filled_in(text, identity.place(), os.getpid())
 
 
 def socket_path() -> str | None:
@@ -126,19 +122,14 @@ def socket_path() -> str | None:
     value = os.environ.get(TORCH_WORKER_SERVER_SOCKET)
     if value is None:
         return _path_in_runtime_dir()
-    if not value:
-        return None
-    path, local_rank = _filled_in(value), identity.place().local_rank
-    return f"{value}.{local_rank}" if path == value and local_rank else path
+    return socketnames.named_by_variable(value, identity.place(), os.getpid()) if value else None
 
 
 def _path_in_runtime_dir() -> str:
     folder = runtimedir.runtime_dir()
     runtimedir.make_runtime_dir(folder)
     _sweep(folder)
-    rank = identity.place().rank
-    prefix = "" if rank is None else f"rank{rank}-"
-    return os.path.join(folder, f"{prefix}{os.getpid()}.sock")
+    return os.path.join(folder, socketnames.compose(identity.place().rank, os.getpid()))
 
 
 def _sweep(folder: str) -> None:
@@ -147,8 +138,8 @@ def _sweep(folder: str) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for _, entry in zip(range(_SWEEP_LIMIT), entries, strict=False):
             with contextlib.suppress(OSError):
-                status = entry.stat(follow_symlinks=False)
-                if entry.name.endswith(".sock") and status.st_mtime < oldest and unixpath.is_stale(entry.path):
+                is_old = entry.stat(follow_symlinks=False).st_mtime < oldest
+                if is_old and entry.name.endswith(socketnames.SUFFIX) and unixpath.is_stale(entry.path):
                     os.unlink(entry.path)
 
 

@@ -18,7 +18,6 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import sys
 import threading
 import time
@@ -26,17 +25,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torchctl import __version__, protocol
+from torchctl.process.peer import peer_of
+from torchctl.process.pyspy import find_pyspy
 from torchctl.process.samples import start_ticks
 from torchctl.protocol import runtimedir
 from torchctl.server import registry
 from torchctl.server.guest import identity, ownership, stackdump, step
-from torchctl.server.handlers.pyspy import find_pyspy
 from torchctl.server.http.gate import Gate
 from torchctl.server.sentinel import handover
 from torchctl.server.sentinel.page import Page, make
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "sentinel", "__main__.py")
-_CREDENTIALS = struct.Struct("3i")
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _PR_SET_PTRACER = 0x59616D61
 _GOODBYE_S = 0.3
@@ -208,7 +207,7 @@ class Companion:
 
     def _hand_over(self, door: socket.socket) -> None:
         link, _ = door.accept()
-        pid, uid, _ = _CREDENTIALS.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        pid, uid, _ = peer_of(link)
         if uid != os.geteuid():
             link.close()  # another user's process has guessed the name: ours may still come
             return

@@ -18,8 +18,9 @@ from datetime import timedelta
 from typing import Any
 
 from torchctl import protocol
+from torchctl.process.samples import start_ticks
+from torchctl.process.started import start_time
 from torchctl.server.guest import forking, identity, torchlink
-from torchctl.server.handlers.info import start_time
 from torchctl.server.http.listener import block_signals
 
 _LOOK_S = 1.0  # between two looks whether torch.distributed is initialised
@@ -96,7 +97,12 @@ class Registration:
             timeout=timedelta(seconds=_TIMEOUT_S),
         )
         prefix = protocol.STORE_PREFIX
-        about = {"pid": os.getpid(), "start_time": start_time(), "job_id": identity.job_id(), "url": self._url}
+        about = {
+            "pid": os.getpid(),
+            "start_time": start_time(start_ticks("self")),
+            "job_id": identity.job_id(),
+            "url": self._url,
+        }
         if claim(store, f"{prefix}/rank{rank}", self._url):
             store.set(f"{prefix}/{protocol.STORE_ABOUT}{rank}", protocol.compact_json(about))
         del store  # closes the connection

@@ -11,11 +11,10 @@ import contextlib
 import os
 import re
 import select
-import shutil
 import signal
-import sys
 import time
 
+from torchctl.process.pyspy import dump_command, find_pyspy
 from torchctl.process.samples import read
 from torchctl.server.guest import detach, ownership
 from torchctl.server.handlers.parameters import check_names
@@ -43,14 +42,14 @@ def pyspy_dump(request: Request, response: Response) -> None:
     program = find_pyspy()
     if program is None:
         raise Refusal(501, "py-spy is not installed here; `pip install py-spy` in the job's environment")
-    arguments = [program, "dump", "--pid", str(os.getpid())]
+    options = []
     if chosen["native"]:
-        arguments.append("--native")
+        options.append("--native")
     elif chosen["nonblocking"] or not request.allow_pause:
-        arguments.append("--nonblocking")
+        options.append("--nonblocking")
     if chosen["subprocesses"]:
-        arguments.append("--subprocesses")
-    status, text = _run_detached(arguments)
+        options.append("--subprocesses")
+    status, text = _run_detached(dump_command(program, os.getpid(), options))
     if status != 0:
         raise Refusal(500, f"py-spy failed: {text.strip() or f'exit status {status}'}")
     response.set_content(text, "text/plain")
@@ -66,12 +65,6 @@ def _flags(request: Request) -> dict[str, bool]:
             raise Refusal(400, f"{name} must be 1 or 0, not {value!r}")
         flags[name] = value in ("1", "true")
     return flags
-
-
-def find_pyspy() -> str | None:
-    """Return py-spy's path: beside the running interpreter, else on PATH."""
-    beside = os.path.join(os.path.dirname(sys.executable), "py-spy")
-    return beside if os.access(beside, os.X_OK) else shutil.which("py-spy")
 
 
 def _run_detached(arguments: list[str]) -> tuple[int, str]:

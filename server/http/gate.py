@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from _operator import _compare_digest  # what `hmac.compare_digest` is
 from typing import TYPE_CHECKING, NamedTuple
+
+from torchctl.process.peer import peer_of
 
 if TYPE_CHECKING:
     from torchctl.server.http.tls import ServerTls
 
 _IPV6_LOOPBACK = bytes(15) + b"\1"
 _IPV4_WITHIN = bytes(10) + b"\xff\xff"  # ::ffff:127.0.0.1
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Gate(NamedTuple):
@@ -89,7 +89,7 @@ def peer_problem(connection: socket.socket) -> str:
 
     Own uid and root may. The kernel notes the uid at the connect, as this process's user namespace sees it.
     """
-    uid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+    uid = peer_of(connection).uid
     return "" if uid in (os.geteuid(), 0) else f"this socket is for uid {os.geteuid()} and root, not for uid {uid}"
 
 

@@ -13,12 +13,12 @@ import fcntl
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Iterator
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
+from torchctl.process.peer import peer_of
 from torchctl.process.samples import start_ticks
 
 _LOCK_TIMEOUT_S = 2.0
@@ -102,8 +102,7 @@ def _owner(path: str) -> str | None:
             if error.errno == errno.EPROTOTYPE:
                 return "an unknown process, with a socket of another type"
             raise
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", credentials)
+        pid, uid, _ = peer_of(probe)
     if pid and start_ticks(pid) is None and os.path.exists("/proc/self/stat"):
         return None  # who listened has died: only its sentinel still holds the socket, and lets go of it just now
     return f"pid {pid} (uid {uid}{_command_of(pid)})"

@@ -17,11 +17,11 @@ import select
 import signal
 import time
 
+from torchctl.process.pyspy import TIMEOUT_S, complaint, dump_command
 from torchctl.process.samples import start_ticks, status_fields
 from torchctl.protocol import stacktext
 from torchctl.server.sentinel.state import State
 
-_PYSPY_TIMEOUT_S = 10.0
 _DUMP_TIMEOUT_S = 3.0
 _DUMP_LOOK_S = 0.05
 _MAX_BYTES = 16 << 20
@@ -46,7 +46,7 @@ class Stacks:
     def __init__(self, state: State, dump: int | None) -> None:
         self.answer: tuple[int, bytes, str] | None = None
         self.descriptor = -1
-        self.wake = time.monotonic() + _PYSPY_TIMEOUT_S
+        self.wake = time.monotonic() + TIMEOUT_S
         self._state = state
         self._dump = dump
         self._child = 0
@@ -76,12 +76,11 @@ class Stacks:
             self._reap()
 
     def _start(self, program: str) -> None:
-        arguments = [program, "dump", "--nonblocking", "--full-filenames", "--pid", str(self._state.worker.pid)]
         read_end, write_end = os.pipe()
         try:
             self._child = os.posix_spawn(
                 program,
-                arguments,
+                dump_command(program, self._state.worker.pid),
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -115,7 +114,7 @@ class Stacks:
         if status == 0 and not ended:
             self.answer = (200, bytes(self._data), "text/plain; charset=utf-8")
             return
-        text = " ".join(self._data.decode("utf-8", "replace").split())[:300]
+        text = complaint(self._data.decode("utf-8", "replace"))
         self._why = f"py-spy gave no stacks: {text or 'it did not end in time'}"
         self._signal()
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from tests.processes import Process, python
 from tests.sentinels import alive, degraded, eventually, held, stop, worker
 from torchctl.cli import cli
-from torchctl.server.handlers.pyspy import find_pyspy
+from torchctl.process.pyspy import find_pyspy
 
 CODE = "def train():\n    sys.stdin.readline()\ntrain()\n"
 

@@ -10,8 +10,8 @@ import pytest
 from tests.processes import python
 from tests.sentinels import eventually
 from tests.server.programs import WAITS_FOR_ANY_CHILD
+from torchctl.process.pyspy import find_pyspy
 from torchctl.server.guest import detach
-from torchctl.server.handlers.pyspy import find_pyspy
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
 

@@ -13,8 +13,8 @@ from tests.control_groups import NO_FREEZER, NO_MEMORY_GROUP
 from tests.http_client import connect, post, raw, request
 from tests.sentinels import alive, eventually, stop, worker
 from tests.silent_workers import TOKEN, Silent, silent_workers
+from torchctl.process.pyspy import find_pyspy
 from torchctl.protocol import WRONG_TOKEN_DELAY_S
-from torchctl.server.handlers.pyspy import find_pyspy
 
 
 @pytest.fixture(scope="module")

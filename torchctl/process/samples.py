@@ -104,8 +104,12 @@ def thread(pid: int, tid: int, *, proc: str = PROC) -> Thread | None:
     )
 
 
-def start_ticks(pid: int, *, proc: str = PROC) -> int | None:
-    """Return when a process was started, in clock ticks since boot; None when it is gone, or dead and unburied."""
+def start_ticks(pid: int | str, *, proc: str = PROC) -> int | None:
+    """Return when a process was started, in clock ticks since boot; None if it is gone, or dead and not collected.
+
+    Args:
+        pid: or "self" for the calling process, which has that name under any /proc.
+    """
     fields = stat_fields(f"{proc}/{pid}/stat")
     return _whole(fields[19]) if len(fields) > 19 and fields[0] not in ("Z", "X") else None
 

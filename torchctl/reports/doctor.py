@@ -7,16 +7,19 @@ then py-spy. Nothing stops, signals or changes the process. A process that never
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from dataclasses import dataclass, field
 
 from torchctl.errors import WorkerError
 from torchctl.process.memory import ControlGroup, group_of
 from torchctl.process.reasons import Reason, lock_waiters, reasons
-from torchctl.process.samples import Sample, read, sample, stat_fields, status_fields
+from torchctl.process.samples import Sample, read, sample, status_fields
+from torchctl.process.sockets import socket_inodes
+from torchctl.process.started import age_s
+from torchctl.protocol import socketnames
 from torchctl.stacks.pyspy import parse_pyspy
 from torchctl.stacks.stack import Stacks
+from torchctl.text import duration
 from torchctl.workers import causes
 from torchctl.workers.ask.fanout import ask_one
 from torchctl.workers.ask.outcome import is_stopped
@@ -69,7 +72,7 @@ def examine(pid: int, path: str, deadline: float) -> Report:
     before, group_before = sample(pid), group_of(pid)
     if before.state in ("", "X"):
         return _gone(report, path)
-    _identity(report)
+    _identity(report, before.start_ticks)
     path = path or _socket_of(pid)
     began = time.monotonic()
     answer = _server(report, path, deadline)
@@ -96,7 +99,7 @@ def _gone(report: Report, path: str) -> Report:
     return report
 
 
-def _identity(report: Report) -> None:
+def _identity(report: Report, started: int | None) -> None:
     words = [word for word in read(f"/proc/{report.pid}/cmdline").split("\0") if word]
     # What follows may hold a password.
     shown = list(itertools.takewhile(lambda word: not word.startswith("--"), words[:4]))
@@ -108,17 +111,15 @@ def _identity(report: Report) -> None:
     try:
         about = identity_of(Endpoint(pid=report.pid))
     except WorkerError:
-        return
+        return  # it has just ended
     if about.rank is not None:
         of = "" if about.world_size is None else f" of {about.world_size}"
         report.facts.append(("rank", f"{about.rank}{of}"))
     if about.job_id is not None:
         report.facts.append(("job", about.job_id))
-    up, fields = read("/proc/uptime").split(), stat_fields(f"/proc/{report.pid}/stat")
-    if up and len(fields) > 19:
-        from torchctl.text import duration
-
-        report.facts.append(("up", duration(float(up[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))))
+    age = age_s(started)
+    if age is not None:
+        report.facts.append(("up", duration(age)))
 
 
 def _server(report: Report, path: str, deadline: float) -> str:
@@ -201,20 +202,11 @@ def _judge(report: Report, path: str, answer: str) -> None:
 
 def _socket_of(pid: int) -> str:
     """Return the path of a Unix socket that a process listens at; "" for none. A worker's is asked for first."""
-    inodes = set()
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return ""
-    for name in names:
-        try:
-            inodes.add(os.readlink(f"/proc/{pid}/fd/{name}"))
-        except OSError:
-            continue
+    inodes = socket_inodes(pid)
     found = []
     for line in read(f"/proc/{pid}/net/unix").splitlines()[1:]:
         fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[3] == _LISTENING_FLAGS and f"socket:[{fields[6]}]" in inodes:
+        if len(fields) == 8 and fields[3] == _LISTENING_FLAGS and fields[6] in inodes:
             found.append(fields[7])
     paths = [path for path in found if path.startswith("/")]
-    return min(paths, key=lambda path: (not path.endswith(".sock"), path), default="")
+    return min(paths, key=lambda path: (not path.endswith(socketnames.SUFFIX), path), default="")

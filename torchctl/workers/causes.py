@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
-import struct
 import time
 from collections.abc import Sequence
 
@@ -25,14 +23,16 @@ from torchctl.errors import (
 )
 from torchctl.process.lastword import LastWord, read_all
 from torchctl.process.memory import ControlGroup, group_of
+from torchctl.process.peer import peer_of
 from torchctl.process.reasons import reasons
 from torchctl.process.samples import Sample, read, sample, start_ticks
-from torchctl.protocol import runtimedir
+from torchctl.process.sockets import socket_inodes
+from torchctl.process.started import age_s
+from torchctl.protocol import runtimedir, socketnames
 from torchctl.workers.endpoint import Endpoint
 
 _BETWEEN_LOOKS_S = 0.3  # a waiter for the lock wakes 60 times meanwhile
 _MAX_PROCESSES = 64  # looked at; of more that are silent the first ones tell enough
-_PID_IN_NAME = re.compile(r"(?:\A|-)(\d{1,9})\.sock\Z")
 _LISTENING = "0A"  # of /proc/net/tcp: TCP_LISTEN
 
 
@@ -64,11 +64,8 @@ def last_words() -> list[LastWord]:
 
 def _lives(word: LastWord) -> bool:
     """Whether a process that has said its last word goes on: what its main function raised was caught, say."""
-    ticks, up = start_ticks(word.pid), read("/proc/uptime").split()
-    if ticks is None or not up or word.host != os.uname().nodename:
-        return False
-    started = time.time() - float(up[0]) + ticks / os.sysconf("SC_CLK_TCK")
-    return started < word.died
+    age = age_s(start_ticks(word.pid))
+    return age is not None and word.host == os.uname().nodename and time.time() - age < word.died
 
 
 def death(word: LastWord) -> str:
@@ -92,9 +89,19 @@ def _of_death(endpoint: Endpoint, words: Sequence[LastWord]) -> str:
     for word in words:
         if (endpoint.path and word.endpoint == endpoint.path) or (pid is not None and word.pid == pid):
             return death(word)
-    if pid is not None and sample(pid, []).state in ("", "Z", "X"):
-        return f"its process {pid} has ended"
-    return ""
+    return f"its process {pid} has ended" if pid is not None and _is_gone(pid) else ""
+
+
+def has_ended(endpoint: Endpoint, error: WorkerError) -> bool:
+    """Whether a worker's process is gone and its socket is not: an orderly end removes the socket."""
+    if isinstance(error, RefusedError):
+        return True
+    pid = _named_pid(endpoint)
+    return pid is not None and os.path.exists(endpoint.path) and _is_gone(pid)
+
+
+def _is_gone(pid: int) -> bool:
+    return sample(pid, []).state in ("", "Z", "X")
 
 
 def _of_silence(pid: int, before: Sample, group: ControlGroup) -> str:
@@ -122,16 +129,18 @@ def listener_of(path: str) -> int | None:
         probe.setblocking(False)
         try:
             probe.connect(path)
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            return peer_of(probe).pid or None
         except (OSError, ValueError):
             return None
-    pid = struct.unpack("3i", credentials)[0]
-    return int(pid) or None
 
 
 def _named_pid(endpoint: Endpoint) -> int | None:
-    match = _PID_IN_NAME.search(os.path.basename(endpoint.path))
-    return int(match[1]) or None if match else None
+    """Return the pid that a socket's name promises; a number alone is a pid only in a runtime folder."""
+    if endpoint.node:
+        return None
+    name = socketnames.parse(endpoint.path)
+    in_runtime_dir = endpoint.found or os.path.dirname(endpoint.path) == runtimedir.runtime_dir()
+    return name.pid if name.rank is not None or in_runtime_dir else None
 
 
 def _is_here(host: str) -> bool:
@@ -144,24 +153,12 @@ def _tcp_listener(port: int) -> int | None:
         for line in read(f"/proc/net/{name}").splitlines()[1:]:
             fields = line.split()
             if len(fields) > 9 and fields[3] == _LISTENING and fields[1].endswith(f":{port:04X}"):
-                inodes.add(f"socket:[{fields[9]}]")
+                inodes.add(fields[9])
     if not inodes:
         return None
-    holders = [int(name) for name in os.listdir("/proc") if name.isdigit() and _holds(int(name), inodes)]
+    holders = [int(name) for name in os.listdir("/proc") if name.isdigit() and inodes & socket_inodes(int(name))]
     # A sentinel shares its worker's socket; the worker was there first.
     return min((pid for pid in holders if not sentinel_of(pid)), default=None)
-
-
-def _holds(pid: int, inodes: set[str]) -> bool:
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return False
-    for name in names:
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{pid}/fd/{name}") in inodes:
-                return True
-    return False
 
 
 def sentinels() -> dict[int, int]:

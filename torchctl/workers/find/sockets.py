@@ -8,10 +8,8 @@ import stat
 
 from torchctl import protocol
 from torchctl.errors import NoWorkersError
-from torchctl.protocol import runtimedir
+from torchctl.protocol import runtimedir, socketnames
 from torchctl.workers.endpoint import Endpoint
-
-_RANK_IN_NAME = re.compile(r"rank(\d{1,9})-\d+\.sock")
 
 
 def named_socket(path: str) -> list[Endpoint]:
@@ -34,8 +32,7 @@ def in_folder(path: str, *, found: bool = False) -> list[Endpoint]:
     for entry in os.scandir(path):
         try:
             if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
-                match = _RANK_IN_NAME.fullmatch(entry.name)
-                endpoints.append(Endpoint(path=entry.path, rank=int(match[1]) if match else None, found=found))
+                endpoints.append(Endpoint(path=entry.path, rank=socketnames.parse(entry.name).rank, found=found))
         except FileNotFoundError:
             continue  # its worker has just ended
     return sorted(endpoints, key=_order)
@@ -52,23 +49,11 @@ def in_runtime_dir() -> list[Endpoint]:
 
 
 def named_by_environment() -> list[Endpoint]:
-    """Return the workers that TORCH_WORKER_SERVER_SOCKET stands for on this host; empty when it is not set.
-
-    Its placeholders match anything, and a plain path stands for ``PATH.<local_rank>`` too, as
-    `torchctl.server.worker_main` fills them in.
-    """
+    """Return the workers that TORCH_WORKER_SERVER_SOCKET names on this host; none if it is not set."""
     value = os.environ.get(protocol.SOCKET_VARIABLE)
     if not value:
         return []
-    import glob  # 4 ms, which a `ping` that names its socket need not pay
-
-    plain = glob.escape(value)
-    for name in ("{rank}", "{local_rank}", "{pid}"):
-        plain = plain.replace(name, "*")
-    paths = set(glob.glob(plain))
-    if plain == glob.escape(value):
-        paths.update(path for path in glob.glob(f"{plain}.*") if path[len(value) + 1 :].isdigit())
-    endpoints = [Endpoint(path=path) for path in paths] or [Endpoint(path=value)]
+    endpoints = [Endpoint(path=path) for path in socketnames.found_by_variable(value)] or [Endpoint(path=value)]
     return sorted(endpoints, key=_order)
 
 

@@ -1,0 +1,33 @@
+"""Who is at the other end of a Unix socket, as the kernel has noted it.
+
+Source: unix(7), SO_PEERCRED and struct ucred.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+_UCRED = struct.Struct("3i")
+
+
+class Peer(NamedTuple):
+    """A process: for a client whoever has called `listen`, for a server whoever has connected.
+
+    Attributes:
+        pid: 0 if the process is not visible from here (another pid namespace).
+    """
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Return the process at the other end of a connected Unix socket.
+
+    Raises:
+        OSError: the socket is not connected.
+    """
+    return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))

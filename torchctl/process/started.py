@@ -1,0 +1,43 @@
+"""When a process was started, from the clock ticks since boot that the kernel counts it in.
+
+Source: proc(5), field 22 of /proc/PID/stat and btime of /proc/stat.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import lru_cache
+
+from torchctl.process.samples import read
+
+
+def start_time(ticks: int | None) -> float | None:
+    """Return a start time in seconds since the epoch; None if /proc does not say.
+
+    Args:
+        ticks: from `samples.start_ticks`.
+    """
+    boot = _boot_time()
+    return None if ticks is None or boot is None else round(boot + _seconds(ticks), 2)
+
+
+def age_s(ticks: int | None) -> float | None:
+    """Return how many seconds ago a process was started, by a clock that nobody sets; None for None."""
+    return None if ticks is None else round(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - _seconds(ticks)), 3)
+
+
+def _seconds(ticks: int) -> float:
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@lru_cache(maxsize=1)
+def _boot_time() -> int | None:
+    """Return when this host was started, in seconds since the epoch.
+
+    It is read once: it moves when the clock is set, and a process must not seem to have been started twice.
+    """
+    for line in read("/proc/stat").splitlines():
+        if line.startswith("btime "):
+            return int(line.split()[1])
+    return None
