@@ -8,11 +8,13 @@ import re
 import socket
 import sys
 import time
-from functools import lru_cache
 from typing import Any
 
 from torchctl import __version__
+from torchctl.process.samples import start_ticks
+from torchctl.process.started import age_s, start_time
 from torchctl.protocol import compact_json
+from torchctl.protocol.info import info_document
 from torchctl.server import registry
 from torchctl.server.guest import companion, guesses, identity, step, torchlink
 from torchctl.server.request import Request, Response
@@ -28,71 +30,32 @@ MASK = "***"
 
 def info(request: Request, response: Response) -> None:
     """Answer rank, process, job, versions, device, last step and handlers as one JSON object."""
-    place = identity.place()
-    last = step.last
-    started = start_time()
-    response.set_content(
-        compact_json(
-            {
-                "schema": "torchctl.info/1",
-                **place._asdict(),
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "sentinel": companion.sentinel_pid(),
-                "sentinel_serves": companion.sentinel_serves(),
-                "job_id": identity.job_id(),
-                "start_time": started,
-                "uptime_s": uptime_s(),
-                "step": None if last is None else _whole(last[0]),
-                "step_time": None if last is None else last[1],
-                "time": time.time(),
-                "python_version": platform.python_version(),
-                "torch_version": _torch_version(),
-                "server_version": __version__,
-                "backends": _backends(),
-                "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-                "device": _device(place.local_rank),
-                "argv": masked(sys.argv),
-                "cwd": _cwd(),
-                "handlers": registry.get_handler_names(),
-                "wrong_tokens": guesses.total,
-            }
-        ),
-        "application/json",
+    local_rank, last = identity.place().local_rank, step.last
+    ticks = start_ticks("self")
+    reported, step_time = (None, None) if last is None else (_whole(last[0]), last[1])
+    document = info_document(
+        identity.of_process(os.getpid())._replace(step=reported),
+        host=socket.gethostname(),
+        time=time.time(),
+        start_time=start_time(ticks),
+        uptime_s=age_s(ticks),
+        server_version=__version__,
+        handlers=registry.get_handler_names(),
+        step_time=step_time,
+        sentinel=companion.sentinel_pid(),
+        sentinel_serves=companion.sentinel_serves(),
+        local_rank=local_rank,
+        python_version=platform.python_version(),
+        torch_version=_torch_version(),
+        backends=_backends(),
+        cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        device=_device(local_rank),
+        argv=masked(sys.argv),
+        cwd=_cwd(),
+        wrong_tokens=guesses.total,
     )
+    response.set_content(compact_json(document), "application/json")
     response.set_status(200)
-
-
-def start_time() -> float | None:
-    """Return when this process started, in seconds since the epoch; None where /proc does not tell."""
-    boot, since_boot = _boot_time(), _started_s()
-    return None if boot is None or since_boot is None else round(boot + since_boot, 2)
-
-
-def uptime_s() -> float | None:
-    """Return for how many seconds this process has run, by a clock that nobody sets; None where /proc does not tell."""
-    since_boot = _started_s()
-    return None if since_boot is None else round(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot), 3)
-
-
-@lru_cache(maxsize=1)
-def _boot_time() -> int | None:
-    """Return when this host started, in seconds since the epoch. Source: proc(5), btime of /proc/stat."""
-    try:
-        with open("/proc/stat", encoding="utf-8") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("btime "))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None
-
-
-def _started_s() -> float | None:
-    """Return the seconds from the host's start to this process's. Source: proc(5), field 22 of /proc/PID/stat."""
-    try:
-        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def masked(arguments: list[str]) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from torchctl.process.lastword import LastWord
 from torchctl.process.reasons import Reason
-from torchctl.process.samples import read, stat_fields
+from torchctl.process.started import age_s, start_time
 from torchctl.protocol.identity import Identity
+from torchctl.protocol.info import info_document
 from torchctl.server.sentinel.handover import Handover
 from torchctl.server.sentinel.page import Page, Words
 
@@ -65,6 +66,11 @@ class State:
         """The worker is itself again."""
         self.recent, self.degraded = self.degraded or self.recent, None
 
+    def identity(self) -> Identity:
+        """Return who the worker is."""
+        rank, world_size = self.place()
+        return Identity(rank, self.worker.pid, world_size, self.worker.job_id, self.words().step)
+
     def header_lines(self, *, outside: bool) -> list[str]:
         """Return the lines that tell whose answer it is, who gives it, and why.
 
@@ -72,9 +78,7 @@ class State:
             outside: it was had from outside, or could not be: it is no answer of the worker's own, even when the worker
                 has come to answer again meanwhile.
         """
-        rank, world_size = self.place()
-        worker = self.worker
-        identity = Identity(rank, worker.pid, world_size, worker.job_id, self.words().step)
+        identity = self.identity()
         why = self.degraded or (self.recent if outside else None)
         if why is not None:
             identity = identity._replace(degraded=why.words(), since=why.since)
@@ -89,32 +93,25 @@ class State:
 
     def info(self) -> dict[str, Any]:
         """Return what `info` answers in the worker's place; what only the worker knows is missing."""
-        rank, world_size = self.place()
-        words = self.words()
-        degraded = self.degraded
-        return {
-            "schema": "torchctl.info/1",
-            "rank": rank,
-            "world_size": world_size,
-            "job_id": self.worker.job_id,
-            "host": self.worker.host,
-            "pid": self.worker.pid,
-            "sentinel": os.getpid(),
-            "start_time": start_time(self.worker.start_ticks),
-            "uptime_s": uptime_s(self.worker.pid),
-            "step": words.step,
-            "step_time": words.step_time,
-            "time": time.time(),
-            "server_version": self.worker.version,
-            "handlers": self.handlers(),
-            "degraded": None
+        words, degraded = self.words(), self.degraded
+        return info_document(
+            self.identity(),
+            host=self.worker.host,
+            time=time.time(),
+            start_time=start_time(self.worker.start_ticks),
+            uptime_s=age_s(self.worker.start_ticks),
+            server_version=self.worker.version,
+            handlers=self.handlers(),
+            step_time=words.step_time,
+            sentinel=os.getpid(),
+            degraded=None
             if degraded is None
             else {
                 "since": degraded.since,
                 "reason": degraded.words(),
                 "evidence": [reason._asdict() for reason in degraded.reasons],
             },
-        }
+        )
 
     def handlers(self) -> list[str]:
         """Return the names that are answered in the worker's place."""
@@ -138,20 +135,6 @@ class State:
             note,
             worker.address,
         )
-
-
-def start_time(ticks: int) -> float | None:
-    """Return a start time in seconds since the epoch, as the worker's own `info` does."""
-    boot = next((line.split()[1] for line in read("/proc/stat").splitlines() if line.startswith("btime ")), "")
-    return round(int(boot) + ticks / os.sysconf("SC_CLK_TCK"), 2) if boot.isdigit() else None
-
-
-def uptime_s(pid: int) -> float | None:
-    """Return how long a process has been there."""
-    fields, up = stat_fields(f"/proc/{pid}/stat"), read("/proc/uptime").split()
-    if len(fields) < 20 or not up:
-        return None
-    return round(float(up[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK"), 3)
 
 
 def as_json(document: object) -> bytes:

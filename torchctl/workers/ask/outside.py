@@ -7,9 +7,7 @@ text or what /proc tells stands in, so both appear on one screen. The process is
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 import time
 
 from torchctl import protocol
@@ -22,9 +20,12 @@ from torchctl.errors import (
     WorkerError,
 )
 from torchctl.process.memory import ControlGroup
+from torchctl.process.pyspy import complaint, dump_command, find_pyspy
 from torchctl.process.reasons import reasons
-from torchctl.process.samples import sample
+from torchctl.process.samples import sample, start_ticks
+from torchctl.process.started import age_s, start_time
 from torchctl.protocol.identity import MAX_JOB_CHARS, Identity
+from torchctl.protocol.info import info_document
 from torchctl.protocol.launchers import job_in, place_in
 from torchctl.workers.ask.question import Request
 from torchctl.workers.ask.reply import Reply
@@ -43,7 +44,7 @@ def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
     if request.handler == "dump_traceback":
         body = _pyspy(endpoint, deadline)
     elif request.handler == "info":
-        body = _info(endpoint, identity)
+        body = _info(identity, start_ticks(endpoint.pid))
     else:
         what = request.handler or "its handlers"
         raise HandlerError(f"has no server, which {what} would need", endpoint=str(endpoint), status=501)
@@ -76,12 +77,12 @@ def identity_of(endpoint: Endpoint) -> Identity:
 
 
 def _pyspy(endpoint: Endpoint, deadline: float) -> bytes:
-    program = os.path.join(os.path.dirname(sys.executable), "py-spy")
-    found = program if os.access(program, os.X_OK) else shutil.which("py-spy")
-    if found is None:
+    assert endpoint.pid is not None
+    program = find_pyspy()
+    if program is None:
         hint = "pip install 'torchctl[pyspy]'"
         raise UnreachableError("has no server, and py-spy is not installed", endpoint=str(endpoint), hint=hint)
-    arguments = [found, "dump", "--nonblocking", "--full-filenames", "--pid", str(endpoint.pid)]
+    arguments = dump_command(program, endpoint.pid)
     began = time.monotonic()
     try:
         left = max(0.01, deadline - began)
@@ -95,30 +96,20 @@ def _pyspy(endpoint: Endpoint, deadline: float) -> bytes:
 
 
 def _refused(endpoint: Endpoint, text: str) -> WorkerError:
-    words = " ".join(text.partition("Stack backtrace:")[0].split())[:300]  # py-spy's own stack explains nothing
+    words = complaint(text)
     if "ermission" in text:
         hint = "py-spy needs ptrace rights: run as root, or with CAP_SYS_PTRACE, or see kernel.yama.ptrace_scope"
         return AccessDeniedError(f"may not be read: {words}", endpoint=str(endpoint), hint=hint)
     return UnreachableError(f"could not be read by py-spy: {words}", endpoint=str(endpoint), hint="")
 
 
-def _info(endpoint: Endpoint, identity: Identity) -> bytes:
-    started = None
-    try:
-        with open(f"/proc/{endpoint.pid}/stat", encoding="utf-8", errors="replace") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[19])
-        with open("/proc/uptime", encoding="utf-8") as file:
-            started = float(file.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        pass
-    document = {
-        "schema": "torchctl.info/1",
-        "rank": identity.rank,
-        "world_size": identity.world_size,
-        "job_id": identity.job_id,
-        "pid": identity.pid,
-        "host": os.uname().nodename,
-        "uptime_s": started,
-        "server_version": "none",
-    }
+def _info(identity: Identity, ticks: int | None) -> bytes:
+    document = info_document(
+        identity,
+        host=os.uname().nodename,
+        time=time.time(),
+        start_time=start_time(ticks),
+        uptime_s=age_s(ticks),
+        server_version="none",
+    )
     return protocol.compact_json(document).encode()

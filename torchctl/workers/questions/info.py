@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torchctl.errors import NoSuchHandlerError, NotAWorkerError
+from torchctl.protocol.info import SCHEMA_PREFIX
 from torchctl.workers.ask.question import Asking, Question, handler_request
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
 
 T = TypeVar("T")
-SCHEMA_PREFIX = "torchctl.info/"
 _MAX_BYTES = 1 << 20
 _MAX_CHARS = 1000
 
