@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.flightrec.synthetic import BASE_NS, active, dump, entry
+from tests.listeners import listening, silent
 from tests.simulated_workers import Worker, worker_of, working
 from torchctl.cli import cli
 
@@ -154,3 +156,21 @@ def test_a_rank_that_goes_on_before_its_whole_trace_is_taken_is_no_longer_accuse
         code, found = diagnose(folder)
     assert late["asked"]
     assert (code, found["healthy"], found["findings"]) == (0, True, [])
+
+
+def test_a_rank_that_does_not_answer_is_explained_once(folder: Path) -> None:
+    path = folder / f"rank3-{os.getpid()}.sock"
+    workers = [worker_of(rank, 4, partial(stuck_in_the_first, rank)) for rank in range(3)]
+    with working(folder, workers), listening(str(path), silent):
+        command = ["diagnose", "--interval", "0.05", "--timeout", "3", "--socket", str(folder)]
+        result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 6
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("   evidence  rank 3: ")]
+    assert line.count(f"its process {os.getpid()} ") == 1, line
+    assert "accepted the connection and did not answer within " in line
+
+
+def stuck_in_the_first(rank: int) -> dict[str, Any]:
+    rows = [active(1, record_id=0, state="started")]
+    config = {"0": {"name": "0", "desc": "", "ranks": "[0, 1, 2, 3]"}}
+    return dump(rows, pg_config=config, pg_status={"0": {"last_enqueued_collective": 1}})

@@ -22,11 +22,11 @@ from torchctl.errors import NotAskedError, NoWorkersError, StoppedError, Torchct
 from torchctl.flightrec.table.gather import RawDump, processors
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.flightrec.table.trace import Trace
-from torchctl.reports.absence import has_ended, reason_of
 from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
 from torchctl.workers.ask.outcome import Outcome, is_stopped
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.causes import has_ended
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import call_question
 from torchctl.workers.questions.look import RawTrace, Sight, sight_question
@@ -164,7 +164,7 @@ def _seen(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> _Seen:
         if isinstance(one.error, StoppedError | NotAskedError):
             seen.unasked.add(rank)
             continue
-        seen.failed[rank] = reason_of(one.endpoint, one.error)
+        seen.failed[rank] = one.error.detail
         if has_ended(one.endpoint, one.error):
             seen.left.add(rank)
     return seen
