@@ -43,17 +43,15 @@ def command(targets: Targets, save: str | None, forget: bool) -> None:
         result = survey(find_workers(targets), ask_info)
     except NoWorkersError as error:
         if targets.as_json:
-            from torchctl.render.ps import died_json
-
-            error.details["died"] = died_json(died)
+            error.details["died"] = _died_json(died)
         else:
             _print_died(died)
         raise
     if targets.as_json:
         from torchctl.render.json import document
-        from torchctl.render.ps import died_json, ps_json
+        from torchctl.render.ps import ps_json
 
-        click.echo(document("ps", {"workers": ps_json(result), "died": died_json(died), **failures_json(result)}))
+        click.echo(document("ps", {"workers": ps_json(result), "died": _died_json(died), **failures_json(result)}))
     else:
         from torchctl.render.console import console, text
         from torchctl.render.ps import degraded_lines, ps_table
@@ -83,9 +81,15 @@ def _died(targets: Targets) -> list[LastWord]:
 
 def _print_died(died: list[LastWord]) -> None:
     from torchctl.render.ps import died_lines
+    from torchctl.workers.causes import death
 
-    for line in died_lines(died):
+    of = [f"rank {'?' if word.rank is None else word.rank}, pid {word.pid}: {death(word)}" for word in died]
+    for line in died_lines(of):
         click.echo(line)
+
+
+def _died_json(died: list[LastWord]) -> list[dict[str, object]]:
+    return [word._asdict() for word in died]
 
 
 def _save(result: Survey[WorkerInfo], path: str) -> None:

@@ -17,12 +17,13 @@ from torchctl.commands.store_options import (
     unicode_only,
 )
 from torchctl.errors import StoreError
+from torchctl.files import write_file
 from torchctl.ranks import fold_ranks
-from torchctl.render.exchange import exchange_json, exchange_table, write_files
+from torchctl.render.exchange import exchange_json, exchange_table
 from torchctl.render.json import document
 from torchctl.render.waiting import WaitLine
 from torchctl.storeutil.operator.session import look_s
-from torchctl.storeutil.operator.synchronize import join_exchange
+from torchctl.storeutil.operator.synchronize import Exchange, join_exchange
 
 
 @click.command("synchronize", short_help="Publish a rank's data through the store and get everybody's.")
@@ -92,7 +93,7 @@ def command(
         line.close()
     if output_dir is not None:
         try:
-            count = write_files(exchange, output_dir)
+            count = _write_files(exchange, output_dir)
         except OSError as error:
             raise StoreError(f"{error.filename}: {error.strerror}") from error
         click.echo(f"wrote {count} files to {output_dir}", err=True)
@@ -104,3 +105,16 @@ def command(
         Console(soft_wrap=False).print(exchange_table(exchange))
     if not exchange.all_read:
         click.echo("not everybody had read the data when we left", err=True)
+
+
+def _write_files(exchange: Exchange, folder: Path) -> int:
+    """Write ``rank0`` ... into a folder, which is created; return how many.
+
+    Raises:
+        OSError: the folder cannot be made.
+        TorchctlError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for rank, data in enumerate(exchange.data):
+        write_file(str(folder / f"rank{rank}"), data)
+    return len(exchange.data)

@@ -1,12 +1,10 @@
-"""The data of an exchange as a table, as JSON, and as files."""
+"""The data of an exchange as a table and as JSON."""
 
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchctl.files import write_file
 from torchctl.storeutil.operator.synchronize import Exchange
 from torchctl.storeutil.operator.values import as_text, preview
 
@@ -43,16 +41,3 @@ def exchange_json(exchange: Exchange, key_prefix: str) -> dict[str, Any]:
             for rank, data in enumerate(exchange.data)
         ],
     }
-
-
-def write_files(exchange: Exchange, folder: Path) -> int:
-    """Write ``rank0`` ... into `folder`, which is created; return how many.
-
-    Raises:
-        OSError: the folder cannot be made.
-        TorchctlError: a file cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for rank, data in enumerate(exchange.data):
-        write_file(str(folder / f"rank{rank}"), data)
-    return len(exchange.data)

@@ -10,7 +10,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from torchctl.process.lastword import LastWord
 from torchctl.render.console import text
 from torchctl.text import duration, printable
 from torchctl.workers.ask.reply import degraded_words
@@ -98,21 +97,11 @@ def degraded_lines(survey: Survey[WorkerInfo]) -> list[str]:
     ]
 
 
-def died_lines(words: Sequence[LastWord], shown: int = 20) -> list[str]:
-    """Return a line for each worker that died, the latest first."""
-    from torchctl.workers.causes import death
-
-    lines = [
-        printable(f"rank {'?' if word.rank is None else word.rank}, pid {word.pid}: {death(word)}")
-        for word in words[:shown]
-    ]
+def died_lines(words: Sequence[str], shown: int = 20) -> list[str]:
+    """Return a line for each worker that died, the latest first, and one for those that are not shown."""
+    lines = [printable(word) for word in words[:shown]]
     more = len(words) - shown
     return [*lines, f"and {more} more; --forget removes them"] if more > 0 else lines
-
-
-def died_json(words: Sequence[LastWord]) -> list[dict[str, Any]]:
-    """Return the workers that died, for JSON."""
-    return [word._asdict() for word in words]
 
 
 def ps_json(survey: Survey[WorkerInfo]) -> list[dict[str, Any]]:
