@@ -35,7 +35,6 @@ from __future__ import annotations
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_HANDLER = 4
 EXIT_DEADLINE = 5
