@@ -14,6 +14,7 @@ import gc
 import pickle
 from typing import Any
 
+from torchctl.protocol import GENERIC_RECORDER, NCCL_RECORDER
 from torchctl.server.handlers import traces
 from torchctl.server.handlers.parameters import check_names
 from torchctl.server.refusal import Refusal
@@ -22,7 +23,7 @@ from torchctl.server.request import Request, Response
 NEWEST = 64  # of the whole ring: what the last step did, in whatever group
 OF_EACH_GROUP = 8  # newest of a group that others have crowded out
 MARK = "torchctl_digest"  # key of the answer: how many entries the ring had
-_BINDINGS = {"nccl": "_dump_nccl_trace", "generic": "_dump_fr_trace"}
+_BINDINGS = {NCCL_RECORDER: "_dump_nccl_trace", GENERIC_RECORDER: "_dump_fr_trace"}
 _LEFT_OUT = ("nccl_comm_state",)  # as large as the entries, and no part of a verdict
 
 
@@ -32,7 +33,7 @@ def fr_digest(request: Request, response: Response) -> None:
     Parameter recorder: ``nccl`` (default; without NCCL it is the generic one) or ``generic`` (gloo and others).
     """
     check_names(request, "recorder")
-    wanted = request.get_param("recorder") or "nccl"
+    wanted = request.get_param("recorder") or NCCL_RECORDER
     if wanted not in _BINDINGS:
         raise Refusal(400, f"recorder must be 'nccl' or 'generic', not {wanted!r}")
     dump, recorder = traces.recorder_of(_BINDINGS[wanted])

@@ -95,11 +95,11 @@ def recorder_of(binding: str) -> tuple[Any, str]:
     """
     bindings = torchlink.c10d()
     if bindings is None:
-        return None, "none"
+        return None, protocol.NO_RECORDER
     name = binding if hasattr(bindings, binding) else binding.replace("nccl", "fr")
     if not hasattr(bindings, name):
         raise Refusal(501, f"torch {_version()} has no flight recorder for this backend")
-    return getattr(bindings, name), "nccl" if "nccl" in name else "generic"
+    return getattr(bindings, name), protocol.NCCL_RECORDER if "nccl" in name else protocol.GENERIC_RECORDER
 
 
 def _version() -> str:

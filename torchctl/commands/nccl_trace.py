@@ -118,8 +118,8 @@ def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:
     result = survey(find_workers(targets), question)
     found: list[RawDump | Failure] = []
     for endpoint, dumps in result.answers:
-        for reply, answered_ns in dumps.replies:
-            found.append(RawDump(str(endpoint), dumps.rank, reply.body, answered_ns=answered_ns))
+        for trace in dumps.traces:
+            found.append(RawDump(str(endpoint), dumps.rank, trace.body, answered_ns=trace.answered_ns))
     for outcome in result.outcomes:
         if outcome.error is not None:
             found.append(Failure(str(outcome.endpoint), outcome.error.rank, outcome.error))

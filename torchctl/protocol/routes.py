@@ -32,8 +32,9 @@ STEP_HEADER = "Torchctl-Step"  # the last reported training step
 # Only in a sentinel's answers: since when (seconds since the epoch), a space, and why the worker does not answer.
 DEGRADED_HEADER = "Torchctl-Degraded"
 SENTINEL_VARIABLE = "TORCHCTL_SENTINEL"
-# Which of torch's two recorders a trace came from: "nccl", "generic", or "none" before torch is loaded.
+# Which of torch's two recorders a trace came from; none before torch is loaded.
 RECORDER_HEADER = "Torchctl-Recorder"
+NCCL_RECORDER, GENERIC_RECORDER, NO_RECORDER = "nccl", "generic", "none"
 
 # In a job's TCPStore: torch's debug server keeps PREFIX/rankN, we add PREFIX/torchctl_rankN (pid and start time).
 STORE_PREFIX = "debug_server"

@@ -26,7 +26,8 @@ from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
-from torchctl.workers.questions.everything import GENERIC, GENERIC_TRACE, INFO, STACKS, TRACE, Had, ask_parts
+from torchctl.workers.questions.everything import GENERIC_TRACE, INFO, STACKS, TRACE, Had, ask_parts
+from torchctl.workers.questions.recorders import is_generic
 
 _ENDINGS = {INFO: ".json", TRACE: "", GENERIC_TRACE: "", STACKS: ".txt"}
 _HINT = "choose another folder"
@@ -178,7 +179,7 @@ class Collection:
             raise NotWrittenError(detail, endpoint=entry.endpoint, rank=entry.rank) from error
         self._names[name] = entry
         entry.files[part] = name
-        if part == TRACE and reply.recorder == GENERIC:
+        if part == TRACE and is_generic(reply):
             entry.files[GENERIC_TRACE] = name
 
     def _name(self, entry: _Entry, part: str) -> str:

@@ -29,7 +29,8 @@ from torchctl.workers.ask.reply import Reply
 from torchctl.workers.causes import has_ended
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import call_question
-from torchctl.workers.questions.look import RawTrace, Sight, sight_question
+from torchctl.workers.questions.look import Sight, sight_question
+from torchctl.workers.questions.recorders import RawTrace
 from torchctl.workers.roll import Roll, find_workers
 from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import survey

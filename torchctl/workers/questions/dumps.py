@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from torchctl.errors import NoSuchHandlerError
-from torchctl.workers.ask.question import Asking, Question, handler_request
-from torchctl.workers.ask.reply import Reply
+from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
+from torchctl.workers.questions.recorders import RawTrace, both_traces
 
 
-@dataclass(frozen=True, slots=True)
-class Dumps:
+class Dumps(NamedTuple):
     """One worker's recorders."""
 
     rank: int | None
-    replies: tuple[tuple[Reply, int], ...]  # with the moment of the answer, wall-clock nanoseconds
+    traces: tuple[RawTrace, ...]
 
 
 def dumps_question(*, stacktraces: bool) -> Question[Dumps]:
-    """Return the question for NCCL's recorder, and for the generic one where that is another: a job may use both."""
-    params = {"includestacktraces": "true" if stacktraces else "false"}
+    """Return the question for the whole dumps of a worker's recorders, with or without the frames of each entry."""
 
     @Question
     def dumps(endpoint: Endpoint) -> Asking[Dumps]:
-        try:
-            first = yield handler_request("dump_nccl_trace_pickle", params)
-        except NoSuchHandlerError:
-            return Dumps(None, (_timed((yield handler_request("fr_trace_json"))),))
-        replies = [_timed(first)]
-        if first.recorder != "generic":
-            try:
-                second = yield handler_request("fr_trace_pickle", params)
-            except NoSuchHandlerError:
-                second = yield handler_request("fr_trace_json")
-            replies.append(_timed(second))
-        return Dumps(first.rank, tuple(replies))
+        traces = yield from both_traces(frames=stacktraces)
+        return Dumps(traces[0].rank, traces)
 
     dumps.name, dumps.arguments = "dumps", {"stacktraces": stacktraces}
     return dumps
@@ -48,7 +33,3 @@ def dumps_question(*, stacktraces: bool) -> Question[Dumps]:
 @relayed("dumps")
 def _relayed_dumps(arguments: Mapping[str, Any]) -> Question[Dumps]:
     return dumps_question(stacktraces=arguments["stacktraces"] is True)
-
-
-def _timed(reply: Reply) -> tuple[Reply, int]:
-    return reply, time.time_ns()

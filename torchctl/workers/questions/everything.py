@@ -14,10 +14,10 @@ from torchctl.errors import NoSuchHandlerError, WorkerError
 from torchctl.workers.ask.question import Asking, Question, handler_request
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.questions import relayed
+from torchctl.workers.questions.recorders import first_trace, generic_trace, is_generic
 
 INFO, TRACE, GENERIC_TRACE, STACKS = "info", "nccl_trace", "fr_trace", "traceback"
 PARTS = (INFO, STACKS, TRACE, GENERIC_TRACE)
-GENERIC = "generic"  # the recorder of torch that is not NCCL's
 
 
 class Had(NamedTuple):
@@ -90,7 +90,7 @@ def ask_parts(
         else:
             answering = True
             take(part, reply)
-            if part == TRACE and reply.recorder == GENERIC and GENERIC_TRACE in parts:
+            if part == TRACE and is_generic(reply) and GENERIC_TRACE in parts:
                 parts.remove(GENERIC_TRACE)  # a worker without NCCL has given it already
 
 
@@ -100,8 +100,5 @@ def _part(part: str) -> Asking[Reply]:
     if part == STACKS:
         return (yield handler_request("dump_traceback"))
     if part == TRACE:
-        return (yield handler_request("dump_nccl_trace_pickle"))
-    try:
-        return (yield handler_request("fr_trace_pickle"))
-    except NoSuchHandlerError:
-        return (yield handler_request("fr_trace_json"))
+        return (yield first_trace())
+    return (yield from generic_trace())

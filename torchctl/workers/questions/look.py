@@ -13,23 +13,10 @@ from typing import Any, NamedTuple
 
 from torchctl.errors import DegradedError, HandlerError, NoSuchHandlerError
 from torchctl.workers.ask.question import Asking, Question, handler_request
-from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
-from torchctl.workers.questions.dumps import dumps_question
 from torchctl.workers.questions.info import WorkerInfo, ask_info
-
-_COUNTERS_BYTES = 1 << 20
-_DIGEST_BYTES = 64 << 20  # a ring of 250 thousand entries that are all open
-_WITHOUT_ENTRIES = {"includecollectives": "false"}
-
-
-class RawTrace(NamedTuple):
-    """One recorder's dump; `answered_ns` is when it came, wall-clock nanoseconds."""
-
-    recorder: str
-    body: bytes
-    answered_ns: int
+from torchctl.workers.questions.recorders import RawTrace, both_counters, both_digests, both_traces
 
 
 class Sight(NamedTuple):
@@ -60,9 +47,9 @@ def sight_question(kind: str) -> Question[Sight]:
         traces: tuple[RawTrace, ...] = ()
         try:
             if kind == "digest":
-                traces = yield from _digests(endpoint)
+                traces = yield from _digests()
             elif kind != "counters":
-                traces = yield from _whole(endpoint, frames=kind == "frames")
+                traces = yield from both_traces(frames=kind == "frames")
         except HandlerError:  # no recorder in this torch, or a process without a server: its stacks are left
             traces = ()
         # After the traces: counters that stand still from before until here say that the traces are of one moment.
@@ -82,45 +69,16 @@ def _relayed_sight(arguments: Mapping[str, Any]) -> Question[Sight]:
     return sight_question(str(arguments["kind"]))
 
 
-def _digests(endpoint: Endpoint) -> Asking[tuple[RawTrace, ...]]:
+def _digests() -> Asking[tuple[RawTrace, ...]]:
     try:
-        first = yield handler_request("fr_digest", max_bytes=_DIGEST_BYTES)
+        return (yield from both_digests())
     except NoSuchHandlerError:
-        return (yield from _whole(endpoint, frames=False))
-    found = [_raw(first, "nccl")]
-    if first.recorder == "nccl":  # a job may use both recorders
-        found.append(
-            _raw((yield handler_request("fr_digest", {"recorder": "generic"}, max_bytes=_DIGEST_BYTES)), "generic")
-        )
-    return tuple(found)
-
-
-def _whole(endpoint: Endpoint, *, frames: bool) -> Asking[tuple[RawTrace, ...]]:
-    dumps = yield from dumps_question(stacktraces=frames).ask(endpoint)
-    first = "generic" if len(dumps.replies) == 1 else "nccl"
-    names = [reply.recorder or (first if at == 0 else "generic") for at, (reply, _) in enumerate(dumps.replies)]
-    return tuple(
-        RawTrace(name, reply.body, answered_ns) for name, (reply, answered_ns) in zip(names, dumps.replies, strict=True)
-    )
-
-
-def _raw(reply: Reply, recorder: str) -> RawTrace:
-    import time
-
-    return RawTrace(reply.recorder or recorder, reply.body, time.time_ns())
+        return (yield from both_traces(frames=False))
 
 
 def _moving(info: WorkerInfo) -> Asking[Any]:
     """Return what changes as a worker goes on: its recorders' counters and its last reported step."""
-    counters = []
-    for handler in ("dump_nccl_trace_json", "fr_trace_json"):
-        try:
-            reply = yield handler_request(handler, _WITHOUT_ENTRIES, max_bytes=_COUNTERS_BYTES)
-        except HandlerError:  # it has none
-            continue
-        counters.append(_counters(reply.body))
-        if handler == "dump_nccl_trace_json" and reply.recorder in ("generic", "none"):
-            break
+    counters = [_counters(body) for body in (yield from both_counters())]
     if not counters and info.step is None:
         # A process without a recorder moves where its stacks do.
         return tuple(_frames((yield handler_request("dump_traceback", {"format": "json"})).body))
