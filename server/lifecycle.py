@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -30,8 +29,6 @@ _STALE_AFTER_S = 86400.0  # leftovers of killed workers stay a day, so that some
 _SWEEP_LIMIT = 256  # files looked at per start
 
 NO_POLICY = Policy()
-
-logger = logging.getLogger("torchctl.server")
 
 
 @contextlib.contextmanager
@@ -81,7 +78,7 @@ def start_server(
             return None
         return WorkerServer(path, **policy._asdict(), sentinel=sentinel, native_companion=native_companion)
     except Exception as error:
-        logger.warning("torchctl: no debug server in this process: %s", error)
+        _warn("no debug server in this process", error)
         return None
 
 
@@ -106,7 +103,13 @@ def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY, *,
         registration.start()
         stack.callback(registration.stop)
     except Exception as error:
-        logger.warning("torchctl: no debug server on TCP in this process: %s", error)
+        _warn("no debug server on TCP in this process", error)
+
+
+def _warn(what: str, error: Exception) -> None:
+    import logging  # late: most ranks have nothing to warn of
+
+    logging.getLogger("torchctl.server").warning("torchctl: %s: %s", what, error)
 
 
 def _filled_in(text: str) -> str:

@@ -19,7 +19,6 @@ import mmap
 import os
 import shlex
 import signal
-import subprocess
 import threading
 from collections.abc import Sequence
 
@@ -53,6 +52,8 @@ def start(arguments: Sequence[str], output: str = os.devnull) -> None:
 
 def _run(command: str) -> None:
     if not _clone(os.fsencode(command)):
+        import subprocess  # late: hardly anybody needs it
+
         subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, check=False, close_fds=True)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from typing import Any
 
 from torchctl.server.guest import torchlink
@@ -21,6 +19,8 @@ class Native:
 
     def stop(self) -> None:
         """End it and remove its folder."""
+        import shutil  # late, as `tempfile` below: where torch is loaded both are there already
+
         with contextlib.suppress(Exception):
             self._server.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -34,6 +34,9 @@ def start() -> Native | None:
     kind = getattr(torchlink.c10d(), "_WorkerServer", None)
     if kind is None:
         return None
+    import shutil
+    import tempfile
+
     folder = tempfile.mkdtemp(prefix="torchctl-native-")
     path = os.path.join(folder, "s")
     try:

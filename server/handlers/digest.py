@@ -11,7 +11,6 @@ Source: torch/csrc/distributed/c10d/FlightRecorder.hpp (torch 2.13) for the keys
 from __future__ import annotations
 
 import gc
-import pickle
 from typing import Any
 
 from torchctl.protocol import GENERIC_RECORDER, NCCL_RECORDER
@@ -36,6 +35,8 @@ def fr_digest(request: Request, response: Response) -> None:
     wanted = request.get_param("recorder") or NCCL_RECORDER
     if wanted not in _BINDINGS:
         raise Refusal(400, f"recorder must be 'nccl' or 'generic', not {wanted!r}")
+    import pickle  # late: where torch is loaded it is there already
+
     dump, recorder = traces.recorder_of(_BINDINGS[wanted])
     content = traces.EMPTY
     if dump is not None:
@@ -50,6 +51,8 @@ def _unpickled(own: bytes) -> Any:
     Thousands of new objects would set off a full collection of the trainer's heap, 60 to 120 ms with the interpreter
     lock held; so the collector is off for this one call into C, in which no other thread of Python runs.
     """
+    import pickle
+
     if not gc.isenabled():
         return pickle.loads(own)  # noqa: S301
     gc.disable()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import socket
 import sys
@@ -45,7 +44,7 @@ def info(request: Request, response: Response) -> None:
         sentinel=companion.sentinel_pid(),
         sentinel_serves=companion.sentinel_serves(),
         local_rank=local_rank,
-        python_version=platform.python_version(),
+        python_version=sys.version.split()[0],
         torch_version=_torch_version(),
         backends=_backends(),
         cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),

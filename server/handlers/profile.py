@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import tempfile
 import threading
-from pathlib import Path
 
 from torchctl.server.guest import torchlink
 from torchctl.server.handlers.parameters import check_names, seconds
@@ -41,9 +39,12 @@ def torch_profile(request: Request, response: Response) -> None:
             config = profiler._ExperimentalConfig()
         with profiler.profile(record_shapes=True, experimental_config=config) as profile:
             _ending.wait(duration_s)
+        import tempfile  # late: where torch is loaded it is there already
+
         with tempfile.NamedTemporaryFile(prefix="torchctl-profile-", suffix=".json") as file:
             profile.export_chrome_trace(file.name)
-            response.set_content(Path(file.name).read_bytes(), "application/json")
+            with open(file.name, "rb") as written:  # anew: the profiler may have put another file there
+                response.set_content(written.read(), "application/json")
     finally:
         atexit.unregister(_end_early)
         _one_at_a_time.release()

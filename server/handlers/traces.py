@@ -9,7 +9,6 @@ Source: torch/csrc/distributed/c10d/FlightRecorder.hpp and init.cpp (torch 2.13)
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 from torchctl import protocol
@@ -63,8 +62,11 @@ def wait_counter_values(request: Request, response: Response) -> None:
 def _pickle(request: Request, response: Response, binding: str) -> None:
     chosen = booleans(request, includecollectives=True, includestacktraces=True, onlyactive=False)
     dump, recorder = recorder_of(binding)
-    content = pickle.dumps(EMPTY, protocol=2)
-    if dump is not None:
+    if dump is None:
+        import pickle  # late: where torch is loaded it is there already
+
+        content = pickle.dumps(EMPTY, protocol=2)
+    else:
         content = dump(
             includeCollectives=chosen["includecollectives"],
             includeStackTraces=chosen["includestacktraces"],

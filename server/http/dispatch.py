@@ -5,6 +5,7 @@ from __future__ import annotations
 from torchctl import protocol
 from torchctl.server import registry
 from torchctl.server.http.head import BadRequest, Head
+from torchctl.server.http.query import pairs_of
 from torchctl.server.http.verdict import Route, Served
 from torchctl.server.request import Request, Response
 
@@ -36,20 +37,16 @@ def _page(content: str, content_type: str) -> Response:
 
 def _params(head: Head, body: bytes) -> dict[str, str]:
     """Return query parameters, and a small form body's fields after them; the first of a name counts."""
-    is_form = bool(body) and len(body) <= _FORM_BYTES and head.fields.get("content-type", "").startswith(_FORM)
-    if not head.query and not is_form:
-        return {}
-    from urllib.parse import parse_qsl  # late: a megabyte, with `ipaddress`, and a ping has no parameters
-
+    fields: list[tuple[str, str]] = []
     try:
-        pairs = parse_qsl(head.query, keep_blank_values=True, max_num_fields=protocol.MAX_PARAMS)
-        if is_form:
-            form = body.decode("latin-1")
-            pairs += parse_qsl(form, keep_blank_values=True, max_num_fields=protocol.MAX_PARAMS)
+        if head.query:
+            fields += pairs_of(head.query, protocol.MAX_PARAMS)
+        if body and len(body) <= _FORM_BYTES and head.fields.get("content-type", "").startswith(_FORM):
+            fields += pairs_of(body.decode("latin-1"), protocol.MAX_PARAMS)
     except ValueError:
         raise BadRequest(400, f"more than {protocol.MAX_PARAMS} parameters") from None
     params: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in fields:
         params.setdefault(name, value)
     return params
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torchctl import protocol
 from torchctl.server.http.gate import Gate
 from torchctl.server.http.head import Head
+from torchctl.server.http.query import unquoted
 
 
 class Route(Enum):
@@ -77,7 +78,7 @@ def judge(head: Head, gate: Gate, is_costly: Callable[[str], bool]) -> Served | 
         return Refused(404, f"no such route: {head.path}\n{protocol.ROUTES}")
     if head.method != "POST":
         return Refused(405, f"{head.method} is not served at {head.path}; use POST", allow="POST")
-    name = _unquoted(head.path[len(protocol.HANDLER_PATH) :])
+    name = unquoted(head.path[len(protocol.HANDLER_PATH) :])
     if gate.read_only and is_costly(name):
         return Refused(403, f"Handler {name} is switched off: this server is read-only")
     return Served(Route.HANDLER, name)
@@ -87,11 +88,3 @@ def _page(head: Head, route: Route) -> Served | Refused:
     if head.method not in ("GET", "HEAD"):
         return Refused(405, f"{head.method} is not served at {head.path}; use GET", allow="GET, HEAD")
     return Served(route)
-
-
-def _unquoted(name: str) -> str:
-    if "%" not in name:
-        return name
-    from urllib.parse import unquote  # late: a megabyte, with `ipaddress`, for names that hardly anybody gives
-
-    return unquote(name)

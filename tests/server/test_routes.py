@@ -1,12 +1,14 @@
 """Routes, statuses and texts: those of torch's own worker server."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.http_client import connect, post, raw, request
+from torchctl import __version__
 from torchctl.server import (
     Request,
     Response,
@@ -16,6 +18,7 @@ from torchctl.server import (
     handler,
     register_handler,
 )
+from torchctl.server.http.head import status_line
 
 
 @pytest.fixture
@@ -188,3 +191,36 @@ def test_a_request_owns_its_parameters() -> None:
 def test_only_final_statuses_can_be_set(status: int) -> None:
     with pytest.raises(ValueError, match="no final HTTP status"):
         Response().set_status(status)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "ending"),
+    [
+        (b"POST /handler/ping HTTP/1.1\r\n", b""),
+        (b"POST /handler/ping HTTP/1.1\r\nConnection: Close\r\n", b"Connection: close\r\n"),
+        (b"POST /handler/ping HTTP/1.0\r\n", b"Connection: close\r\n"),
+        (b"POST /handler/ping HTTP/1.0\r\nConnection: keep-alive\r\n", b"Connection: keep-alive\r\n"),
+    ],
+)
+def test_an_answer_byte_by_byte(address: str, request_line: bytes, ending: bytes) -> None:
+    with connect(address) as sock:
+        sock.sendall(request_line + b"\r\n")
+        expected = (
+            f"HTTP/1.1 200 OK\r\nServer: torchctl/{__version__}\r\nContent-Type: text/plain\r\n"
+            f"Content-Length: 4\r\nTorchctl-Pid: {os.getpid()}\r\n"
+        ).encode()
+        assert sock.recv(4096) == expected + ending + b"\r\npong"
+        sock.settimeout(0.05)
+        if b"close" in ending:
+            assert sock.recv(1) == b""
+        else:
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [(200, "200 OK"), (418, "418 I'm a Teapot"), (422, "422 Unprocessable"), (599, "599 Status"), (408, "408 Request")],
+)
+def test_a_status_has_its_phrase(status: int, line: str) -> None:
+    assert status_line(status).startswith(f"HTTP/1.1 {line}")
