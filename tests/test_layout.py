@@ -21,7 +21,7 @@ FAMILIES = {
     "protocol": {"errors"},
     "process": {"protocol", "errors"},
     "stacks": {"protocol", "errors", "ranks", "text"},
-    "flightrec": {"stacks", "manifest", "errors", "ranks", "text"},
+    "flightrec": {"protocol", "stacks", "manifest", "errors", "ranks", "text"},
     "diagnosis": {"flightrec", "stacks", "manifest", "files", "errors", "ranks", "text"},
     "storeutil": {"errors", "ranks", "text"},
     "workers": {"protocol", "process", "stacks", "storeutil", "errors", "ranks", "text"},
@@ -121,6 +121,8 @@ def wrong() -> set[tuple[str, str]]:
                 bad = name != "torchctl.workers.find.store"
             if home == "flightrec" and target == "stacks":
                 bad = other != "torchctl.stacks.codepaths"
+            if home == "flightrec" and target == "protocol":
+                bad = other != "torchctl.protocol.recorder"
             if bad:
                 found.add((name, other))
         for prefix, allowed in NARROW.items():

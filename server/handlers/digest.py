@@ -14,6 +14,7 @@ import gc
 from typing import Any
 
 from torchctl.protocol import GENERIC_RECORDER, NCCL_RECORDER
+from torchctl.protocol.recorder import closes_batch, has_ended
 from torchctl.server.handlers import traces
 from torchctl.server.handlers.parameters import check_names
 from torchctl.server.refusal import Refusal
@@ -71,35 +72,29 @@ def digest_of(dump: dict[str, Any], last: int = NEWEST, of_each: int = OF_EACH_G
 
 def newest(entries: list[dict[str, Any]], last: int, of_each: int) -> list[dict[str, Any]]:
     """Return, of each group, its entries from the oldest open one on, and at least the last ones; oldest first."""
+    groups = [(entry.get("pg_id"), entry.get("process_group")) for entry in entries]
     begins: dict[Any, int] = {}  # the place from which a group's entries are kept
     counts: dict[Any, int] = {}
     for at in range(len(entries) - 1, -1, -1):
-        group = _group_of(entries[at])
+        group = groups[at]
         counts[group] = count = counts.get(group, 0) + 1
         if count <= of_each or at >= len(entries) - last:
             begins[group] = at
-    settled = {_batch_of(entry) for entry in entries if _closes_batch(entry) and not _is_open(entry)}
-    for at, entry in enumerate(entries):
-        if at < begins[_group_of(entry)] and _is_open(entry) and _batch_of(entry) not in settled:
-            begins[_group_of(entry)] = at
-    return [entry for at, entry in enumerate(entries) if at >= begins[_group_of(entry)]]
-
-
-def _group_of(entry: dict[str, Any]) -> Any:
-    return entry.get("pg_id"), entry.get("process_group")
+    closing = [
+        at for at, entry in enumerate(entries) if closes_batch(str(entry.get("profiling_name"))) and not _is_open(entry)
+    ]
+    settled = {_batch_of(groups[at], entries[at]) for at in closing}
+    for at, (group, entry) in enumerate(zip(groups, entries, strict=True)):
+        if at < begins[group] and _is_open(entry) and _batch_of(group, entry) not in settled:
+            begins[group] = at
+    return [entry for at, entry in enumerate(entries) if at >= begins[groups[at]]]
 
 
 def _is_open(entry: dict[str, Any]) -> bool:
-    """Whether an entry is not known to be done; gloo says so by retiring it alone."""
-    if entry.get("state") == "completed" or entry.get("time_discovered_completed_ns"):
-        return False
-    return not (entry.get("retired") and str(entry.get("profiling_name")).startswith("gloo:"))
+    completed_ns, name = entry.get("time_discovered_completed_ns"), str(entry.get("profiling_name"))
+    return not has_ended(entry.get("state"), completed_ns, entry.get("retired"), name)
 
 
-def _closes_batch(entry: dict[str, Any]) -> bool:
-    return str(entry.get("profiling_name")).endswith("coalesced")
-
-
-def _batch_of(entry: dict[str, Any]) -> Any:
+def _batch_of(group: Any, entry: dict[str, Any]) -> Any:
     """Return what the members of a coalesced batch share with the entry that closes it and carries their state."""
-    return _group_of(entry), entry.get("collective_seq_id"), entry.get("p2p_seq_id")
+    return group, entry.get("collective_seq_id"), entry.get("p2p_seq_id")

@@ -15,12 +15,13 @@ import numpy as np
 from torchctl.flightrec.table.batches import close_batches
 from torchctl.flightrec.table.groups import join_groups
 from torchctl.flightrec.table.operations import Operation, Signature, operation_of, signature_of
-from torchctl.flightrec.table.pieces import OTHER_STATE, Piece
-from torchctl.flightrec.table.trace import NO_SEQ, NO_TIME, Call, DumpInfo, State, Trace, empty_columns
+from torchctl.flightrec.table.pieces import Piece
+from torchctl.flightrec.table.states import states_of
+from torchctl.flightrec.table.trace import Call, DumpInfo, State, Trace, empty_columns
 
 if TYPE_CHECKING:
     from torchctl.flightrec.table.gather import Failure
-    from torchctl.flightrec.table.trace import Bytes, Flags, Ints, SmallInts
+    from torchctl.flightrec.table.trace import Ints, SmallInts
 
 T = TypeVar("T", bound=Hashable)
 _LOOKUP_LIMIT = 1 << 24  # entries of a look-up array; above that numbers are sorted instead
@@ -79,7 +80,12 @@ class _Assembly:
         joined = join_groups(self.pieces, keys, texts, families)
         p2p = self.take("p2p") | np.array([made.is_p2p for made in operations])[name]
         ends = np.array([made.ends_batch for made in operations])[name]
-        state = self._states(family == (families.index("gloo") if "gloo" in families else -1))
+        state = states_of(
+            self.take("word"),
+            self.take("retired"),
+            family == (families.index("gloo") if "gloo" in families else -1),
+            *(self.take_copy(name) for name in ("created_ns", "started_ns", "completed_ns", "timeout_ms")),
+        )
         collective, point = self.take("collective_seq_id"), self.take("p2p_seq_id")
         member = np.zeros(len(p2p), np.bool_)
         if ends.any():
@@ -212,24 +218,6 @@ class _Assembly:
         mapping = np.array(mapped or [0], np.int32)
         return list(stacks), list(frames), self._mapped("frames", mapping, np.array(base, np.int32))
 
-    def _states(self, gloo: Flags) -> Bytes:
-        """Return how far each row has come; see `State`."""
-        word, retired = self.take("word"), self.take("retired")
-        created, completed_ns = self.take_copy("created_ns"), self.take_copy("completed_ns")
-        started_ns, timeout = self.take_copy("started_ns"), self.take_copy("timeout_ms")
-        completed = (word == 2) | (completed_ns != NO_TIME)
-        timed = (created > 0) & (completed_ns != NO_TIME) & (timeout > 0) & (timeout < 1 << 40)
-        late = np.zeros(len(word), np.bool_)
-        late[timed] = completed_ns[timed] - created[timed] > timeout[timed] * 1_000_000
-        state = np.full(len(word), int(State.SCHEDULED), np.int8)
-        state[word == OTHER_STATE] = State.UNKNOWN
-        state[(word == 1) | (started_ns != NO_TIME)] = State.STARTED
-        state[retired] = State.TIMED_OUT
-        state[retired & gloo] = State.DONE
-        state[completed] = State.DONE
-        state[late] = State.LATE
-        return state
-
 
 def compact(values: SmallInts) -> tuple[list[int], SmallInts]:
     """Return the distinct values, sorted, and each value's place among them; values are small and not negative."""
@@ -260,6 +248,3 @@ def combine(parts: Sequence[tuple[SmallInts, int]]) -> tuple[list[tuple[int, ...
         found, number = compact(wide)
         rows = [(*rows[both // max(1, count)], both % max(1, count)) for both in found]
     return rows, number
-
-
-__all__ = ["NO_SEQ", "assemble", "combine", "compact"]

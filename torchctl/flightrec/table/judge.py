@@ -1,10 +1,4 @@
-"""What the state of an entry means: recorders write the same words for different things.
-
-NCCL's recorder moves an entry from scheduled (to started, with timing on) to completed, and retires it when
-the watchdog lets go of it: retired but not completed is an operation that timed out. Gloo's entries stay
-scheduled for ever and retired says that they are done, or done with an error. Members of a coalesced batch
-are never updated: the entry that closes the batch carries its state.
-"""
+"""What the state of an entry means, in the operator's words; see `protocol.recorder` for what recorders write."""
 
 from __future__ import annotations
 
@@ -12,6 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from torchctl.flightrec.decoding.dump import Entry
+from torchctl.protocol.recorder import COMPLETED, closes_batch, has_ended
 
 _ACTIVE_WORDS = ("scheduled", "started", "timed out", "unknown")
 
@@ -42,22 +37,25 @@ def judge(entries: Sequence[Entry]) -> list[Stage]:
     for entry in entries:
         progress = judge_alone(entry)
         judged.append(progress)
-        if _closes_batch(entry):
+        if closes_batch(entry.profiling_name):
             closers[_batch_key(entry)] = progress
     if closers:
         for at, entry in enumerate(entries):
-            if judged[at] is Stage.SCHEDULED and not _closes_batch(entry):
+            if judged[at] is Stage.SCHEDULED and not closes_batch(entry.profiling_name):
                 judged[at] = closers.get(_batch_key(entry), judged[at])
     return judged
 
 
 def judge_alone(entry: Entry) -> Stage:
     """Return how far an entry has come by its own fields."""
-    if entry.state == "completed" or entry.time_discovered_completed_ns is not None:
+    completed_ns = entry.time_discovered_completed_ns
+    if has_ended(entry.state, completed_ns, entry.retired, entry.profiling_name):
+        if entry.state != COMPLETED and completed_ns is None:
+            return Stage.RETIRED
         return Stage.COMPLETED_LATE if _over_timeout(entry) else Stage.COMPLETED
     if entry.retired:
-        return Stage.RETIRED if entry.backend == "gloo" else Stage.TIMED_OUT
-    if entry.state == "started":
+        return Stage.TIMED_OUT
+    if tells_start(entry):
         return Stage.STARTED
     return Stage.SCHEDULED if entry.state == "scheduled" else Stage.UNKNOWN
 
@@ -69,8 +67,9 @@ def _over_timeout(entry: Entry) -> bool:
     return completed - created > timeout * 1_000_000
 
 
-def _closes_batch(entry: Entry) -> bool:
-    return entry.profiling_name.endswith("coalesced")
+def tells_start(entry: Entry) -> bool:
+    """Whether the recorder has seen the operation start on the device; many recorders never do."""
+    return entry.state == "started" or entry.time_discovered_started_ns is not None
 
 
 def _batch_key(entry: Entry) -> _BatchKey:

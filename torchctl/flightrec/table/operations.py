@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from torchctl.protocol.recorder import closes_batch
+
 Sizes = Sequence[Sequence[int]]
 
-_BATCH_END = "coalesced"
 _P2P = re.compile(r"(send|recv)\s+(\d+)\s*(?:->|<-)\s*(\d+)")
 # The same operation under the names of several versions and backends.
 _SPELLINGS = (
@@ -74,7 +75,7 @@ class Operation:
 
     @property
     def ends_batch(self) -> bool:
-        return self.name.lower().endswith(_BATCH_END)
+        return closes_batch(self.name)
 
     @property
     def is_p2p(self) -> bool:

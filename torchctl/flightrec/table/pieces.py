@@ -11,13 +11,11 @@ import numpy as np
 from torchctl.flightrec.decoding import wire
 from torchctl.flightrec.decoding.dump import Dump, EntryColumns, ProcessGroup, ReportedStatus
 from torchctl.flightrec.table.gather import RawDump
+from torchctl.flightrec.table.states import OTHER_WORD, WORDS
 from torchctl.flightrec.table.trace import NO_RANK
 
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Ints, SmallInts
-
-_STATES = {"scheduled": 0, "started": 1, "completed": 2}
-OTHER_STATE = 3
 
 
 @dataclass(slots=True)
@@ -59,7 +57,7 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     entries = dump.entries
     assert isinstance(entries, EntryColumns)
     source = entries.columns
-    words = np.array([_STATES.get(text, OTHER_STATE) for text in entries.strings] or [0], np.int8)
+    words = np.array([WORDS.get(text, OTHER_WORD) for text in entries.strings] or [0], np.int8)
     completed = _column(source, "time_discovered_completed_ns")
     columns: dict[str, Any] = {
         "pg_id": _narrow(_column(source, "pg_id")),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torchctl.flightrec.decoding.dump import Dump, Entry, ReportedStatus
-from torchctl.flightrec.table.judge import Stage
+from torchctl.flightrec.table.judge import Stage, tells_start
 
 NO_DESCRIPTION = "undefined"  # torch's word for a group without one
 # Not COMPLETED_LATE: an abort makes what was stuck look completed.
@@ -86,8 +86,8 @@ def _summary_of_entries(
     enqueued = _last(seq for seq, _, _ in collectives)
     completed = _last(seq for seq, _, reached in collectives if reached in _DONE)
     started = None
-    if any(_tells_start(entry) for entry, _ in rows):
-        started = _last(seq for seq, entry, reached in collectives if _tells_start(entry) or reached in _DONE)
+    if any(tells_start(entry) for entry, _ in rows):
+        started = _last(seq for seq, entry, reached in collectives if tells_start(entry) or reached in _DONE)
     if status is not None and backend != "gloo":
         enqueued = _known(status.last_enqueued) if enqueued is None else enqueued
         started = _known(status.last_started) if started is None else started
@@ -130,10 +130,6 @@ def _summary_of_status(status: ReportedStatus, dump: Dump) -> GroupSummary:
 
 def _unused(name: str, desc: str, ranks: tuple[int, ...] | None) -> GroupSummary:
     return GroupSummary(None, name, desc, "", ranks, None, None, None, "seq_id", 0, 0, None)
-
-
-def _tells_start(entry: Entry) -> bool:
-    return entry.state == "started" or entry.time_discovered_started_ns is not None
 
 
 def _last(numbers: Iterable[int | None]) -> int | None:
