@@ -40,11 +40,6 @@ def test_every_version_reads_in_both_formats(version: str, write: Any) -> None:
     assert read.reported == (ReportedStatus(0, 2, -1, 1),)
 
 
-def test_versions_compare_as_integers() -> None:
-    older, newer = (decode_dump(pickled(dump([], version=v)), "x") for v in ("2.9", "2.10"))
-    assert older.version_numbers < newer.version_numbers
-
-
 def test_frames_are_only_in_pickles() -> None:
     made = dump([entry(1)])
     frames = decode_dump(pickled(made), "x").entries[0].frames

@@ -46,11 +46,6 @@ class StackClass:
     threads: int = 0
     moving: list[Member] | None = None
 
-    @property
-    def representative(self) -> ThreadStack:
-        """The class as one thread."""
-        return ThreadStack(0, self.role, self.role == MAIN, self.frames, self.complete)
-
 
 @dataclass(slots=True)
 class Branch:

@@ -102,7 +102,7 @@ class Dump:
 
     Args:
         source: the file or endpoint it came from.
-        version: format version, "2.10"; compare `version_numbers`. "" when the dump does not say.
+        version: format version, "2.10", which is later than "2.9"; "" when the dump does not say.
         comm_lib_version: of NCCL or what stands in its place; "" for gloo.
         unknown_keys: top-level keys that this reader does not know, such as a vendor's `hccl_comm_state`.
         groups: `pg_config`, in its order; of two groups with one name torch keeps the first.
@@ -117,11 +117,6 @@ class Dump:
     groups: tuple[ProcessGroup, ...]
     reported: tuple[ReportedStatus, ...]
     entries: Sequence[Entry]
-
-    @property
-    def version_numbers(self) -> tuple[int, ...]:
-        """The version as integers: 2.10 is later than 2.9."""
-        return tuple(int(part) for part in self.version.split(".") if part.isascii() and part.isdigit())
 
 
 class EntryColumns(Sequence[Entry]):
