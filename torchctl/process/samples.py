@@ -14,6 +14,7 @@ import time
 from typing import NamedTuple
 
 PROC = "/proc"
+_START = 19  # index of field 22 of stat among those from the third on
 MAX_THREADS = 2000  # looked at; a process with more is judged by these
 
 
@@ -69,7 +70,7 @@ def sample(pid: int, tids: list[int] | None = None, *, proc: str = PROC) -> Samp
         time.monotonic(),
         pid,
         fields[0] if fields else "",
-        _whole(fields[19]) if len(fields) > 19 else None,
+        _start_of(fields),
         _whole(status.get("TracerPid", "")) or 0,
         (_whole(fields[9]) or 0) if len(fields) > 9 else 0,
         _kib(status.get("VmSwap", "")),
@@ -111,7 +112,7 @@ def start_ticks(pid: int | str, *, proc: str = PROC) -> int | None:
         pid: or "self" for the calling process, which has that name under any /proc.
     """
     fields = stat_fields(f"{proc}/{pid}/stat")
-    return _whole(fields[19]) if len(fields) > 19 and fields[0] not in ("Z", "X") else None
+    return _start_of(fields) if fields and fields[0] not in ("Z", "X") else None
 
 
 def stat_fields(path: str) -> list[str]:
@@ -139,6 +140,10 @@ def read(path: str) -> str:
             return file.read(1 << 20).decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def _start_of(fields: list[str]) -> int | None:
+    return _whole(fields[_START]) if len(fields) > _START else None
 
 
 def _whole(text: str) -> int | None:

@@ -165,7 +165,7 @@ def _seen(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> _Seen:
         if isinstance(one.error, StoppedError | NotAskedError):
             seen.unasked.add(rank)
             continue
-        seen.failed[rank] = one.error.detail
+        seen.failed.setdefault(rank, one.error.detail)  # a relay asks its whole host again: the same by other words
         if has_ended(one.endpoint, one.error):
             seen.left.add(rank)
     return seen
