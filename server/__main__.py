@@ -12,25 +12,20 @@ import runpy
 import sys
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
-from typing import Any
 
 from torchctl.server import worker_main
+from torchctl.server.options import flags_help, from_command_line
 
-_USAGE = """usage: python -m torchctl.server [OPTIONS] SCRIPT [ARGS...]
+_USAGE = f"""usage: python -m torchctl.server [OPTIONS] SCRIPT [ARGS...]
        python -m torchctl.server [OPTIONS] -m MODULE [ARGS...]
 
 Options, each also by an environment variable:
-  --read-only        switch off the handlers that change or cost something (TORCHCTL_READ_ONLY=1)
-  --token-file FILE  the token that clients on TCP must have; closed to others (TORCHCTL_TOKEN_FILE)
-  --tls-cert FILE    TLS on TCP: the certificate, PEM (TORCHCTL_TLS_CERT)
-  --tls-key FILE     and its key (TORCHCTL_TLS_KEY)
-"""
-_FILES = ("--token-file", "--tls-cert", "--tls-key")
+{flags_help()}"""
 
 
 def main() -> None:
     """Run the script or module that the command line names."""
-    options, arguments = _options(sys.argv[1:])
+    options, arguments = from_command_line(sys.argv[1:])
     as_module = arguments[:1] == ["-m"]
     if as_module:
         del arguments[0]
@@ -52,23 +47,6 @@ def main() -> None:
     except BaseException as error:
         _print_as_if_alone(error)
         raise
-
-
-def _options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return our own options, as arguments of `worker_main`, and what comes after them."""
-    options: dict[str, Any] = {}
-    rest = list(arguments)
-    while rest and rest[0].startswith("--"):
-        name, equals, value = rest[0].partition("=")
-        if name == "--read-only" and not equals:
-            options["read_only"] = True
-        elif name in _FILES and (equals or len(rest) > 1):
-            value = value if equals else rest.pop(1)
-            options[name[2:].replace("-", "_")] = os.path.abspath(value)  # the script may change its folder
-        else:
-            break
-        del rest[0]
-    return options, rest
 
 
 def _run_script(path: str) -> None:

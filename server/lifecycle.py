@@ -19,7 +19,7 @@ from torchctl.errors import ServerError
 from torchctl.protocol import runtimedir, socketnames
 from torchctl.server.guest import farewell, identity, torchlink
 from torchctl.server.http import unixpath
-from torchctl.server.http.policy import Policy
+from torchctl.server.options import DEFAULT, WorkerOptions
 from torchctl.server.worker import WorkerServer
 
 TORCH_WORKER_SERVER_SOCKET = protocol.SOCKET_VARIABLE
@@ -27,8 +27,6 @@ TORCH_WORKER_SERVER_SOCKET = protocol.SOCKET_VARIABLE
 _ERRORS = "torch.distributed.elastic.multiprocessing.errors"
 _STALE_AFTER_S = 86400.0  # leftovers of killed workers stay a day, so that somebody can still see them
 _SWEEP_LIMIT = 256  # files looked at per start
-
-NO_POLICY = Policy()
 
 
 @contextlib.contextmanager
@@ -45,8 +43,8 @@ def worker_main(
 
     The server listens at TORCH_WORKER_SERVER_SOCKET, where ``{rank}``, ``{local_rank}`` and ``{pid}`` are
     filled in; of several local ranks that share a plain path, local rank 0 has it and the others
-    ``PATH.<local_rank>``. Unset means a socket in the runtime folder; set but empty, no server. The arguments are those
-    of `WorkerServer`.
+    ``PATH.<local_rank>``. Unset means a socket in the runtime folder; set but empty, no server. The arguments are
+    explained at `torchctl.server.options.WorkerOptions`.
 
     An exception of the body goes through unchanged. When torch is loaded on entry, it is also written to
     torchelastic's error file, as ``torch.distributed.elastic.multiprocessing.errors.record`` does.
@@ -55,11 +53,11 @@ def worker_main(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_recorded())
-        pid, policy = os.getpid(), Policy(read_only, token_file, tls_cert, tls_key)
-        server = start_server(policy, sentinel=sentinel, native_companion=native_companion)
+        pid, options = os.getpid(), WorkerOptions(read_only, token_file, tls_cert, tls_key, sentinel, native_companion)
+        server = start_server(options)
         if server is not None:
             stack.enter_context(server)
-        start_tcp_server(stack, policy, sentinel=sentinel)
+        start_tcp_server(stack, options)
         try:
             yield
         except BaseException as error:
@@ -68,21 +66,19 @@ def worker_main(
             raise
 
 
-def start_server(
-    policy: Policy = NO_POLICY, *, sentinel: bool = True, native_companion: bool = False
-) -> WorkerServer | None:
+def start_server(options: WorkerOptions = DEFAULT) -> WorkerServer | None:
     """Start the server where the environment says; None when it says no, or when it cannot start."""
     try:
         path = socket_path()
         if path is None:
             return None
-        return WorkerServer(path, **policy._asdict(), sentinel=sentinel, native_companion=native_companion)
+        return WorkerServer(path, **options._asdict())
     except Exception as error:
         _warn("no debug server in this process", error)
         return None
 
 
-def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY, *, sentinel: bool = True) -> None:
+def start_tcp_server(stack: contextlib.ExitStack, options: WorkerOptions = DEFAULT) -> None:
     """Start a server on TCP too, where TORCHCTL_WORKER_PORT says so, and register it in the job's store.
 
     TORCHCTL_WORKER_HOST is the interface, loopback when unset; another one needs TORCHCTL_TOKEN. In both ``{rank}``,
@@ -98,7 +94,8 @@ def start_tcp_server(stack: contextlib.ExitStack, policy: Policy = NO_POLICY, *,
         filled = _filled_in(port)
         if not (filled.isascii() and filled.isdigit() and int(filled) <= 65535):
             raise ServerError(f"{protocol.WORKER_PORT_VARIABLE} is {filled!r}, which is no TCP port")
-        server = stack.enter_context(WorkerServer(host, int(filled), **policy._asdict(), sentinel=sentinel))
+        one_native = options._replace(native_companion=False)  # it is the process's, and the first server's
+        server = stack.enter_context(WorkerServer(host, int(filled), **one_native._asdict()))
         registration = Registration(host, server.port, tls=server.tls)
         registration.start()
         stack.callback(registration.stop)

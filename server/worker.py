@@ -16,7 +16,7 @@ from torchctl.server.guest import companion, forking, native_server
 from torchctl.server.http.connections import Connections
 from torchctl.server.http.gate import Gate, is_loopback, own_names
 from torchctl.server.http.listener import Listener, TcpListener, UnixListener
-from torchctl.server.http.policy import Policy
+from torchctl.server.options import WorkerOptions
 
 _LOOPBACK_NAMES = ("", "localhost")
 _EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses
@@ -29,15 +29,8 @@ class WorkerServer:
         host_or_file: path of a Unix socket, or a host when `port` is given. ``""`` means loopback,
             IPv4 and IPv6. Any other interface than loopback needs a token.
         port: -1 for a Unix socket, else the TCP port; 0 takes a free one, see `port`.
-        allow_pause: let `pyspy_dump` stop the process for the moment of reading.
-        read_only: switch off the handlers that change or cost something: `torch_profile`, `pyspy_dump`, and those
-            of one's own that are not registered with ``costly=False``.
-        token_file: path of a file with the token for TCP, closed to others.
-        tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then speaks TLS only.
-        sentinel: have a small process beside this one answer while this one cannot; one for all servers of the process,
-            started by the first. It speaks no TLS. TORCHCTL_SENTINEL=0 in the environment turns it off.
-        native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
-            then has traces too while the interpreter lock is held. It starts nine threads.
+        read_only, token_file, tls_cert, tls_key, sentinel, native_companion, allow_pause: see
+            `torchctl.server.options.WorkerOptions`.
 
     Attributes:
         port: the TCP port in use, -1 for a Unix socket.
@@ -49,9 +42,6 @@ class WorkerServer:
         AddressInUseError: a live server has it already; the message names its owner.
         SecretFileError: the token's or the key's file cannot be used, or is open to others.
 
-    Environment: where an argument is left out, TORCHCTL_TOKEN_FILE or TORCHCTL_TOKEN (at least 16 bytes; asked of every
-    client on TCP), TORCHCTL_TLS_CERT, TORCHCTL_TLS_KEY, TORCHCTL_READ_ONLY.
-
     Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.hpp (torch 2.13).
     """
 
@@ -60,13 +50,13 @@ class WorkerServer:
         host_or_file: str,
         port: int = -1,
         *,
-        allow_pause: bool = False,
         read_only: bool = False,
         token_file: str = "",
         tls_cert: str = "",
         tls_key: str = "",
         sentinel: bool = True,
         native_companion: bool = False,
+        allow_pause: bool = False,
     ) -> None:
         self._owner_pid = os.getpid()
         self._connections = Connections(protocol.MAX_CONNECTIONS)
@@ -76,21 +66,21 @@ class WorkerServer:
         self._listeners: list[Listener] = []
         if not -1 <= port <= 65535:
             raise ServerError(f"{port} is no TCP port: 0 to 65535, or -1 for a Unix socket")
-        policy = Policy(read_only, token_file, tls_cert, tls_key)
+        options = WorkerOptions(read_only, token_file, tls_cert, tls_key, sentinel, native_companion, allow_pause)
         if port == -1:
-            self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, policy.unix_gate()))
+            self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, options.unix_gate()))
             self.port, self.address, self.tls = -1, os.fspath(host_or_file), False
         else:
-            self._listen_tcp(host_or_file, port, policy.tcp_gate())
-        self._native = native_server.start() if native_companion else None
-        if sentinel and companion.wanted():
+            self._listen_tcp(host_or_file, port, options.tcp_gate())
+        self._native = native_server.start() if options.native_companion else None
+        if options.sentinel and companion.wanted():
             self._listeners[0].companion = self._companion()
         forking.watch(self)
         atexit.register(self.shutdown)
         try:
             with self._changing:
                 for listener in self._listeners:
-                    listener.allow_pause = allow_pause
+                    listener.allow_pause = options.allow_pause
                     listener.start()
         except RuntimeError as error:
             self.shutdown()

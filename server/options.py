@@ -1,0 +1,136 @@
+"""The options of a worker's server, each explained once: for `WorkerServer`, `worker_main` and the command line."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from torchctl import protocol
+from torchctl.errors import ServerError
+from torchctl.server.http.gate import Gate
+
+
+class WorkerOptions(NamedTuple):
+    """What a server can be told. A tuple, not a dataclass: that one's module would bring `inspect` into every rank.
+
+    Attributes:
+        read_only: switch off the handlers that change or cost something: `torch_profile`, `pyspy_dump`, and your own
+            unless they are registered with ``costly=False``. Else TORCHCTL_READ_ONLY=1 does.
+        token_file: path of the file with the token for TCP, closed to others. Else TORCHCTL_TOKEN_FILE names it, else
+            TORCHCTL_TOKEN is the token.
+        tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then speaks TLS only. Else TORCHCTL_TLS_CERT and
+            TORCHCTL_TLS_KEY.
+        sentinel: have a small process beside this one answer while this one cannot; one for all servers of the process,
+            started by the first. It speaks no TLS. TORCHCTL_SENTINEL=0 in the environment turns it off.
+        native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
+            then has traces too while the interpreter lock is held. It starts nine threads.
+        allow_pause: let `pyspy_dump` stop the process for the moment of reading.
+    """
+
+    read_only: bool = False
+    token_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    sentinel: bool = True
+    native_companion: bool = False
+    allow_pause: bool = False
+
+    def unix_gate(self) -> Gate:
+        """Return the rules of a Unix socket: its owner and root, without a token."""
+        return Gate(read_only=self._is_read_only())
+
+    def tcp_gate(self) -> Gate:
+        """Return the rules of TCP.
+
+        Raises:
+            ServerError: the token, or certificate and key, cannot be used.
+            SecretFileError: token or key are open to others.
+        """
+        cert = self.tls_cert or os.environ.get(protocol.TLS_CERT_VARIABLE, "")
+        key = self.tls_key or os.environ.get(protocol.TLS_KEY_VARIABLE, "")
+        if bool(cert) != bool(key):
+            raise ServerError("TLS needs both a certificate and its key, and one of them is missing")
+        tls = None
+        if cert:
+            from torchctl.server.http.tls import ServerTls
+
+            tls = ServerTls(cert, key)
+        return Gate(token=self._token(), tls=tls, read_only=self._is_read_only())
+
+    def _token(self) -> bytes | None:
+        path = self.token_file or os.environ.get(protocol.TOKEN_FILE_VARIABLE, "")
+        if path:
+            from torchctl.protocol.secretfile import read_token_file
+
+            return read_token_file(path).encode("ascii")
+        token = os.environ.get(protocol.TOKEN_VARIABLE, "").strip()
+        if not token:
+            return None
+        problem = protocol.token_problem(token)
+        if problem:
+            raise ServerError(f"{protocol.TOKEN_VARIABLE} {problem}", hint=protocol.TOKEN_HINT)
+        return token.encode("ascii")
+
+    def _is_read_only(self) -> bool:
+        return self.read_only or os.environ.get(protocol.READ_ONLY_VARIABLE, "") not in ("", "0")
+
+
+DEFAULT = WorkerOptions()
+
+
+class Flag(NamedTuple):
+    """An option on the command line of `python -m torchctl.server`.
+
+    Attributes:
+        field: of `WorkerOptions`.
+        is_file: it takes a path; else it stands alone and means yes.
+        variable: the environment variable that says the same.
+    """
+
+    field: str
+    is_file: bool
+    help: str
+    variable: str
+
+    @property
+    def name(self) -> str:
+        """Return it as it is typed."""
+        return f"--{self.field.replace('_', '-')}"
+
+
+FLAGS = (
+    Flag(
+        "read_only",
+        False,
+        "switch off the handlers that change or cost something",
+        f"{protocol.READ_ONLY_VARIABLE}=1",
+    ),
+    Flag("token_file", True, "the token that clients on TCP must have; closed to others", protocol.TOKEN_FILE_VARIABLE),
+    Flag("tls_cert", True, "TLS on TCP: the certificate, PEM", protocol.TLS_CERT_VARIABLE),
+    Flag("tls_key", True, "and its key", protocol.TLS_KEY_VARIABLE),
+)
+
+
+def flags_help() -> str:
+    """Return the flags, a line each."""
+    lines = [(f"{flag.name} FILE" if flag.is_file else flag.name, flag) for flag in FLAGS]
+    return "".join(f"  {typed:18} {flag.help} ({flag.variable})\n" for typed, flag in lines)
+
+
+def from_command_line(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the options that the flags set, by name, and the arguments after the flags."""
+    flags = {flag.name: flag for flag in FLAGS}
+    options: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest[0].partition("=")
+        flag = flags.get(name)
+        if flag is not None and not flag.is_file and not equals:
+            options[flag.field] = True
+        elif flag is not None and flag.is_file and (equals or len(rest) > 1):
+            value = value if equals else rest.pop(1)
+            options[flag.field] = os.path.abspath(value)  # the script may change its folder
+        else:
+            break
+        del rest[0]
+    return options, rest
