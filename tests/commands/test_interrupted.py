@@ -153,3 +153,51 @@ def wait_for_sleep(pid: int) -> None:
         asleep = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
         quiet = quiet + 1 if asleep and not any(link.startswith("socket:") for link in links) else 0
         time.sleep(0.02)
+
+
+# Where Python's HTTP client makes or closes an object whose finaliser complains of being half made (from 3.13 on).
+HALF_MADE = ["socket.SocketIO.__init__", "http.client.HTTPResponse.__init__", "socket.SocketIO.close"]
+
+
+@pytest.mark.parametrize("function", HALF_MADE)
+def test_no_interrupt_lands_inside_the_http_client(folder: Path, started: list[Process], function: str) -> None:
+    program = (
+        "import http.client, os, signal, socket, sys, threading\n"
+        f"code, left = {function}.__code__, [1]\n"
+        "def profile(frame, event, argument):\n"
+        "    if event == 'call' and frame.f_code is code and left:\n"
+        "        left.pop()\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.setprofile(profile)\n"
+        "sys.setprofile(profile)\n"
+        "from torchctl.cli import main\n"
+        "main()\n"
+    )
+    path = folder / "s"
+    answers = function.endswith("close")
+    with listening(str(path), listeners.reply(b"pong") if answers else listeners.silent):
+        arguments = ["ping", "--socket", str(path), "--timeout", "100"]
+        started.append(Process([sys.executable, "-c", program, *arguments]))
+        code, _, err = started[-1].finish()
+    assert (code, err) in [(130, f"torchctl: {stopped(path)}\n"), *([(0, "")] if answers else [])]
+
+
+def half_a_reply(reached: threading.Event, said: bytes) -> listeners.Serve:
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(said)
+        reached.set()
+        listeners.silent(connection)
+
+    return serve
+
+
+def test_interrupts_at_many_moments_of_the_waiting(folder: Path, started: list[Process]) -> None:
+    said = [b"", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npo"]
+    for number in range(12):
+        reached = threading.Event()
+        path = folder / f"s{number}"
+        with listening(str(path), half_a_reply(reached, said[number % 3])):
+            process = start(started, "ping", "--socket", str(path))
+            assert reached.wait(DEADLINE_S)
+            time.sleep(number * 0.0002)  # only spreads them: the reply never comes to its end
+            assert interrupt(process) == (130, "", f"torchctl: {stopped(path)}\n")
