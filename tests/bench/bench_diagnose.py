@@ -132,9 +132,9 @@ def alone(ranks: int, entries: int, rounds: int) -> None:
     from torchctl.flightrec.decoding.decode import decode_dump
     from torchctl.flightrec.decoding.dump import Members
     from torchctl.flightrec.decoding.guard import Guard
+    from torchctl.flightrec.decoding.raw import RawDump
     from torchctl.flightrec.table.aborts import spread_aborts
     from torchctl.flightrec.table.assemble import assemble
-    from torchctl.flightrec.table.gather import RawDump
     from torchctl.flightrec.table.pieces import Shared, piece_of
     from torchctl.flightrec.table.sizes import tell_sizes
 

@@ -9,7 +9,7 @@ from tests.flightrec.synthetic import active, dump, entry, pickled
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis, Finding
-from torchctl.flightrec.table.gather import Failure, RawDump
+from torchctl.flightrec.decoding.raw import Failure, RawDump
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.stacks.reader import parse_stacks
 from torchctl.stacks.stack import Stacks

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.flightrec.synthetic import BASE_NS, TORCH, as_json, pickled
-from torchctl.flightrec.table.gather import RawDump
+from torchctl.flightrec.decoding.raw import RawDump
 
 STEP_NS = 1_000_000
 

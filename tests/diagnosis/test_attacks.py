@@ -26,7 +26,7 @@ from tests.diagnosis.simulated import STEP_NS, Job, Step
 from tests.flightrec.synthetic import BASE_NS, active, entry, pickled
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
-from torchctl.flightrec.table.gather import Failure, RawDump
+from torchctl.flightrec.decoding.raw import Failure, RawDump
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.server.handlers.digest import digest_of
 

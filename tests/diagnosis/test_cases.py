@@ -24,7 +24,7 @@ from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import DumpError
-from torchctl.flightrec.table.gather import Failure, RawDump
+from torchctl.flightrec.decoding.raw import Failure, RawDump
 from torchctl.flightrec.table.loading import load_raw
 
 

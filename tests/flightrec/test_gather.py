@@ -10,7 +10,8 @@ import pytest
 from tests.flightrec.synthetic import dump, entry, pickled
 from torchctl.errors import DumpError
 from torchctl.flightrec import Dump
-from torchctl.flightrec.table.gather import Failure, RawDump, decode_each
+from torchctl.flightrec.decoding.raw import Failure, RawDump
+from torchctl.flightrec.table.gather import decode_each
 
 GOOD = pickled(dump([entry(1)]))
 JOBS = pytest.mark.parametrize("jobs", [1, 3])

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.flightrec.synthetic import BASE_NS, dump, entry, pickled
 from torchctl.flightrec import State, decode_dump
-from torchctl.flightrec.table.gather import RawDump
+from torchctl.flightrec.decoding.raw import RawDump
 from torchctl.flightrec.table.judge import Stage, judge_alone
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.server.handlers.digest import digest_of

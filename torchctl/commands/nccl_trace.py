@@ -17,8 +17,9 @@ from torchctl.commands.options import worker_options
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError, TorchctlError
 from torchctl.files import write_file
 from torchctl.flightrec.decoding.decode import rank_from_name
+from torchctl.flightrec.decoding.raw import Failure, RawDump
 from torchctl.flightrec.table.folder import Found, find_files
-from torchctl.flightrec.table.gather import Failure, RawDump, collector_off, decode_each, order, read_files
+from torchctl.flightrec.table.gather import collector_off, decode_each, order, read_files
 from torchctl.flightrec.view.choice import DEFAULT_LAST, Choice
 from torchctl.ranks import fold_ranks
 from torchctl.text import printable

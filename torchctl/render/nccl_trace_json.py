@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from torchctl.flightrec.decoding.dump import Frame
-from torchctl.flightrec.table.gather import Failure
+from torchctl.flightrec.decoding.raw import Failure
 from torchctl.flightrec.view.view import Row, TraceView
 
 SCHEMA = "torchctl.nccl-trace/1"

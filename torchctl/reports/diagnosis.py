@@ -19,7 +19,8 @@ from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import NotAskedError, NoWorkersError, StoppedError, TorchctlError
-from torchctl.flightrec.table.gather import RawDump, processors
+from torchctl.flightrec.decoding.raw import RawDump
+from torchctl.flightrec.table.gather import processors
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.flightrec.table.trace import Trace
 from torchctl.stacks.reader import StackReader

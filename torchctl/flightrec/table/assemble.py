@@ -20,7 +20,7 @@ from torchctl.flightrec.table.states import states_of
 from torchctl.flightrec.table.trace import Call, DumpInfo, State, Trace, empty_columns
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.table.gather import Failure
+    from torchctl.flightrec.decoding.raw import Failure
     from torchctl.flightrec.table.trace import Ints, SmallInts
 
 T = TypeVar("T", bound=Hashable)

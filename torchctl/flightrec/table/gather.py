@@ -8,46 +8,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from torchctl.errors import DumpError, TorchctlError
+from torchctl.errors import DumpError
 from torchctl.flightrec.decoding.decode import decode_dump, rank_from_name, read_file
 from torchctl.flightrec.decoding.guard import Guard
+from torchctl.flightrec.decoding.raw import Failure, RawDump
 
 if TYPE_CHECKING:
     from torchctl.flightrec.decoding.dump import Dump, Members
 
 MAX_JOBS = 16
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class RawDump:
-    """One dump before it is decoded.
-
-    Args:
-        source: the file or endpoint it came from.
-        rank: the global rank, None where nothing tells it.
-        data: the untrusted bytes.
-        answered_ns: when a live worker gave it, wall-clock nanoseconds; None for a file.
-        written_ns: when the file was last written; None for a live worker.
-    """
-
-    source: str
-    rank: int | None
-    data: bytes
-    answered_ns: int | None = None
-    written_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A dump that could not be had or read, and why."""
-
-    source: str
-    rank: int | None
-    error: TorchctlError
 
 
 def read_files(paths: Sequence[str]) -> Iterator[RawDump | Failure]:

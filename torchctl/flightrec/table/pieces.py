@@ -10,7 +10,7 @@ import numpy as np
 
 from torchctl.flightrec.decoding import wire
 from torchctl.flightrec.decoding.dump import Dump, EntryColumns, ProcessGroup, ReportedStatus
-from torchctl.flightrec.table.gather import RawDump
+from torchctl.flightrec.decoding.raw import RawDump
 from torchctl.flightrec.table.states import OTHER_WORD, WORDS
 from torchctl.flightrec.table.trace import NO_RANK
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from torchctl.flightrec.decoding.dump import Dump, Frame, ProcessGroup, ReportedStatus
-    from torchctl.flightrec.table.gather import Failure
+    from torchctl.flightrec.decoding.raw import Failure
 
     Ints = npt.NDArray[np.int64]
     SmallInts = npt.NDArray[np.int32]
