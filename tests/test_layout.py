@@ -24,7 +24,7 @@ FAMILIES = {
     "flightrec": {"protocol", "stacks", "manifest", "errors", "ranks", "text"},
     "diagnosis": {"flightrec", "stacks", "manifest", "files", "errors", "ranks", "text"},
     "storeutil": {"errors", "ranks", "text"},
-    "workers": {"protocol", "process", "stacks", "storeutil", "errors", "ranks", "text"},
+    "workers": {"protocol", "process", "stacks", "storeutil", "manifest", "errors", "ranks", "text"},
     "reports": {"workers", "diagnosis", "flightrec", "stacks", "process", "protocol", *LEAVES},
     "render": {"reports", "workers", "diagnosis", "flightrec", "stacks", "storeutil", "errors", "ranks", "text"},
     "commands": {

@@ -1,40 +1,206 @@
-"""A folder that `torchctl collect` has filled: its manifest, and which of its files a command reads."""
+"""The folder that `torchctl collect` and `torchctl diagnose --save` fill and other commands read: names and manifest.
+
+How this works: each part of a worker's answers is a file, named by part and rank. `collect.json` says, per worker,
+whose the files are, how its host's clock stood to ours, what is missing and why. Both ends of the format are here. A
+folder of an older `diagnose --save`, which had names and a manifest of its own, is read as one of this format.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from torchctl.errors import TorchctlError
+from torchctl.text import printable
 
 MANIFEST = "collect.json"
 SCHEMA = "torchctl.collect/1"
+INFO, TRACE, GENERIC_TRACE, STACKS = "info", "nccl_trace", "fr_trace", "traceback"  # parts, as in `Entry.files`
+FORMER = "diagnose_info.json"  # beside what an older `torchctl diagnose --save` kept
+
+_ENDINGS = {INFO: ".json", TRACE: "", GENERIC_TRACE: "", STACKS: ".txt"}
+_HINT = "choose another folder"
 _MAX_BYTES = 1 << 30
+_TIME = re.compile(rb'# torchctl \{[^\n]*"time":\s?"(\d{4}-\d\d-\d\dT[0-9:.]{8,15}Z)"')
+_FORMER_SCHEMA = "torchctl.diagnose-info/1"
+_FORMER_STACKS = re.compile(r"stacks_(\d{1,9})\.txt")
+_FORMER_TRACE = re.compile(r"(nccl|\w+)_trace_rank_(\d{1,9})\.(?:pickle|json)")
 
 
-def read_manifest(folder: str) -> dict[str, Any] | None:
-    """Return the manifest of a folder, None where there is none.
+class Answer(NamedTuple):
+    """One part as a worker gave it.
+
+    Attributes:
+        answered_at: seconds since the epoch.
+        only: a trace of the generic recorder that answers for NCCL's too: the worker has no other.
+    """
+
+    body: bytes
+    answered_at: float
+    only: bool = False
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the manifest says of one worker.
+
+    Attributes:
+        degraded: why its stacks were read from outside.
+        left: its process had ended and left its socket behind.
+        moved: it went on between the two looks of a diagnosis; None where there was one look.
+        files: names within the folder, by part.
+        failures: why there is none of a part, read after the endpoint.
+    """
+
+    endpoint: str
+    rank: int | None = None
+    pid: int | None = None
+    host: str | None = None
+    job_id: str | None = None
+    world_size: int | None = None
+    start_time: float | None = None
+    clock_offset_s: float | None = None
+    degraded: str | None = None
+    left: bool = False
+    moved: bool | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Manifest:
+    """A folder's workers.
+
+    Attributes:
+        not_found: ranks that no worker was found of, by job.
+        one_moment: all workers were looked at together, twice, by a diagnosis.
+        former: the folder is of an older `diagnose --save`; nothing may be added to it.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    not_found: Mapping[str | None, list[int]] = field(default_factory=dict)
+    one_moment: bool = False
+    former: bool = False
+
+    @property
+    def world_size(self) -> int | None:
+        """The largest that a worker has stated."""
+        return max((entry.world_size or 0 for entry in self.entries), default=0) or None
+
+
+class FolderWriter:
+    """Writes workers' answers into a folder, each whole or not at all, and then the manifest.
+
+    Args:
+        known: whose files are there already.
+    """
+
+    def __init__(self, folder: str, known: Iterable[Entry] = ()) -> None:
+        self.folder = folder
+        self._names = {name: entry for entry in known for name in entry.files.values()}
+
+    def write(self, entry: Entry, part: str, answer: Answer) -> None:
+        """Write one part of a worker's answers and enter its name.
+
+        Raises:
+            TorchctlError: it cannot be written.
+        """
+        from torchctl.files import write_file  # with tempfile, which readers need not wait for
+
+        body = answer.body
+        if part == STACKS:
+            body = _headline(entry, answer.answered_at).encode() + answer.body
+        name = self._name(entry, part)
+        write_file(os.path.join(self.folder, name), body, hint=_HINT)
+        self._names[name] = entry
+        entry.files[part] = name
+        if answer.only:
+            entry.files[GENERIC_TRACE] = name
+
+    def finish(self, manifest: Manifest) -> str:
+        """Write the manifest and return its path; raises as `write`."""
+        from torchctl.files import write_file
+
+        entries = sorted(manifest.entries, key=lambda entry: (entry.rank is None, entry.rank or 0))
+        document = {
+            "schema": SCHEMA,
+            "time": time.time(),
+            "host": os.uname().nodename,
+            "one_moment": manifest.one_moment,
+            "workers": [{name: getattr(entry, name) for name in Entry.__slots__} for entry in entries],
+            "not_found": [{"job_id": job, "ranks": ranks} for job, ranks in manifest.not_found.items()],
+        }
+        path = os.path.join(self.folder, MANIFEST)
+        write_file(path, json.dumps(document, sort_keys=True, indent=2).encode() + b"\n", hint=_HINT)
+        return path
+
+    def _name(self, entry: Entry, part: str) -> str:
+        """Return a file's name; a second worker that claims the same rank gets a number of its own."""
+        whose = f"rank_{entry.rank}" if entry.rank is not None else "worker"
+        number = 1
+        while True:
+            twin = "" if number == 1 and entry.rank is not None else f"_twin{number}"
+            name = f"{part}_{whose}{twin}{_ENDINGS[part]}"
+            if self._names.get(name, entry) is entry:
+                return name
+            number += 1
+
+
+def read_manifest(folder: str) -> Manifest | None:
+    """Return the manifest of a folder, None where there is none; callers share it and leave it as it is.
 
     Raises:
         TorchctlError: `collect.json` is there and is something else.
     """
     path = os.path.join(folder, MANIFEST)
     try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return _former(folder)
+    except OSError as error:
+        raise TorchctlError(f"{path} cannot be read: {error.strerror}") from error
+    return _read(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=4)  # one command asks for it several times, and of a large job it takes a quarter of a second
+def _read(path: str, *state: int) -> Manifest:
+    try:
         with open(path, "rb") as file:
             document = json.loads(file.read(_MAX_BYTES))
-        if document["schema"] != SCHEMA or not all(map(_is_entry, document["workers"])):
+        if document["schema"] != SCHEMA:
             raise ValueError
-    except FileNotFoundError:
-        return None
+        return Manifest([_entry(worker) for worker in document["workers"]], {}, document.get("one_moment") is True)
     except OSError as error:
         raise TorchctlError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise TorchctlError(f"{path} is not what `torchctl collect` writes", hint="choose another folder") from None
-    assert isinstance(document, dict)
-    return document
+        raise TorchctlError(f"{path} is not what `torchctl collect` writes", hint=_HINT) from None
+
+
+def entries_of(paths: Iterable[str]) -> dict[str, Entry]:
+    """Return whose each file is, as far as the manifests beside the files say; one that cannot be read says nothing."""
+    wanted = set(paths)
+    found: dict[str, Entry] = {}
+    for folder in {os.path.dirname(path) for path in wanted}:
+        try:
+            manifest = read_manifest(folder or ".")
+        except TorchctlError:
+            continue
+        for entry in manifest.entries if manifest else ():
+            found.update((os.path.join(folder, name), entry) for name in entry.files.values())
+    return {path: entry for path, entry in found.items() if path in wanted}
+
+
+def taken_at(stacks: bytes) -> str:
+    """Return when stacks were taken, in a form that sorts by time; "" where their first line does not say."""
+    match = _TIME.match(stacks[:10_000])
+    return match[1].decode() if match else ""
 
 
 def former_files(paths: Iterable[str]) -> tuple[set[str], list[str]]:
@@ -54,21 +220,21 @@ def former_files(paths: Iterable[str]) -> tuple[set[str], list[str]]:
         except TorchctlError as error:
             notes.append(error.message)
             continue
-        by_rank: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for worker in manifest["workers"] if manifest else []:
-            if worker["rank"] is not None:
-                by_rank[worker["rank"]].append(worker)
-        for rank, workers in by_rank.items():
-            for worker, note in _former_of(folder, rank, workers):
-                former.update(os.path.join(folder, name) for name in worker["files"].values())
+        by_rank: dict[int, list[Entry]] = defaultdict(list)
+        for entry in manifest.entries if manifest else ():
+            if entry.rank is not None:
+                by_rank[entry.rank].append(entry)
+        for rank, entries in by_rank.items():
+            for entry, note in _replaced(folder, rank, entries):
+                former.update(os.path.join(folder, name) for name in entry.files.values())
                 notes.append(note)
     return former, notes
 
 
-def _former_of(folder: str, rank: int, workers: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+def _replaced(folder: str, rank: int, entries: list[Entry]) -> Iterator[tuple[Entry, str]]:
     """Yield what is not the present process of a rank, and a sentence about it."""
-    kept = [worker for worker in workers if worker["files"]]
-    jobs = sorted({str(worker["job_id"]) for worker in kept if worker.get("job_id") is not None})
+    kept = [entry for entry in entries if entry.files]
+    jobs = sorted({entry.job_id for entry in kept if entry.job_id is not None})
     if len(jobs) > 1:
         raise TorchctlError(
             f"{folder} holds rank {rank} of several jobs: {', '.join(jobs)}",
@@ -76,36 +242,86 @@ def _former_of(folder: str, rank: int, workers: list[dict[str, Any]]) -> Iterato
         )
     if not kept:
         return
-    present = max(enumerate(kept), key=lambda pair: (_started(pair[1]), pair[0]))[1]
-    for worker in workers:
-        if worker is present:
+    present = max(enumerate(kept), key=lambda pair: (pair[1].start_time or 0.0, pair[0]))[1]
+    for entry in entries:
+        if entry is present:
             continue
-        if worker["files"]:
-            names = ", ".join(sorted(set(worker["files"].values())))
-            yield worker, f"rank {rank}: {names} left aside: {_words(present)} has taken the place of {_words(worker)}"
-        elif worker["failures"]:
-            reason = next(iter(worker["failures"].values()))
-            yield (
-                worker,
-                f"rank {rank}: {worker['endpoint']} {reason}; what is known of the rank is of {_words(present)}",
-            )
+        if entry.files:
+            names = ", ".join(sorted(set(entry.files.values())))
+            yield entry, f"rank {rank}: {names} left aside: {_words(present)} has taken the place of {_words(entry)}"
+        elif entry.failures:
+            reason = next(iter(entry.failures.values()))
+            yield entry, f"rank {rank}: {entry.endpoint} {reason}; what is known of the rank is of {_words(present)}"
 
 
-def _started(worker: dict[str, Any]) -> float:
-    start = worker.get("start_time")
-    return float(start) if isinstance(start, (int, float)) else 0.0
+def _words(entry: Entry) -> str:
+    return f"process {entry.pid}" if entry.pid is not None else f"the process at {entry.endpoint}"
 
 
-def _words(worker: dict[str, Any]) -> str:
-    return f"process {worker['pid']}" if worker["pid"] is not None else f"the process at {worker['endpoint']}"
+def _headline(entry: Entry, answered_at: float) -> str:
+    """Return a line that says whose stacks follow; readers of faulthandler's text pass over it."""
+    from datetime import datetime, timezone
+
+    moment = datetime.fromtimestamp(answered_at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    about = {"rank": entry.rank, "host": entry.host, "pid": entry.pid, "time": moment}
+    about["clock_offset_s"] = None if entry.clock_offset_s is None else str(entry.clock_offset_s)
+    return f"# torchctl {printable(json.dumps(about, separators=(',', ':'), sort_keys=True))}\n"
 
 
-def _is_entry(worker: dict[str, Any]) -> bool:
-    """Whether a manifest's worker has the form that its readers rely on; a file is always one of the same folder."""
+def _entry(worker: dict[str, Any]) -> Entry:
+    """Return a manifest's worker in the form that its readers rely on; a file is always one of the same folder.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it has another form.
+    """
     texts = [worker["endpoint"], *worker["files"].values(), *worker["failures"].values()]
     numbers = [worker[name] for name in ("rank", "pid", "world_size")]
-    return (
-        all(isinstance(text, str) for text in texts)
-        and all(number is None or (isinstance(number, int) and 0 <= number < 1 << 32) for number in numbers)
-        and not any("/" in name or "\0" in name for name in worker["files"].values())
-    )
+    if (
+        not all(isinstance(text, str) for text in texts)
+        or not all(number is None or (isinstance(number, int) and 0 <= number < 1 << 32) for number in numbers)
+        or any("/" in name or "\0" in name for name in worker["files"].values())
+    ):
+        raise ValueError
+    entry = Entry(**{name: worker[name] for name in Entry.__slots__ if name in worker})
+    for name in ("host", "job_id", "degraded"):
+        value = getattr(entry, name)
+        setattr(entry, name, None if value is None else str(value))
+    for name in ("start_time", "clock_offset_s"):
+        if not isinstance(getattr(entry, name), (int, float)):
+            setattr(entry, name, None)
+    entry.left = entry.left is True
+    entry.moved = entry.moved if isinstance(entry.moved, bool) else None
+    return entry
+
+
+def _former(folder: str) -> Manifest | None:
+    """Return what an older `torchctl diagnose --save` has kept in a folder as a manifest; None where it has not."""
+    try:
+        with open(os.path.join(folder, FORMER), "rb") as file:
+            document = json.loads(file.read(_MAX_BYTES))
+        names = sorted(os.listdir(folder))
+        if document["schema"] != _FORMER_SCHEMA:
+            return None
+        size, moved, left = document["world_size"], document["moved"], document["left"]
+        entries: dict[int, Entry] = {}
+
+        def entry(rank: str) -> Entry:
+            number = int(rank)
+            if number not in entries:
+                went_on = None if moved is None else number in moved
+                entries[number] = Entry(f"rank {rank}", number, left=number in left, moved=went_on)
+                entries[number].world_size = size if isinstance(size, int) and 0 < size < 10_000_000 else None
+            return entries[number]
+
+        for rank, (host, pid) in document["places"].items():
+            entry(rank).host, entry(rank).pid = host and str(host), pid and int(pid)
+        for rank, reason in document["failed"].items():
+            entry(rank).failures = dict.fromkeys((TRACE, STACKS), str(reason))
+        for name in names:
+            if match := _FORMER_STACKS.fullmatch(name):
+                entry(match[1]).files[STACKS] = name
+            elif match := _FORMER_TRACE.fullmatch(name):
+                entry(match[2]).files[TRACE if match[1] == "nccl" else GENERIC_TRACE] = name
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return Manifest([entries[rank] for rank in sorted(entries)], one_moment=True, former=True)

@@ -67,7 +67,7 @@ def test_the_whole_screen(hung: Path) -> None:
 
 def test_the_json_has_exactly_the_fields_of_its_schema(hung: Path) -> None:
     found = verdict(hung)
-    assert sorted(found) == ["findings", "healthy", "ranks", "schema", "verdict"]
+    assert sorted(found) == ["failures", "findings", "healthy", "ranks", "schema", "verdict"]
     assert (found["schema"], found["healthy"]) == ("torchctl.diagnosis/1", False)
     assert found["ranks"] == {"world_size": 4, "seen": [0, 1, 2, 3], "missing": [], "failed": {}}
     (finding,) = found["findings"]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.processes import python
 from tests.stacks.texts import FEEDER, STUCK, WAITING, dump
 from torchctl.errors import TorchctlError
+from torchctl.reports.stackfiles import read_stack_files
 from torchctl.server import Request, Response, get_handler
-from torchctl.stacks.folder import read_stack_files
 from torchctl.stacks.reader import StackReader, parse_stacks
 
 PYSPY = """\
@@ -226,7 +226,7 @@ def test_a_folders_files_by_rank_and_what_is_wrong_with_one(tmp_path: Path) -> N
     assert [(one.rank, one.stacks is not None, one.reason) for one in found] == [
         (2, True, ""),
         (3, True, ""),
-        (4, False, "no thread's stack is in it"),
+        (4, False, "holds no stacks: no thread's stack is in it"),
         (5, False, "cannot be read: Is a directory"),
         (10, True, ""),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -56,12 +57,12 @@ def command(
         raise click.UsageError("a verdict needs every rank: who is not asked would look lost; leave --ranks out")
     _require_numpy()
     if paths:
-        from torchctl.diagnosis.folders import read_evidence
+        from torchctl.reports.evidence import read_evidence
 
         evidence = read_evidence(paths, rank_from=rank_from)
         return _show(evidence, targets.as_json, list(paths))
-    from torchctl.diagnosis.saved import make_folder, save_evidence
     from torchctl.reports.diagnosis import look, watching
+    from torchctl.reports.evidence import make_folder, save_evidence
 
     if save is not None:
         make_folder(save)  # before anybody is asked: the evidence may not come again
@@ -76,15 +77,13 @@ def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
     from torchctl.diagnosis.diagnose import diagnose
 
     diagnosis = diagnose(evidence)
-    notes = evidence.trace.notes
-    for note in notes[:_MOST_NOTES]:
-        click.echo(f"torchctl: {printable(note)}", err=True)
-    if len(notes) > _MOST_NOTES:
-        click.echo(f"torchctl: and {len(notes) - _MOST_NOTES} more dumps are left aside", err=True)
+    _say(evidence.trace.notes, "more dumps are left aside")
+    _say([str(one) for one in evidence.unread], "more stacks could not be had")
     if as_json:
         from torchctl.render.json import document
 
-        click.echo(document("diagnosis", diagnosis.as_dict()))
+        failures = [one.as_dict() for one in evidence.unread]
+        click.echo(document("diagnosis", {**diagnosis.as_dict(), "failures": failures}))
     else:
         from torchctl.render.diagnosis import print_diagnosis
 
@@ -93,6 +92,13 @@ def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
         click.echo("torchctl: interrupted", err=True)
         return EXIT_INTERRUPTED
     return exit_code(diagnosis)
+
+
+def _say(notes: Sequence[str], more: str) -> None:
+    for note in notes[:_MOST_NOTES]:
+        click.echo(f"torchctl: {printable(note)}", err=True)
+    if len(notes) > _MOST_NOTES:
+        click.echo(f"torchctl: and {len(notes) - _MOST_NOTES} {more}", err=True)
 
 
 def exit_code(diagnosis: Diagnosis) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torchctl.diagnosis.waits.activity import Activity, activity_of
 from torchctl.flightrec.table.trace import Trace
+from torchctl.manifest import Answer, Entry
 from torchctl.stacks.stack import Stacks
 
 
@@ -15,6 +18,38 @@ class Place:
 
     host: str | None = None
     pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Stacks that could not be had, from a file or from a worker at an endpoint; `reason` is read after either."""
+
+    source: str
+    rank: int | None
+    reason: str
+    kind: str = "bad_file"
+
+    def __str__(self) -> str:
+        rank = "" if self.rank is None else f"rank {self.rank}: "
+        return f"{rank}{self.source} {self.reason}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it in the form that all commands' `failures` have."""
+        message = f"{self.source} {self.reason}"
+        return {"rank": self.rank, "endpoint": self.source, "kind": self.kind, "message": message}
+
+
+def no_stacks(endpoint: str, rank: int | None, reason: str) -> Unread:
+    """Return that a live worker gave no stacks, and why not."""
+    return Unread(endpoint, rank, f"gave no stacks: {reason}", "no_stacks")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a live worker gave, for a folder: the manifest's entry, and the answers by part."""
+
+    entry: Entry
+    answers: Mapping[str, Answer]
 
 
 @dataclass(slots=True)
@@ -33,7 +68,8 @@ class Evidence:
         interrupted: by the operator, before everything had been asked.
         ended: by the operator, who had it looked at again and again; everything had been asked.
         unasked: ranks that the operator, or the deadline, has left out; nothing is known of them.
-        files: what live workers gave, as bytes under the names that it is saved under.
+        kept: what live workers gave, as it came.
+        unread: files that gave no stacks.
     """
 
     trace: Trace
@@ -44,7 +80,8 @@ class Evidence:
     moved: frozenset[int] | None = None
     live: bool = False
     left: frozenset[int] = frozenset()
-    files: dict[str, bytes] = field(default_factory=dict)
+    kept: list[Kept] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
     interrupted: bool = False
     ended: bool = False
     unasked: frozenset[int] = frozenset()

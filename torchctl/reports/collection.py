@@ -10,26 +10,20 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torchctl.errors import EXIT_FAILED, NoSuchHandlerError, TorchctlError, WorkerError
-from torchctl.files import write_file
-from torchctl.manifest import MANIFEST, SCHEMA, read_manifest
+from torchctl.manifest import INFO, STACKS, TRACE, Answer, Entry, FolderWriter, Manifest, read_manifest
 from torchctl.protocol import compact_json
-from torchctl.protocol.identity import Identity
-from torchctl.text import printable
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
-from torchctl.workers.questions.everything import GENERIC_TRACE, INFO, STACKS, TRACE, Had, ask_parts
+from torchctl.workers.questions.everything import Had, ask_parts
 from torchctl.workers.questions.recorders import is_generic
 
-_ENDINGS = {INFO: ".json", TRACE: "", GENERIC_TRACE: "", STACKS: ".txt"}
 _HINT = "choose another folder"
 _MAX_HAD_BYTES = 60_000  # of what was had from one host: it travels in a command line, which may have 128 KiB
 
@@ -51,27 +45,6 @@ class NotWrittenError(WorkerError):
     hint = _HINT
 
 
-@dataclass(slots=True)
-class _Entry:
-    """What the manifest says of one worker."""
-
-    endpoint: str
-    rank: int | None = None
-    pid: int | None = None
-    host: str | None = None
-    job_id: str | None = None
-    world_size: int | None = None
-    start_time: float | None = None
-    clock_offset_s: float | None = None
-    degraded: str | None = None  # why its stacks were read from outside
-    files: dict[str, str] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def had(self) -> Had | None:
-        return Had(self.pid, tuple(self.files)) if self.files else None
-
-
 class Collection:
     """A folder that answers are written into.
 
@@ -83,22 +56,23 @@ class Collection:
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise TorchctlError(f"{folder} cannot be made: {error.strerror}", hint=_HINT) from error
-        self._entries: dict[str, _Entry] = {}
-        self._former: list[_Entry] = []  # of processes in whose place another one is now
-        self._names: dict[str, _Entry] = {}  # of files
-        known = read_manifest(folder)
-        for worker in known["workers"] if known else []:
-            entry = _Entry(**{name: worker.get(name) for name in _Entry.__slots__})
-            entry.files = {part: name for part, name in entry.files.items() if os.path.exists(f"{folder}/{name}")}
-            self._names.update(dict.fromkeys(entry.files.values(), entry))
+        self._entries: dict[str, Entry] = {}
+        self._former: list[Entry] = []  # of processes in whose place another one is now
+        known = read_manifest(folder) or Manifest()
+        if known.former:
+            raise TorchctlError(f"{folder} holds what an older `torchctl diagnose --save` kept", hint=_HINT)
+        self._one_moment = known.one_moment
+        for one in known.entries:
+            files = {part: name for part, name in one.files.items() if os.path.exists(f"{folder}/{name}")}
+            entry = replace(one, files=files, failures=dict(one.failures))
             if entry.endpoint in self._entries:
                 self._former.append(self._entries[entry.endpoint])
             self._entries[entry.endpoint] = entry
+        self._writer = FolderWriter(folder, [*self._former, *self._entries.values()])
 
     def question(self) -> Question[Collected]:
         """Return the question that asks a worker for all that is missing of it, and writes the answers down."""
@@ -107,13 +81,13 @@ class Collection:
     def ask(self, endpoint: Endpoint, had: Had | None) -> Asking[Collected]:
         """Ask one worker, of which `had` is known."""
         key = str(endpoint)
-        entry = self._entries.setdefault(key, _Entry(key, endpoint.rank))
+        entry = self._entries.setdefault(key, Entry(key, endpoint.rank))
         entry.failures = {}
 
         def renew() -> None:
             nonlocal entry
             self._former.append(entry)
-            entry = self._entries[key] = _Entry(key, endpoint.rank)
+            entry = self._entries[key] = Entry(key, endpoint.rank)
 
         def take(part: str, answer: Reply | WorkerError) -> None:
             if isinstance(answer, Reply):
@@ -127,71 +101,44 @@ class Collection:
     def had_of(self, endpoint: str) -> Had | None:
         """Return what earlier runs have had of a worker."""
         entry = self._entries.get(endpoint)
-        return None if entry is None else entry.had
+        return None if entry is None else _had(entry)
 
     def had_on(self, host: str) -> dict[str, Had]:
         """Return what earlier runs have had of the workers of a host, by their path there."""
         begin = f"{host}:/"
         return {
-            key[len(begin) - 1 :]: entry.had
+            key[len(begin) - 1 :]: had
             for key, entry in self._entries.items()
-            if key.startswith(begin) and entry.had is not None
+            if key.startswith(begin) and (had := _had(entry)) is not None
         }
 
     def finish(self, outcomes: list[Outcome[Collected]], not_found: dict[str | None, list[int]]) -> str:
         """Write the manifest and return its path."""
         for one in outcomes:
-            entry = self._entries.setdefault(str(one.endpoint), _Entry(str(one.endpoint), one.endpoint.rank))
+            entry = self._entries.setdefault(str(one.endpoint), Entry(str(one.endpoint), one.endpoint.rank))
             if one.error is not None:
                 missing = [part for part in (INFO, TRACE, STACKS) if part not in entry.files]
                 entry.failures = {**dict.fromkeys(missing, one.error.detail), **entry.failures}
-        entries = sorted(
-            [*self._former, *self._entries.values()], key=lambda entry: (entry.rank is None, entry.rank or 0)
-        )
-        document = {
-            "schema": SCHEMA,
-            "time": time.time(),
-            "host": os.uname().nodename,
-            "workers": [{name: getattr(entry, name) for name in _Entry.__slots__} for entry in entries],
-            "not_found": [{"job_id": job, "ranks": ranks} for job, ranks in not_found.items()],
-        }
-        path = os.path.join(self.folder, MANIFEST)
-        write_file(path, json.dumps(document, sort_keys=True, indent=2).encode() + b"\n", hint=_HINT)
-        return path
+        entries = [*self._former, *self._entries.values()]
+        return self._writer.finish(Manifest(entries, not_found, self._one_moment))
 
-    def _write(self, entry: _Entry, part: str, reply: Reply) -> None:
+    def _write(self, entry: Entry, part: str, reply: Reply) -> None:
         identity = reply.identity
         for name in ("rank", "pid", "job_id", "world_size"):
             value = getattr(identity, name)
             if value is not None:
                 setattr(entry, name, value)
-        body = reply.body
         if part == INFO:
             _take_info(entry, reply)
         elif part == STACKS:
             entry.degraded = identity.degraded
-            body = _headline(entry, reply).encode() + body
-        name = self._name(entry, part)
+        if part != INFO:
+            self._one_moment = False
         try:
-            write_file(os.path.join(self.folder, name), body)
+            self._writer.write(entry, part, Answer(reply.body, reply.answered_at, part == TRACE and is_generic(reply)))
         except TorchctlError as error:
             detail = f"answered, and that could not be kept: {error.message}"
             raise NotWrittenError(detail, endpoint=entry.endpoint, rank=entry.rank) from error
-        self._names[name] = entry
-        entry.files[part] = name
-        if part == TRACE and is_generic(reply):
-            entry.files[GENERIC_TRACE] = name
-
-    def _name(self, entry: _Entry, part: str) -> str:
-        """Return a file's name; a second worker that claims the same rank gets a number of its own."""
-        whose = f"rank_{entry.rank}" if entry.rank is not None else "worker"
-        number = 1
-        while True:
-            twin = "" if number == 1 and entry.rank is not None else f"_twin{number}"
-            name = f"{part}_{whose}{twin}{_ENDINGS[part]}"
-            if self._names.get(name, entry) is entry:
-                return name
-            number += 1
 
 
 class _Missing(Question[Collected]):
@@ -217,7 +164,11 @@ class _Missing(Question[Collected]):
         return {"had": self._there[host]}
 
 
-def _take_info(entry: _Entry, reply: Reply) -> None:
+def _had(entry: Entry) -> Had | None:
+    return Had(entry.pid, tuple(entry.files)) if entry.files else None
+
+
+def _take_info(entry: Entry, reply: Reply) -> None:
     """Take host and clock from a worker's `info`; its clock is compared with the middle of asking and answer."""
     try:
         document: Any = json.loads(reply.body)
@@ -228,12 +179,3 @@ def _take_info(entry: _Entry, reply: Reply) -> None:
     entry.start_time = float(start) if isinstance(start, (int, float)) else None
     if isinstance(clock, float):
         entry.clock_offset_s = round(clock - (reply.answered_at - reply.elapsed_s / 2), 6)
-
-
-def _headline(entry: _Entry, reply: Reply) -> str:
-    """Return a line that says whose stacks follow; readers of faulthandler's text pass over it."""
-    identity: Identity = reply.identity
-    moment = datetime.fromtimestamp(reply.answered_at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    about = {"rank": identity.rank, "host": entry.host, "pid": identity.pid, "time": moment}
-    about["clock_offset_s"] = None if entry.clock_offset_s is None else str(entry.clock_offset_s)
-    return f"# torchctl {printable(compact_json(about))}\n"

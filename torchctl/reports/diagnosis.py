@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchctl.diagnosis.diagnose import diagnose
-from torchctl.diagnosis.evidence import Evidence, Place
+from torchctl.diagnosis.evidence import Evidence, Kept, Place, no_stacks
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import NotAskedError, NoWorkersError, StoppedError, TorchctlError
 from torchctl.flightrec.decoding.raw import RawDump
 from torchctl.flightrec.table.gather import processors
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.flightrec.table.trace import Trace
+from torchctl.manifest import GENERIC_TRACE, STACKS, TRACE, Answer, Entry
+from torchctl.protocol import GENERIC_RECORDER
 from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
 from torchctl.workers.ask.outcome import Outcome, is_stopped
@@ -31,7 +33,6 @@ from torchctl.workers.causes import has_ended
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import call_question
 from torchctl.workers.questions.look import Sight, sight_question
-from torchctl.workers.questions.recorders import RawTrace
 from torchctl.workers.roll import Roll, find_workers
 from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import survey
@@ -53,8 +54,10 @@ class _Seen:
     sights: dict[int, Sight] = field(default_factory=dict)
     moved: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
+    silent: dict[int, str] = field(default_factory=dict)  # endpoints of those that failed
     left: set[int] = field(default_factory=set)
-    stacks: dict[int, bytes] = field(default_factory=dict)
+    stacks: dict[int, Reply] = field(default_factory=dict)
+    no_stacks: dict[int, str] = field(default_factory=dict)
     world_size: int | None = None
     unasked: set[int] = field(default_factory=set)
     interrupted: bool = False
@@ -167,6 +170,7 @@ def _seen(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> _Seen:
             seen.unasked.add(rank)
             continue
         seen.failed.setdefault(rank, one.error.detail)  # a relay asks its whole host again: the same by other words
+        seen.silent.setdefault(rank, str(one.endpoint))
         if has_ended(one.endpoint, one.error):
             seen.left.add(rank)
     return seen
@@ -182,28 +186,29 @@ def _take_stacks(seen: _Seen, roll: Roll) -> None:
         return  # the stacks of some prove nothing: who is in none of them would look idle
     for one in outcomes:
         rank = ranks.get(str(one.endpoint))
-        if one.value is not None and rank is not None:
-            seen.stacks[rank] = one.value.body
+        if rank is None:
+            continue
+        if one.value is not None:
+            seen.stacks[rank] = one.value
+        elif one.error is not None and not isinstance(one.error, NotAskedError):
+            seen.no_stacks[rank] = one.error.detail
 
 
 def _evidence(seen: _Seen) -> Evidence:
     stacks: dict[int, Stacks] = {}
     places: dict[int, Place] = {}
-    files: dict[str, bytes] = {}
     reader = StackReader()
+    unread = [no_stacks(str(seen.endpoints[rank]), rank, reason) for rank, reason in seen.no_stacks.items()]
     for rank, sight in sorted(seen.sights.items()):
         places[rank] = Place(sight.info.host, sight.info.pid)
-        for trace in sight.traces:
-            files[trace_name(trace, rank)] = trace.body
-    for rank, body in seen.stacks.items():
-        files[f"stacks_{rank}.txt"] = body
+    for rank, reply in seen.stacks.items():
         try:
-            stacks[rank] = reader.read(body)
-        except ValueError:
-            continue
+            stacks[rank] = reader.read(reply.body)
+        except ValueError as error:
+            unread.append(no_stacks(str(seen.endpoints[rank]), rank, str(error)))
     stop: dict[str, Any] = {"interrupted": seen.interrupted, "unasked": frozenset(seen.unasked)}
     made: dict[str, Any] = stop | {"moved": frozenset(seen.moved), "live": True, "left": frozenset(seen.left)}
-    return Evidence(_table(seen), stacks, seen.failed, places, seen.world_size, files=files, **made)
+    return Evidence(_table(seen), stacks, seen.failed, places, seen.world_size, kept=_kept(seen), unread=unread, **made)
 
 
 def _table(seen: _Seen) -> Trace:
@@ -215,10 +220,31 @@ def _table(seen: _Seen) -> Trace:
     return load_raw(dumps, jobs=max(1, min(processors(), len(dumps) // _DUMPS_PER_PROCESS)))
 
 
-def trace_name(trace: RawTrace, rank: int) -> str:
-    """Return the name under which a dump is saved: `load` finds the rank in it."""
-    kind = "pickle" if trace.body[:1] == b"\x80" else "json"
-    return f"{trace.recorder}_trace_rank_{rank}.{kind}"
+def _kept(seen: _Seen) -> list[Kept]:
+    """Return what each worker gave, as `torchctl collect` would have entered it, and why others gave nothing."""
+    found = []
+    for rank, sight in sorted(seen.sights.items()):
+        info = sight.info
+        entry = Entry(str(seen.endpoints[rank]), rank, info.pid, info.host, info.job_id, seen.world_size)
+        entry.start_time, entry.moved = info.start_time, rank in seen.moved
+        answers = {
+            # The first is the answer to a request for NCCL's recorder, whichever it is of.
+            GENERIC_TRACE if number else TRACE: Answer(
+                trace.body, trace.answered_ns / 1e9, trace.recorder == GENERIC_RECORDER
+            )
+            for number, trace in enumerate(sight.traces)
+        }
+        if rank in seen.stacks:
+            answers[STACKS] = Answer(seen.stacks[rank].body, seen.stacks[rank].answered_at)
+        elif rank in seen.no_stacks:
+            entry.failures[STACKS] = seen.no_stacks[rank]
+        found.append(Kept(entry, answers))
+    for rank, reason in sorted(seen.failed.items()):
+        failures = {TRACE: reason, STACKS: reason}
+        entry = Entry(seen.silent[rank], rank, world_size=seen.world_size, failures=failures)
+        entry.left, entry.moved = rank in seen.left, rank in seen.moved
+        found.append(Kept(entry, {}))
+    return found
 
 
 def _closer(evidence: Evidence, seen: _Seen, roll: Roll, everything: bool) -> Evidence:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torchctl.errors import EXIT_FAILED, WorkerError
-from torchctl.manifest import read_manifest
+from torchctl.manifest import STACKS, read_manifest
 from torchctl.protocol.identity import Identity
 from torchctl.ranks import MAX_RANKS, Member
-from torchctl.stacks.folder import read_stack_files
+from torchctl.reports.stackfiles import read_stack_files
 from torchctl.stacks.merge import Merged, Worker, merge, name_workers
 from torchctl.stacks.motion import Motion
 from torchctl.stacks.reader import StackReader
@@ -128,58 +128,32 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
         TorchctlError: a path does not exist, or a folder holds no file of stacks.
     """
     outcomes: list[Outcome[WorkerStacks]] = []
-    highest = -1
-    degraded = _degraded(paths)
     for one in read_stack_files(paths, StackReader()):
         endpoint = Endpoint(path=one.path, rank=one.rank)
-        highest = max(highest, -1 if one.rank is None else one.rank)
         if one.stacks is None:
-            error = StackFileError(f"holds no stacks: {one.reason}", endpoint=one.path, rank=one.rank)
+            error = StackFileError(one.reason, endpoint=one.path, rank=one.rank)
             outcomes.append(Outcome(endpoint, None, error))
         else:
-            stacks = WorkerStacks(one.rank, None, one.stacks, None, degraded.get(one.path))
-            outcomes.append(Outcome(endpoint, stacks, None))
-    failures, world = _of_manifests(paths)
+            pid, degraded = (one.entry.pid, one.entry.degraded) if one.entry is not None else (None, None)
+            outcomes.append(Outcome(endpoint, WorkerStacks(one.rank, pid, one.stacks, None, degraded), None))
+    manifests = [manifest for path in paths if os.path.isdir(path) and (manifest := read_manifest(path)) is not None]
     have = {one.endpoint.rank for one in outcomes}
-    outcomes += [one for one in failures if one.endpoint.rank is None or one.endpoint.rank not in have]
-    highest = max([highest, world - 1, *(one.endpoint.rank or 0 for one in failures)])
+    for entry in (entry for manifest in manifests for entry in manifest.entries):
+        if STACKS in entry.failures and STACKS not in entry.files and (entry.rank is None or entry.rank not in have):
+            error = StackFileError(entry.failures[STACKS], endpoint=entry.endpoint, rank=entry.rank, hint="")
+            outcomes.append(Outcome(Endpoint(path=entry.endpoint, rank=entry.rank), None, error))
+    world = min(max((manifest.world_size or 0 for manifest in manifests), default=0), MAX_RANKS)
+    world = max(world, *(one.endpoint.rank + 1 for one in outcomes if one.endpoint.rank is not None), 0)
     known = [
         Outcome(
             one.endpoint,
             one.value,
             one.error,
-            Identity(one.endpoint.rank, world_size=highest + 1, degraded=one.value.degraded if one.value else None),
+            Identity(one.endpoint.rank, world_size=world, degraded=one.value.degraded if one.value else None),
         )
         for one in outcomes
     ]
-    return Survey(known, [], [], absent_ranks(known) if highest >= 0 else {})
-
-
-def _degraded(paths: Sequence[str]) -> dict[str, str]:
-    """Return, by file, why `torchctl collect` had its stacks from outside."""
-    return {
-        os.path.join(path, str(worker["files"]["traceback"])): str(worker["degraded"])
-        for path in paths
-        if os.path.isdir(path)
-        for worker in (read_manifest(path) or {"workers": []})["workers"]
-        if worker.get("degraded") and "traceback" in worker["files"]
-    }
-
-
-def _of_manifests(paths: Sequence[str]) -> tuple[list[Outcome[WorkerStacks]], int]:
-    """Return the workers of which `torchctl collect` could not have the stacks, and the job's world size or 0."""
-    failures: list[Outcome[WorkerStacks]] = []
-    world = 0
-    for path in paths:
-        manifest = read_manifest(path) if os.path.isdir(path) else None
-        for worker in manifest["workers"] if manifest else []:
-            rank = worker.get("rank") if isinstance(worker.get("rank"), int) else None
-            world = max(world, worker.get("world_size") if isinstance(worker.get("world_size"), int) else 0)
-            reason = worker.get("failures", {}).get("traceback")
-            if reason and "traceback" not in worker["files"]:
-                error = StackFileError(str(reason), endpoint=str(worker.get("endpoint")), rank=rank, hint="")
-                failures.append(Outcome(Endpoint(path=str(worker.get("endpoint")), rank=rank), None, error))
-    return failures, min(world, MAX_RANKS)
+    return Survey(known, [], [], absent_ranks(known) if world else {})
 
 
 def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion: Motion | None) -> list[JobStacks]:

@@ -1,18 +1,19 @@
 """Which files of a folder are dumps, and which rank each is of.
 
-A rank is taken from a name only where the name says so; a wrong rank is worse than none. Files with a name that
-says nothing can be given one by a pattern of the operator's.
+A rank is taken from the folder's manifest, else from a name, only where the name says so: a wrong rank is worse than
+none. Files with a name that says nothing can be given one by a pattern of the operator's.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torchctl.errors import DumpError
 from torchctl.flightrec.decoding.decode import rank_from_name
+from torchctl.manifest import Entry, entries_of
 
 MAX_DEPTH = 4
 MAX_FILES = 200_000
@@ -27,7 +28,7 @@ class Found:
     """One file that may be a dump.
 
     Attributes:
-        rank: as its name tells, None where it does not.
+        rank: as the manifest of its folder or its name tells, None where neither does.
         claimed: its name says that it is a dump, or the operator has named it: not being one is worth a word.
     """
 
@@ -49,14 +50,16 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Found], li
         if not os.path.lexists(path):
             raise DumpError(f"{path} does not exist", hint="check the path")
         if not os.path.isdir(path):
-            dumps.append(Found(path, rank_from_name(path), True))
+            dumps.append(Found(path, _rank(path, entries_of([path])), True))
             continue
-        for file in _walk(path, 0):
+        files = list(_walk(path, 0))
+        whose = entries_of(files)
+        for file in files:
             name = os.path.basename(file)
             if _STACKS.search(name):
                 others.append(file)
             elif not _OTHER.search(name) and not name.startswith("."):
-                rank = rank_from_name(file)
+                rank = _rank(file, whose)
                 claimed = rank is not None or not name.lower().endswith((".json", ".txt", ".jsonl"))
                 dumps.append(Found(file, rank, claimed))
     return _with_ranks(dumps), others
@@ -75,6 +78,11 @@ def rank_by_pattern(path: str, pattern: re.Pattern[str]) -> int | None:
     if text is None or not text.isascii() or not text.isdigit() or len(text) > 9:
         raise DumpError(f"--rank-from finds {text!r} in {path}, which is no rank", hint="write it like 'gpu(\\d+)'")
     return int(text)
+
+
+def _rank(path: str, whose: Mapping[str, Entry]) -> int | None:
+    entry = whose.get(path)
+    return rank_from_name(path) if entry is None else entry.rank
 
 
 def _walk(folder: str, depth: int) -> Iterator[str]:

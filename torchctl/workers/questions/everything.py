@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torchctl.errors import NoSuchHandlerError, WorkerError
+from torchctl.manifest import GENERIC_TRACE, INFO, STACKS, TRACE
 from torchctl.workers.ask.question import Asking, Question, handler_request
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.questions import relayed
 from torchctl.workers.questions.recorders import first_trace, generic_trace, is_generic
 
-INFO, TRACE, GENERIC_TRACE, STACKS = "info", "nccl_trace", "fr_trace", "traceback"
 PARTS = (INFO, STACKS, TRACE, GENERIC_TRACE)
 
 

@@ -1,0 +1,182 @@
+"""Evidence in files: what a live diagnosis keeps, and what dumps, stacks in whatever form and a manifest tell."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+from torchctl.diagnosis.evidence import Evidence, Place, Unread, no_stacks
+from torchctl.errors import DumpError, TorchctlError
+from torchctl.flightrec.decoding.decode import rank_from_name, read_file
+from torchctl.flightrec.table.folder import Found, find_files, rank_by_pattern
+from torchctl.flightrec.table.loading import load_files
+from torchctl.manifest import (
+    FORMER,
+    MANIFEST,
+    STACKS,
+    TRACE,
+    Entry,
+    FolderWriter,
+    Manifest,
+    entries_of,
+    former_files,
+    read_manifest,
+    taken_at,
+)
+from torchctl.reports.stackfiles import StackFile, is_stack_file, read_stack_file
+from torchctl.stacks.reader import StackReader
+from torchctl.stacks.stack import Stacks
+
+_LAST_NUMBER = re.compile(r"(\d{1,6})(?:\.\w+)?\Z")
+_LOOKS_LIKE_STACKS = (b"most recent call first", b"torchctl.stacks/1", b'"frames"', b"Process ")
+
+
+def make_folder(folder: str) -> None:
+    """Make the folder for `save_evidence`, or take an empty one: old files of another job would be evidence too.
+
+    Raises:
+        TorchctlError: it holds something, or cannot be made.
+    """
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        occupied = bool(os.listdir(folder))
+    except OSError as error:
+        raise TorchctlError(f"{folder} cannot be made: {error.strerror}", hint="choose another folder") from error
+    if occupied:
+        raise TorchctlError(f"{folder} is not empty", hint="name a new folder for --save")
+
+
+def save_evidence(evidence: Evidence, folder: str) -> None:
+    """Write what live workers gave into a folder that `make_folder` has made; `read_evidence` gives the same verdict.
+
+    Raises:
+        TorchctlError: a file cannot be written.
+    """
+    writer = FolderWriter(folder)
+    for kept in evidence.kept:
+        for part, answer in kept.answers.items():
+            writer.write(kept.entry, part, answer)
+    writer.finish(Manifest([kept.entry for kept in evidence.kept], one_moment=True))
+
+
+def read_evidence(
+    paths: Iterable[str | os.PathLike[str]], *, rank_from: str | None = None, jobs: int | None = None
+) -> Evidence:
+    """Return what the files under `paths` tell of a job.
+
+    Args:
+        paths: folders, or single files.
+        rank_from: regular expression for the rank in a path; see `flightrec.load`.
+        jobs: how many processes decode dumps at once.
+
+    Raises:
+        DumpError: a path does not exist, or the pattern is none.
+        TorchctlError: a folder of `torchctl collect` holds one rank of several jobs.
+    """
+    found, others = find_files(paths)
+    manifests = (MANIFEST, FORMER)
+    dumps = [one for one in found if os.path.basename(one.path) not in manifests]
+    texts = [one.path for one in dumps if one.path.lower().endswith(".txt")]
+    everything = [*others, *(one.path for one in found)]
+    former, notes = former_files(everything)
+    kept: list[Found] = [one for one in dumps if one.path not in former and one.path not in texts]
+    whose = entries_of(everything)
+    stacks, unread = _read_stacks([path for path in [*others, *texts] if path not in former], whose, rank_from, notes)
+    trace = load_files(kept, rank_from=rank_from, jobs=jobs)
+    trace.notes[:0] = notes
+    evidence = Evidence(trace, stacks, unread=unread)
+    for folder in sorted({os.path.dirname(path) for path in everything}):
+        _take_manifest(evidence, folder)
+    return evidence
+
+
+def _read_stacks(
+    paths: Iterable[str], whose: dict[str, Entry], rank_from: str | None, notes: list[str]
+) -> tuple[dict[int, Stacks], list[Unread]]:
+    """Return the stacks by rank, and the files that were to hold some and do not."""
+    reader = StackReader()
+    by_rank: dict[int, list[StackFile]] = defaultdict(list)
+    unread: list[Unread] = []
+    for path in paths:
+        if os.path.basename(path) in (MANIFEST, FORMER):
+            continue
+        entry = whose.get(path)
+        claimed = is_stack_file(path, entry)
+        if not claimed and not _looks_like_stacks(path):
+            continue
+        file = read_stack_file(path, entry, reader)
+        rank = _rank_of(path, entry, rank_from)
+        if file.stacks is None:
+            if claimed:
+                unread.append(Unread(path, rank, file.reason))
+        elif rank is None:
+            unread.append(Unread(path, None, "does not say which rank it is of"))
+        else:
+            by_rank[rank].append(file)
+    return {rank: _newest(rank, files, notes) for rank, files in by_rank.items()}, unread
+
+
+def _take_manifest(evidence: Evidence, folder: str) -> None:
+    """Give evidence from files what the live diagnosis that kept them knew besides."""
+    try:
+        manifest = read_manifest(folder)
+    except TorchctlError:
+        return  # `former_files` has said it
+    if manifest is None or not manifest.one_moment:
+        return
+    moved, left = set(), set()
+    for entry in manifest.entries:
+        if entry.rank is None:
+            continue
+        if entry.files or entry.pid is not None:
+            evidence.places[entry.rank] = Place(entry.host, entry.pid)
+            if STACKS in entry.failures:
+                evidence.unread.append(no_stacks(entry.endpoint, entry.rank, entry.failures[STACKS]))
+        elif TRACE in entry.failures:
+            evidence.failed[entry.rank] = entry.failures[TRACE]
+        if entry.moved:
+            moved.add(entry.rank)
+        if entry.left:
+            left.add(entry.rank)
+    if any(entry.moved is not None for entry in manifest.entries):
+        evidence.moved = frozenset(moved)
+    evidence.left = frozenset(left)
+    evidence.world_size = manifest.world_size
+    evidence.live = True
+
+
+def _rank_of(path: str, entry: Entry | None, rank_from: str | None) -> int | None:
+    """Return a file's rank: the operator's pattern says it, else the manifest, else the name."""
+    if rank_from is not None:
+        rank = rank_by_pattern(path, re.compile(rank_from))
+        if rank is not None:
+            return rank
+    if entry is not None:
+        return entry.rank
+    rank = rank_from_name(path)
+    if rank is None and (match := _LAST_NUMBER.search(os.path.basename(path))):
+        rank = int(match[1])  # `stacks_3.txt`, `pyspy-3.json`: names that hold one number for one rank
+    return rank
+
+
+def _newest(rank: int, files: list[StackFile], notes: list[str]) -> Stacks:
+    """Return one of the stacks of a rank, the newest where all of them say when they were taken; note the others."""
+    times = [taken_at(read_file(file.path)) for file in files] if len(files) > 1 else []
+    at = times.index(max(times)) if all(times) and times else 0
+    for other, file in enumerate(files):
+        if other != at:
+            notes.append(f"rank {rank}: the stacks in {file.path} are left aside for those in {files[at].path}")
+    stacks = files[at].stacks
+    assert stacks is not None
+    return stacks
+
+
+def _looks_like_stacks(path: str) -> bool:
+    """Whether a file whose name does not say that it holds stacks seems to."""
+    try:
+        data = read_file(path)[:1_000_000]
+    except DumpError:
+        return False
+    return any(mark in data for mark in _LOOKS_LIKE_STACKS)
