@@ -1,11 +1,10 @@
 """What happens to the servers when the trainer forks, as data loaders do.
 
 How this works: before the fork the accepting threads end, and in the parent they start again: an idle server
-then adds no thread to the process at the moment of the fork, and no lock of it can be held in the child. Python
-3.12 would warn on stderr otherwise; 3.13 looks only after the hooks in the parent have run, and warns of the
-thread that is back by then. The child closes the descriptors that it inherited, so that a data loader which
-outlives its trainer does not keep the socket alive, and serves nothing. Threads of connections that are being
-served stay: they end by themselves, and somebody is asking just then.
+then adds no thread to the process at the moment of the fork, and no lock of it can be held in the child. The child
+closes the descriptors that it inherited, so that a data loader which outlives its trainer does not keep the socket
+alive, and serves nothing. Threads of connections that are being served stay: they end by themselves, and somebody is
+asking just then. What Python may say of all that is `forkwarning`'s business.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import os
 import threading
 import time
 from typing import Protocol
+
+from torchctl.server.guest import forkwarning
 
 _THREAD_END_TIMEOUT_S = 0.05
 
@@ -54,6 +55,8 @@ def _before() -> None:
                 with contextlib.suppress(Exception):
                     server.pause()
             _wait_for_the_kernel(own)
+        with contextlib.suppress(Exception):
+            forkwarning.before_fork()
 
 
 def _in_parent() -> None:

@@ -13,8 +13,6 @@ SETTLED = (
     "end = time.monotonic() + 20\n"
     "while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
 )
-# Python 3.13 looks for threads after our hook has started ours again, and warns when `__main__` forks.
-QUIET_FORKS = "import warnings\nwarnings.simplefilter('ignore')\n" if sys.version_info >= (3, 13) else ""
 # `wait`, for threads that wait for any child until `end`; `seen` and `told` are what they and SIGCHLD's handler learn.
 WAITS_FOR_ANY_CHILD = (
     "import os, signal, threading, time\n"
@@ -29,4 +27,4 @@ WAITS_FOR_ANY_CHILD = (
 
 def start(code: str, path: Path) -> Process:
     """Start `code` behind a server at `path`."""
-    return Process([sys.executable, "-c", QUIET_FORKS + SERVE + code, str(path)])
+    return Process([sys.executable, "-c", SERVE + code, str(path)])

@@ -6,7 +6,7 @@ import pytest
 
 from tests.http_client import connect, post
 from tests.processes import python
-from tests.server.programs import QUIET_FORKS, start
+from tests.server.programs import start
 from torchctl.workers.causes import last_words
 
 pytestmark = pytest.mark.usefixtures("with_sentinel")
@@ -46,7 +46,7 @@ def test_a_forked_child_serves_nothing_and_holds_nothing(path: Path) -> None:
 
 def test_a_child_that_leaves_worker_main_by_an_exception_leaves_the_socket(folder: Path) -> None:
     path = folder / "s"
-    code = QUIET_FORKS + (
+    code = (
         "import os, sys, torchctl.server as s\n"
         "with s.worker_main():\n"
         "    child = os.fork()\n"

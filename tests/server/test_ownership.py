@@ -10,15 +10,10 @@ from tests.http_client import post
 from tests.processes import running
 from tests.sentinels import IDLE, alive, eventually, worker
 
-# Python 3.12 and later may warn of threads: of one of ours whose descriptors are gone, and of forks within forks.
-QUIET_FORKS = "import warnings\nwarnings.simplefilter('ignore')\n"
-
 pytestmark = pytest.mark.usefixtures("with_sentinel")
 
 # Closes what it has not opened; what it opens then gets the numbers that were ours.
-_CLOSES_ALL = (
-    QUIET_FORKS
-    + """
+_CLOSES_ALL = """
 import socket
 os.closerange(3, 256)
 pairs = [socket.socketpair() for _ in range(12)]
@@ -42,10 +37,10 @@ print(os.waitpid(child, 0)[1], hurt(), flush=True)
 server.shutdown()
 print(hurt(), flush=True)
 """
-)
-_INTERRUPTED = (
-    QUIET_FORKS
-    + """
+# Python 3.12 and later may warn here: a thread of ours that starts or ends just then is not known by its number.
+_INTERRUPTED = """
+import warnings
+warnings.simplefilter('ignore')
 def fork():
     child = os.fork()
     if child == 0:
@@ -60,7 +55,6 @@ for number in range(30):
     one.shutdown()
 print('done', flush=True)
 """
-)
 
 
 @pytest.fixture

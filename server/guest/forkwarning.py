@@ -1,0 +1,53 @@
+"""Python's warning of threads at a fork: hidden if all the threads that it warns of are ours.
+
+How this works: from 3.12 on a fork with other threads is a DeprecationWarning, shown in `__main__` and an error under
+``-W error``. Our accepting thread has ended by then (see `forking`), but Python 3.13 (up to 3.13.9) and 3.14.0 count
+only after the hooks in the parent, in which that thread is started again; and a client that is being served has a
+thread too. Without us such a program would not be warned. So before each fork we look who is there. If it is nobody but
+us, a filter for this one sentence about this one process is put in front; if there is anybody else, it is taken away,
+and the warning is the trainer's. Nothing else ever says that sentence. The list is changed in place: to announce the
+change, as `warnings.filterwarnings` does, would make all warnings that are shown once be shown again after each fork.
+A fork in a signal handler, just while a thread of ours starts or ends, is still warned of.
+
+Source: Modules/posixmodule.c, warn_about_fork_with_threads (3.12); python/cpython issue 137109.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import warnings
+from typing import Any
+
+_MAY_WARN = sys.version_info >= (3, 12)
+
+_filter: tuple[Any, ...] | None = None
+
+
+def before_fork() -> None:
+    """Hide the warning of the fork that comes, or see to it that it is not hidden."""
+    global _filter
+    if not _MAY_WARN:
+        return
+    filters: Any = warnings.filters
+    if _filter is not None:
+        with contextlib.suppress(ValueError):
+            filters.remove(_filter)
+        _filter = None
+    if _only_ours():
+        sentence = re.compile(rf"This process \(pid={os.getpid()}\) is multi-threaded, use of fork")
+        _filter = ("ignore", sentence, DeprecationWarning, None, 0)
+        filters.insert(0, _filter)
+
+
+def _only_ours() -> bool:
+    """Whether all threads but the calling one are ours, as the kernel counts them."""
+    known = {thread.native_id for thread in threading.enumerate() if thread.name.startswith("torchctl-")}
+    known.add(threading.get_native_id())
+    try:
+        return all(int(name) in known for name in os.listdir("/proc/self/task"))
+    except OSError:
+        return False
