@@ -171,15 +171,15 @@ def whole_process(count: int = 1024) -> None:
 
 
 def single(repeats: int = 300) -> None:
-    """Print what one worker costs through the fan-out and straight through the client."""
+    """Print what one worker costs through `ask_all` and straight through its client."""
     from tests.asking import call
     from torchctl.workers.questions.basic import ping
 
     with serving(1) as served:
         endpoint = Endpoint(host="127.0.0.1", port=served.good[0])
         both: dict[str, Callable[[], Any]] = {
-            "client.call": lambda: call(endpoint, "ping", time.monotonic() + 5),
-            "fan-out of one": lambda: ask_all([endpoint], ping, time.monotonic() + 5),
+            "its client": lambda: call(endpoint, "ping", time.monotonic() + 5),
+            "through `ask_all`": lambda: ask_all([endpoint], ping, time.monotonic() + 5),
         }
         print("\none worker")
         for name, ask in both.items():

@@ -36,7 +36,7 @@ class Errand:
     """What a relay is to ask.
 
     Attributes:
-        question, arguments: as `asking.named_question`.
+        question, arguments: as `questions.named_question`.
         timeout_s: for its local workers.
     """
 
