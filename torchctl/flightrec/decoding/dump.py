@@ -6,9 +6,10 @@ state means is `summary`'s business.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import pairwise, repeat
 from math import isnan
 from typing import Any, overload
 
@@ -148,7 +149,11 @@ class EntryColumns(Sequence[Entry]):
 
     def _all(self) -> list[Entry]:
         if self._entries is None:
-            self._entries = list(map(Entry, *self._values()))
+            # A frozen class sets its fields one by one, by name; field by field, for all at once, takes half the time.
+            made = list(map(object.__new__, repeat(Entry, len(self))))
+            for fill, values in zip(_FILL, self._values(), strict=True):
+                deque(map(fill, made, values), maxlen=0)
+            self._entries = made
         return self._entries
 
     def _values(self) -> list[list[Any]]:
@@ -208,6 +213,7 @@ class EntryColumns(Sequence[Entry]):
 
 
 _FIELD_NAMES = tuple(field.name for field in fields(Entry))
+_FILL = tuple(Entry.__dict__[name].__set__ for name in _FIELD_NAMES)
 
 
 Members = dict[bytes, tuple[int, ...]]  # ranks of a group by their bytes in a column
