@@ -92,7 +92,12 @@ def _beside(
     """Ask by several transports at the same time, the first on this thread; Ctrl-C stops all."""
     (transport, asked), *others = parts
     threads = [_Part(other, endpoints, question, deadline) for other, endpoints in others]
-    found = [transport.ask(asked, question, deadline)]
+    try:
+        found = [transport.ask(asked, question, deadline)]
+    except BaseException:
+        for thread in threads:
+            thread.stop()
+        raise
     interrupted = is_stopped(found[0])
     for thread in threads:
         if interrupted:

@@ -48,6 +48,8 @@ class Threads:
                 if self._stopped:
                     break
         except KeyboardInterrupt:
+            if None not in queue.found:
+                raise  # the asking was over: it is for the caller
             self._stopped = True
         error = stopped if self._stopped else late
         return [
