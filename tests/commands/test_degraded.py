@@ -160,6 +160,10 @@ def test_a_dead_worker_has_its_last_word_in_ps(folder: Path, own_environment: Pa
     assert steady(named.stderr).startswith(
         f"torchctl: {path} refused the connection; died HH:MM:SS, SIGKILL, step 1203\n"
     )
+    elsewhere = run("ping", *through_relay(own_environment))
+    assert steady(elsewhere.stderr).startswith(
+        f"torchctl: rank 3: n1:{path} refused the connection; died HH:MM:SS, SIGKILL, step 1203\n"
+    )
     told = run("doctor", "--socket", str(path))
     assert (told.exit_code, steady(told.stdout).splitlines()[0]) == (
         3,

@@ -38,6 +38,11 @@ def command(errand: str) -> int:
         _write({"trouble": error.message})
         _write({"end": 0})
         return EXIT_OK
+    failures = [(one.endpoint, ended) for one in result.outcomes if one.value and (ended := one.value.failure)]
+    if failures:
+        from torchctl.workers.causes import explain_deaths
+
+        explain_deaths(failures)  # known here alone; what the silent ones do takes two looks, and time is up by then
     writer = Writer()
     for outcome in result.outcomes:
         for line in writer.lines(outcome):

@@ -1,8 +1,8 @@
-"""Why a worker of this host is silent: what /proc and the last words tell beyond what its socket did.
+"""Why a worker of this host is silent: what /proc and the last words say beyond what its socket did.
 
 How this works: a socket says only that nobody listens, or that somebody does and does not answer. Who that is the
 kernel knows: the listener's pid comes with the connection. Two looks at that process a moment apart tell a stopped one
-from one whose interpreter lock is held; a last word tells of what a dead one died.
+from one whose interpreter lock is held; a last word says how a dead one died.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ _LISTENING = "0A"  # of /proc/net/tcp: TCP_LISTEN
 
 def explain(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
     """Add to each error the cause that this host's /proc, or a last word, gives for it."""
+    explain_deaths(failures)
+    explain_silence(failures)
+
+
+def explain_deaths(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
+    """Add to the error of each worker that nobody listens for any more how it died."""
     dead = [(one, error) for one, error in failures if isinstance(error, RefusedError | NoSuchSocketError)]
     if dead:
         words = last_words()
@@ -45,6 +51,10 @@ def explain(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
             cause = _of_death(endpoint, words)
             if cause:
                 error.because(cause)
+
+
+def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
+    """Add to the error of each worker that does not answer what its process does, by two looks at it."""
     silent = [(one, error) for one, error in failures if isinstance(error, DeadlineError | BusyError)]
     known = [(pid, error) for one, error in silent[:_MAX_PROCESSES] if (pid := pid_of(one)) is not None]
     looks = {pid: (sample(pid), group_of(pid)) for pid, _ in known}

@@ -69,10 +69,21 @@ def decode_errand(word: str) -> Errand:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One worker's conversation, as JSON."""
+    """One worker's conversation.
+
+    Attributes:
+        rank: as it said, else as its socket's name says.
+        steps: its replies, and the errors of requests that failed.
+    """
 
     rank: int | None
-    steps: list[dict[str, Any]]
+    steps: list[Reply | WorkerError]
+
+    @property
+    def failure(self) -> WorkerError | None:
+        """The error that ended it, if one did."""
+        last = self.steps[-1] if self.steps else None
+        return last if isinstance(last, WorkerError) else None
 
 
 def recording(question: Question[Any]) -> Question[Transcript]:
@@ -81,7 +92,7 @@ def recording(question: Question[Any]) -> Question[Transcript]:
     @Question
     def steps(endpoint: Endpoint) -> Asking[Transcript]:
         inner = question.ask(endpoint)
-        taken: list[dict[str, Any]] = []
+        taken: list[Reply | WorkerError] = []
         rank = endpoint.rank
         try:
             request = next(inner)
@@ -90,11 +101,11 @@ def recording(question: Question[Any]) -> Question[Transcript]:
                     reply = yield request
                 except WorkerError as error:
                     rank = rank if error.rank is None else error.rank
-                    taken.append({"error": _error_json(error)})
+                    taken.append(error)
                     request = inner.throw(error)
                 else:
                     rank = rank if reply.rank is None else reply.rank
-                    taken.append(_reply_json(reply))
+                    taken.append(reply)
                     request = inner.send(reply)
         except (StopIteration, WorkerError):
             return Transcript(rank, taken)
@@ -110,16 +121,15 @@ class Writer:
 
     def lines(self, outcome: Outcome[Transcript]) -> Iterator[str]:
         """Yield the lines for one worker."""
-        worker: dict[str, Any] = {"endpoint": str(outcome.endpoint), "rank": outcome.endpoint.rank, "steps": []}
-        if outcome.value is None:
-            assert outcome.error is not None
-            worker["steps"] = [{"error": _error_json(outcome.error)}]
-        else:
-            for step in outcome.value.steps:
-                body = step.pop("body", None)
-                if body is not None:
-                    yield from self._packed(body, step)
-                worker["steps"].append(step)
+        steps: list[dict[str, Any]] = []
+        for taken in [outcome.error] if outcome.value is None else outcome.value.steps:
+            if isinstance(taken, Reply):
+                step = _reply_json(taken)
+                yield from self._packed(taken.body, step)
+                steps.append(step)
+            elif taken is not None:
+                steps.append({"error": _error_json(taken)})
+        worker = {"endpoint": str(outcome.endpoint), "rank": outcome.endpoint.rank, "steps": steps}
         yield compact_json({"worker": worker})
 
     def _packed(self, body: bytes, step: dict[str, Any]) -> Iterator[str]:
@@ -235,7 +245,6 @@ class Reader:
 def _reply_json(reply: Reply) -> dict[str, Any]:
     return {
         "status": reply.status,
-        "body": reply.body,
         "recorder": reply.recorder,
         "elapsed_s": reply.elapsed_s,
         "answered_at": reply.answered_at,
