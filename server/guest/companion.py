@@ -207,7 +207,7 @@ class Companion:
 
     def _hand_over(self, door: socket.socket) -> None:
         link, _ = door.accept()
-        pid, uid, _ = peer_of(link)
+        pid, uid = peer_of(link)
         if uid != os.geteuid():
             link.close()  # another user's process has guessed the name: ours may still come
             return

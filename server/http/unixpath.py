@@ -102,7 +102,7 @@ def _owner(path: str) -> str | None:
             if error.errno == errno.EPROTOTYPE:
                 return "an unknown process, with a socket of another type"
             raise
-        pid, uid, _ = peer_of(probe)
+        pid, uid = peer_of(probe)
     if pid and start_ticks(pid) is None and os.path.exists("/proc/self/stat"):
         return None  # who listened has died: only its sentinel still holds the socket, and lets go of it just now
     return f"pid {pid} (uid {uid}{_command_of(pid)})"

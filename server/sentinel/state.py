@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from torchctl.process.lastword import LastWord
 from torchctl.process.reasons import Reason
 from torchctl.process.started import age_s, start_time
+from torchctl.protocol import compact_json
 from torchctl.protocol.identity import Identity
 from torchctl.protocol.info import info_document
 from torchctl.server.sentinel.handover import Handover
@@ -72,7 +72,7 @@ class State:
         return Identity(rank, self.worker.pid, world_size, self.worker.job_id, self.words().step)
 
     def header_lines(self, *, outside: bool) -> list[str]:
-        """Return the lines that tell whose answer it is, who gives it, and why.
+        """Return the header lines that say whose answer it is, and why the worker has not given it.
 
         Args:
             outside: it was had from outside, or could not be: it is no answer of the worker's own, even when the worker
@@ -139,4 +139,4 @@ class State:
 
 def as_json(document: object) -> bytes:
     """Return JSON as the worker sends it."""
-    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+    return compact_json(document).encode()

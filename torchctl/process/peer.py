@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-_UCRED = struct.Struct("3i")
+_UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
 class Peer(NamedTuple):
@@ -21,7 +21,6 @@ class Peer(NamedTuple):
 
     pid: int
     uid: int
-    gid: int
 
 
 def peer_of(connection: socket.socket) -> Peer:
@@ -30,4 +29,5 @@ def peer_of(connection: socket.socket) -> Peer:
     Raises:
         OSError: the socket is not connected.
     """
-    return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+    pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(pid, uid)

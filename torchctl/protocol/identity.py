@@ -1,7 +1,7 @@
 """Who a worker says it is, in every form that travels: headers of an answer, JSON, and a relay's line. No I/O.
 
-A field that this version does not know is passed over, and one that is missing is unknown, so that versions of torchctl
-which know more or fewer of them understand each other.
+A reader ignores fields that it does not know and takes those that are missing as unknown, so an older and a newer
+torchctl understand each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ MAX_JOB_CHARS = 200
 _MAX_REASON_CHARS = 500
 _NUMBER_DIGITS = 9  # of a rank, a pid, a step
 _SECONDS_DIGITS = 11  # of a time since the epoch
-_READ_FROM = {name: name.lower() for name in (RANK_HEADER, PID_HEADER, WORLD_SIZE_HEADER, JOB_HEADER, STEP_HEADER)}
+_RANK, _PID, _WORLD_SIZE, _JOB, _STEP, _DEGRADED = (
+    name.lower() for name in (RANK_HEADER, PID_HEADER, WORLD_SIZE_HEADER, JOB_HEADER, STEP_HEADER, DEGRADED_HEADER)
+)
 
 
 class Identity(NamedTuple):
@@ -48,13 +50,13 @@ class Identity(NamedTuple):
         Args:
             headers: by name, in lower case or in a mapping that ignores case.
         """
-        since, _, degraded = headers.get(DEGRADED_HEADER.lower(), "").partition(" ")
+        since, _, degraded = headers.get(_DEGRADED, "").partition(" ")
         return cls(
-            parse_number(headers.get(_READ_FROM[RANK_HEADER])),
-            parse_number(headers.get(_READ_FROM[PID_HEADER])),
-            parse_number(headers.get(_READ_FROM[WORLD_SIZE_HEADER])),
-            headers.get(_READ_FROM[JOB_HEADER], "")[:MAX_JOB_CHARS] or None,
-            parse_number(headers.get(_READ_FROM[STEP_HEADER])),
+            parse_number(headers.get(_RANK)),
+            parse_number(headers.get(_PID)),
+            parse_number(headers.get(_WORLD_SIZE)),
+            headers.get(_JOB, "")[:MAX_JOB_CHARS] or None,
+            parse_number(headers.get(_STEP)),
             degraded[:_MAX_REASON_CHARS] or None,
             parse_number(since.partition(".")[0], _SECONDS_DIGITS) if degraded else None,
         )
@@ -86,7 +88,7 @@ class Identity(NamedTuple):
             checked_number(document.get("rank")),
             checked_number(document.get("pid")),
             checked_number(document.get("world_size")),
-            job[:MAX_JOB_CHARS] if isinstance(job, str) else None,
+            (job[:MAX_JOB_CHARS] or None) if isinstance(job, str) else None,
             checked_number(document.get("step")),
             reason or None,
             _whole_seconds(document.get("since")) if reason else None,
