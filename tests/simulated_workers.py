@@ -91,7 +91,9 @@ def working(folder: Path, workers: list[Worker]) -> Iterator[None]:
                 with connection:
                     try:
                         connection.settimeout(10)
-                        connection.sendall(_answer(key.data, connection.recv(65536).decode("latin-1")))
+                        request = connection.recv(65536).decode("latin-1")
+                        if request:  # nothing from who only looks who listens
+                            connection.sendall(_answer(key.data, request))
                     except OSError:
                         pass  # the asking side has hung up
                     except BaseException as error:

@@ -53,6 +53,7 @@ class Entry:
 
     Attributes:
         degraded: why its stacks were read from outside.
+        silent: it gave nothing in time although its process ran.
         left: its process had ended and left its socket behind.
         moved: it went on between the two looks of a diagnosis; None where there was one look.
         files: names within the folder, by part.
@@ -68,6 +69,7 @@ class Entry:
     start_time: float | None = None
     clock_offset_s: float | None = None
     degraded: str | None = None
+    silent: bool = False
     left: bool = False
     moved: bool | None = None
     files: dict[str, str] = field(default_factory=dict)
@@ -289,7 +291,7 @@ def _entry(worker: dict[str, Any]) -> Entry:
     for name in ("start_time", "clock_offset_s"):
         if not isinstance(getattr(entry, name), (int, float)):
             setattr(entry, name, None)
-    entry.left = entry.left is True
+    entry.silent, entry.left = entry.silent is True, entry.left is True
     entry.moved = entry.moved if isinstance(entry.moved, bool) else None
     return entry
 

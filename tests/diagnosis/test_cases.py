@@ -173,6 +173,16 @@ def test_a_rank_without_a_usable_dump_is_lost_only_when_others_wait_for_it() -> 
     assert (done.healthy, done.missing) == (True, [3])
 
 
+def test_a_rank_that_gives_nothing_while_its_process_runs_may_be_slow_alone() -> None:
+    waiting = {rank: [of("0", 1), started("0", 2)] for rank in range(3)}
+    reason = "did not answer within 4.0 s; its process 7 runs"
+    dead = only(look(waiting, WORLD, failed={3: reason}))
+    runs = only(look(waiting, WORLD, failed={3: reason}, silent=frozenset({3})))
+    said = f"{reason}; ranks 0-2 wait in all_reduce (sequence id 2 of group 0)"
+    assert (dead.confidence, dead.summary) == ("likely", f"rank 3 is lost: {said}")
+    assert (runs.confidence, runs.summary) == ("possible", f"rank 3 does not answer: {said}")
+
+
 def test_an_empty_dump_is_lost_when_it_has_worked_with_the_others_and_late_when_not() -> None:
     rows: dict[int, Rows] = {rank: [of("0", 1), started("0", 2)] for rank in range(3)}
     assert told(look(rows | {3: []}, WORLD)) == [("rank_lost", (3,), (0, 1, 2))]

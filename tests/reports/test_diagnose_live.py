@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.flightrec.synthetic import BASE_NS, active, dump, entry
-from tests.listeners import listening, silent
+from tests.processes import python
+from tests.sentinels import stop
 from tests.simulated_workers import Worker, worker_of, working
 from torchctl.cli import cli
 
@@ -159,14 +159,17 @@ def test_a_rank_that_goes_on_before_its_whole_trace_is_taken_is_no_longer_accuse
 
 
 def test_a_rank_that_does_not_answer_is_explained_once(folder: Path) -> None:
-    path = folder / f"rank3-{os.getpid()}.sock"
+    name = f"{str(folder)!r} + f'/rank3-{{os.getpid()}}.sock'"
+    code = f"import os, socket; s = socket.socket(socket.AF_UNIX); s.bind({name})"
     workers = [worker_of(rank, 4, partial(stuck_in_the_first, rank)) for rank in range(3)]
-    with working(folder, workers), listening(str(path), silent):
+    with working(folder, workers), python(f"{code}; s.listen(); print('up', flush=True); input()") as process:
+        process.wait_for("up")
+        stop(process.pid)
         command = ["diagnose", "--interval", "0.05", "--timeout", "3", "--socket", str(folder)]
         result = CliRunner().invoke(cli, command)
     assert result.exit_code == 6
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("   evidence  rank 3: ")]
-    assert line.count(f"its process {os.getpid()} ") == 1, line
+    assert line.count(f"its process {process.pid}") == 1, line
     assert "accepted the connection and did not answer within " in line
 
 

@@ -64,6 +64,7 @@ class Evidence:
         world_size: as the workers say; None where nobody does.
         moved: ranks whose recorder went on between two samples; None when there was one sample alone.
         live: asked from running workers, at one time.
+        silent: of the failed, those whose process runs: slow or held, but not lost.
         left: ranks whose process has ended and left its socket behind.
         interrupted: by the operator, before everything had been asked.
         ended: by the operator, who had it looked at again and again; everything had been asked.
@@ -79,6 +80,7 @@ class Evidence:
     world_size: int | None = None
     moved: frozenset[int] | None = None
     live: bool = False
+    silent: frozenset[int] = frozenset()
     left: frozenset[int] = frozenset()
     kept: list[Kept] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)

@@ -4,63 +4,66 @@ How this works. The first look takes the recorders' counters alone. After an int
 newest entries of each group, the counters again, and the Python stacks. A rank whose counters went on has moved. What
 a first diagnosis finds is then looked at closely: whole traces of the ranks it is about, which tell what came before,
 and frames, which cost a worker a second the first time, of the few that it names. A rank that goes on meanwhile has
-moved too, and keeps its digest: evidence of two moments would accuse somebody.
+moved too, and keeps its digest: evidence of two moments would accuse somebody. Workers that are slower than the first
+look allows are asked on beside all this (`latecomers`).
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torchctl.diagnosis.diagnose import diagnose
-from torchctl.diagnosis.evidence import Evidence, Kept, Place, no_stacks
+from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
-from torchctl.errors import NotAskedError, NoWorkersError, StoppedError, TorchctlError
-from torchctl.flightrec.decoding.raw import RawDump
-from torchctl.flightrec.table.gather import processors
-from torchctl.flightrec.table.loading import load_raw
-from torchctl.flightrec.table.trace import Trace
-from torchctl.manifest import GENERIC_TRACE, STACKS, TRACE, Answer, Entry
-from torchctl.protocol import GENERIC_RECORDER
-from torchctl.stacks.reader import StackReader
-from torchctl.stacks.stack import Stacks
-from torchctl.workers.ask.outcome import Outcome, is_stopped
+from torchctl.errors import NoWorkersError, TorchctlError
+from torchctl.reports.latecomers import Latecomers, look_from_outside, stacks_question
+from torchctl.reports.sightings import LateStacks, Seen, add_late_stacks, add_stacks, evidence_of, seen_of
+from torchctl.workers.ask.outcome import Outcome, is_stopped, stopped
 from torchctl.workers.ask.reply import Reply
-from torchctl.workers.causes import has_ended
+from torchctl.workers.causes import is_late, stands_still
 from torchctl.workers.endpoint import Endpoint
-from torchctl.workers.questions.basic import call_question
 from torchctl.workers.questions.look import Sight, sight_question
 from torchctl.workers.roll import Roll, find_workers
-from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import survey
 from torchctl.workers.targets import Targets
 
 MAX_FRAMES_FROM = 4  # ranks whose frames are worth a second of theirs
 MAX_TRACES_FROM = 32  # ranks whose history is worth 300 kB of theirs
-_SHARES = (0.3, 0.4, 0.3)  # of the time allowed: counters, digests, stacks; a silent worker uses all of the first
-_LEAST_S = 2.0  # for whole traces, however late it is
-_DUMPS_PER_PROCESS = 16  # digests; a decoding process takes 30 ms to start
+# By which share of the time allowed: the first look at those that are not slower than others; all that slow workers
+# give, which leaves a rest for looking at them from outside; the second look.
+_BY = (0.3, 0.8, 0.7)
+_LEAST_S = 2.0  # for whole traces, and for looking from outside, however late it is
 _KINDS_WITH_FRAMES = ("op_mismatch", "shape_mismatch", "dtype_mismatch", "order_cycle", "straggler")
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What has been seen of a job's workers; dictionaries by rank."""
+class _Answers:
+    """What the workers gave: at both looks, and of their stacks."""
 
-    endpoints: dict[int, Endpoint] = field(default_factory=dict)
-    sights: dict[int, Sight] = field(default_factory=dict)
-    moved: set[int] = field(default_factory=set)
-    failed: dict[int, str] = field(default_factory=dict)
-    silent: dict[int, str] = field(default_factory=dict)  # endpoints of those that failed
-    left: set[int] = field(default_factory=set)
-    stacks: dict[int, Reply] = field(default_factory=dict)
-    no_stacks: dict[int, str] = field(default_factory=dict)
-    world_size: int | None = None
-    unasked: set[int] = field(default_factory=set)
+    first: list[Outcome[Sight]]
+    second: list[Outcome[Sight]] = field(default_factory=list)
+    stacks: list[Outcome[Reply]] = field(default_factory=list)
     interrupted: bool = False
+
+    def any(self) -> bool:
+        """Whether somebody has answered."""
+        return any(one.value is not None for one in self.first) or any(one.value is not None for one in self.stacks)
+
+    def add(self, late: Latecomers) -> None:
+        """Add what latecomers gave; an interrupt came before those of them that gave nothing."""
+        newer = {one.endpoint: one for one in late.first}
+        self.first = [newer.get(one.endpoint, one) for one in self.first]
+        if self.interrupted:
+            self.first = [
+                Outcome(one.endpoint, None, stopped(one.endpoint), one.identity) if _may_still_answer(one) else one
+                for one in self.first
+            ]
+        self.second = self.second + late.second
+        self.stacks = self.stacks + late.stacks
 
 
 def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Evidence:
@@ -77,28 +80,63 @@ def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Ev
     """
     roll = find_workers(targets)
     begun = time.monotonic()
-    counters, digests, stacks = (share * targets.timeout_s for share in _SHARES)
-    first = survey(roll.until(begun + counters), sight_question("counters"))
-    good = [one for one in first.outcomes if one.value is not None]
-    if not good:
-        if is_stopped(first.outcomes):
-            raise KeyboardInterrupt
-        raise NoWorkersError("no worker answers", hint="`torchctl ps` lists what was found")
-    _refuse_doubles(good)
-    second: list[Outcome[Sight]] = []
-    interrupted = is_stopped(first.outcomes) or not _waited(interval_s)
-    if not interrupted:
-        again = roll.only([one.endpoint for one in good])
-        question = sight_question("traces" if everything else "digest")
-        second = survey(again.until(time.monotonic() + digests), question).outcomes
-        interrupted = is_stopped(second)
-    seen = _seen(first.outcomes, second)
-    seen.interrupted = interrupted
-    there = roll.only([one.endpoint for one in second if one.value is not None])
-    if seen.endpoints and not seen.interrupted:
-        _take_stacks(seen, there.until(time.monotonic() + stacks))
-    evidence = _evidence(seen)
+    answers = _ask(roll, interval_s, "traces" if everything else "digest", begun)
+    seen = seen_of(answers.first, answers.second)
+    seen.interrupted = answers.interrupted
+    if not seen.interrupted:  # the stacks of some prove nothing: who is in none of them would look idle
+        add_stacks(seen, answers.stacks)
+        end = max(begun + targets.timeout_s + interval_s, time.monotonic() + _LEAST_S)
+        outside = look_from_outside(list(seen.slow), end)
+        for endpoint, reply in outside:
+            place = Place(os.uname().nodename, reply.pid)
+            stacks = LateStacks(endpoint, reply.body, reply.answered_at, place, "does not answer")
+            add_late_stacks(seen, reply.rank, stacks)
+        if not outside and not answers.any():
+            raise _nobody()
+    evidence = evidence_of(seen)
     return _closer(evidence, seen, roll, everything) if seen.endpoints and not seen.interrupted else evidence
+
+
+def _ask(roll: Roll, interval_s: float, second_look: str, begun: float) -> _Answers:
+    """Look at everybody twice, take the stacks, and wait for those that are slower than the others."""
+    first, late, second = (begun + share * roll.targets.timeout_s for share in _BY)
+    question = sight_question(second_look)
+    found = _Answers(survey(roll.until(first), sight_question("counters")).outcomes)
+    found.interrupted = is_stopped(found.first)
+    good = _without_doubles(found.first)
+    slow = [one.endpoint for one in found.first if _may_still_answer(one)]
+    if not good and found.interrupted:
+        raise KeyboardInterrupt
+    if not good and not slow:
+        raise _nobody()
+    latecomers = None
+    if slow and not found.interrupted:
+        latecomers = Latecomers(roll.only(slow), interval_s, question, late + interval_s)
+    found.interrupted = found.interrupted or not _waited(interval_s)
+    if good and not found.interrupted:
+        found.second = survey(roll.only(good).until(second + interval_s), question).outcomes
+        found.interrupted = is_stopped(found.second)
+    there = [one.endpoint for one in found.second if one.value is not None or is_late(one.error)]
+    if there and not found.interrupted:
+        # Apart from the rest: torch's own server hangs on them while the interpreter is held.
+        end = begun + roll.targets.timeout_s + interval_s
+        found.stacks = survey(roll.only(there).until(end), stacks_question()).outcomes
+        found.interrupted = is_stopped(found.stacks)
+    if latecomers is not None:
+        found.interrupted = found.interrupted or not latecomers.wait()
+        found.add(latecomers)
+        _without_doubles(found.first)
+    return found
+
+
+def _nobody() -> NoWorkersError:
+    return NoWorkersError("no worker answers", hint="`torchctl ps` lists what was found")
+
+
+def _may_still_answer(one: Outcome[Sight]) -> bool:
+    """Whether a worker has let its time pass, and nothing says that it never will answer."""
+    # A relay asks all the workers of its host at each look: the late ones there are asked again as it is.
+    return is_late(one.error) and not one.endpoint.node and not stands_still(one.endpoint)
 
 
 def _waited(seconds: float) -> bool:
@@ -131,123 +169,30 @@ def watching(targets: Targets, interval_s: float, *, everything: bool = False) -
             return evidence
 
 
-def _refuse_doubles(outcomes: Iterable[Outcome[Sight]]) -> None:
+def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
+    """Return who has answered.
+
+    Raises:
+        TorchctlError: two of them claim one rank.
+    """
     claims: dict[int, Endpoint] = {}
+    answered = []
     for one in outcomes:
-        rank = one.value.rank if one.value is not None else None
-        if rank is None:
+        if one.value is None:
             continue
+        answered.append(one.endpoint)
+        rank = one.value.rank
         if rank in claims:
             raise TorchctlError(
                 f"rank {rank} is claimed by two workers, {claims[rank]} and {one.endpoint}",
                 hint="two jobs run here: pick one with --job, or name its sockets with --socket",
             )
-        claims[rank] = one.endpoint
+        if rank is not None:
+            claims[rank] = one.endpoint
+    return answered
 
 
-def _seen(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> _Seen:
-    """Return what two looks have given."""
-    before = {str(one.endpoint): one.value for one in first if one.value is not None}
-    alive = {sight.rank for sight in before.values()}
-    size = max((sight.info.world_size or 0 for sight in before.values()), default=0) or None
-    seen = _Seen(world_size=size)
-    for one in second:
-        first_sight = before.get(str(one.endpoint))
-        rank = first_sight.rank if first_sight is not None else rank_of(one)
-        if one.value is None or rank is None:
-            continue
-        seen.endpoints[rank], seen.sights[rank] = one.endpoint, one.value
-        if first_sight is not None and one.value.moving != first_sight.moving:
-            seen.moved.add(rank)
-    for one in (*first, *second):
-        answered = before.get(str(one.endpoint))
-        rank = answered.rank if answered is not None else rank_of(one)
-        if one.error is None or rank is None or (answered is None and rank in alive):
-            continue
-        if size is not None and rank >= size:
-            continue  # a leftover of a larger job
-        if isinstance(one.error, StoppedError | NotAskedError):
-            seen.unasked.add(rank)
-            continue
-        seen.failed.setdefault(rank, one.error.detail)  # a relay asks its whole host again: the same by other words
-        seen.silent.setdefault(rank, str(one.endpoint))
-        if has_ended(one.endpoint, one.error):
-            seen.left.add(rank)
-    return seen
-
-
-def _take_stacks(seen: _Seen, roll: Roll) -> None:
-    """Ask for stacks: apart from the rest, since torch's own server hangs on them while the interpreter is held."""
-    ranks = {str(endpoint): rank for rank, endpoint in seen.endpoints.items()}
-    question = call_question("dump_traceback", {"format": "text"}, b"")
-    outcomes: list[Outcome[Reply]] = survey(roll, question).outcomes
-    if is_stopped(outcomes):
-        seen.interrupted = True
-        return  # the stacks of some prove nothing: who is in none of them would look idle
-    for one in outcomes:
-        rank = ranks.get(str(one.endpoint))
-        if rank is None:
-            continue
-        if one.value is not None:
-            seen.stacks[rank] = one.value
-        elif one.error is not None and not isinstance(one.error, NotAskedError):
-            seen.no_stacks[rank] = one.error.detail
-
-
-def _evidence(seen: _Seen) -> Evidence:
-    stacks: dict[int, Stacks] = {}
-    places: dict[int, Place] = {}
-    reader = StackReader()
-    unread = [no_stacks(str(seen.endpoints[rank]), rank, reason) for rank, reason in seen.no_stacks.items()]
-    for rank, sight in sorted(seen.sights.items()):
-        places[rank] = Place(sight.info.host, sight.info.pid)
-    for rank, reply in seen.stacks.items():
-        try:
-            stacks[rank] = reader.read(reply.body)
-        except ValueError as error:
-            unread.append(no_stacks(str(seen.endpoints[rank]), rank, str(error)))
-    stop: dict[str, Any] = {"interrupted": seen.interrupted, "unasked": frozenset(seen.unasked)}
-    made: dict[str, Any] = stop | {"moved": frozenset(seen.moved), "live": True, "left": frozenset(seen.left)}
-    return Evidence(_table(seen), stacks, seen.failed, places, seen.world_size, kept=_kept(seen), unread=unread, **made)
-
-
-def _table(seen: _Seen) -> Trace:
-    dumps = [
-        RawDump(str(seen.endpoints[rank]), rank, trace.body, answered_ns=trace.answered_ns)
-        for rank, sight in sorted(seen.sights.items())
-        for trace in sight.traces
-    ]
-    return load_raw(dumps, jobs=max(1, min(processors(), len(dumps) // _DUMPS_PER_PROCESS)))
-
-
-def _kept(seen: _Seen) -> list[Kept]:
-    """Return what each worker gave, as `torchctl collect` would have entered it, and why others gave nothing."""
-    found = []
-    for rank, sight in sorted(seen.sights.items()):
-        info = sight.info
-        entry = Entry(str(seen.endpoints[rank]), rank, info.pid, info.host, info.job_id, seen.world_size)
-        entry.start_time, entry.moved = info.start_time, rank in seen.moved
-        answers = {
-            # The first is the answer to a request for NCCL's recorder, whichever it is of.
-            GENERIC_TRACE if number else TRACE: Answer(
-                trace.body, trace.answered_ns / 1e9, trace.recorder == GENERIC_RECORDER
-            )
-            for number, trace in enumerate(sight.traces)
-        }
-        if rank in seen.stacks:
-            answers[STACKS] = Answer(seen.stacks[rank].body, seen.stacks[rank].answered_at)
-        elif rank in seen.no_stacks:
-            entry.failures[STACKS] = seen.no_stacks[rank]
-        found.append(Kept(entry, answers))
-    for rank, reason in sorted(seen.failed.items()):
-        failures = {TRACE: reason, STACKS: reason}
-        entry = Entry(seen.silent[rank], rank, world_size=seen.world_size, failures=failures)
-        entry.left, entry.moved = rank in seen.left, rank in seen.moved
-        found.append(Kept(entry, {}))
-    return found
-
-
-def _closer(evidence: Evidence, seen: _Seen, roll: Roll, everything: bool) -> Evidence:
+def _closer(evidence: Evidence, seen: Seen, roll: Roll, everything: bool) -> Evidence:
     """Take whole traces of the ranks that a first diagnosis is about, and frames of those that it names."""
     history, frames = _worth_more(diagnose(evidence))
     wanted = {"frames": frames, "traces": set() if everything else history - frames}
@@ -270,7 +215,7 @@ def _closer(evidence: Evidence, seen: _Seen, roll: Roll, everything: bool) -> Ev
             elif one.value.traces:
                 seen.sights[rank] = one.value
             fetched = True
-    return _evidence(seen) if fetched else evidence
+    return evidence_of(seen) if fetched else evidence
 
 
 def _worth_more(diagnosis: Diagnosis) -> tuple[set[int], set[int]]:

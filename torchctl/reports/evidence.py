@@ -142,6 +142,7 @@ def _take_manifest(evidence: Evidence, folder: str) -> None:
             left.add(entry.rank)
     if any(entry.moved is not None for entry in manifest.entries):
         evidence.moved = frozenset(moved)
+    evidence.silent = frozenset(entry.rank for entry in manifest.entries if entry.silent and entry.rank is not None)
     evidence.left = frozenset(left)
     evidence.world_size = manifest.world_size
     evidence.live = True

@@ -33,6 +33,7 @@ from torchctl.workers.endpoint import Endpoint
 
 _BETWEEN_LOOKS_S = 0.3  # a waiter for the lock wakes 60 times meanwhile
 _MAX_PROCESSES = 64  # looked at; of more that are silent the first ones tell enough
+STANDS_STILL = ("", "Z", "X", "T", "t")  # the kernel's letters; "" for a process that is gone
 _LISTENING = "0A"  # of /proc/net/tcp: TCP_LISTEN
 
 
@@ -55,7 +56,7 @@ def explain_deaths(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
 
 def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
     """Add to the error of each worker that does not answer what its process does, by two looks at it."""
-    silent = [(one, error) for one, error in failures if isinstance(error, DeadlineError | BusyError)]
+    silent = [(one, error) for one, error in failures if is_late(error)]
     known = [(pid, error) for one, error in silent[:_MAX_PROCESSES] if (pid := pid_of(one)) is not None]
     looks = {pid: (sample(pid), group_of(pid)) for pid, _ in known}
     if looks:
@@ -63,6 +64,11 @@ def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
     guarded = sentinels() if known else {}
     for pid, late in known:
         late.because(_of_silence(pid, *looks[pid]) + ("" if pid in guarded else "; it has no sentinel"))
+
+
+def is_late(error: WorkerError | None) -> bool:
+    """Whether a worker has let the time pass without a word: it may be slow, or never answer."""
+    return isinstance(error, DeadlineError | BusyError)
 
 
 def last_words() -> list[LastWord]:
@@ -131,6 +137,18 @@ def pid_of(endpoint: Endpoint) -> int | None:
     if endpoint.port and _is_here(endpoint.host):
         return _tcp_listener(endpoint.port)
     return None
+
+
+def running_listener(endpoint: Endpoint) -> int | None:
+    """Return the process of this host that listens at an address, by the kernel's word alone, and is not stopped."""
+    pid = listener_of(endpoint.path) if endpoint.path else pid_of(endpoint)
+    return None if pid is None or sample(pid, []).state in STANDS_STILL else pid
+
+
+def stands_still(endpoint: Endpoint) -> bool:
+    """Whether a worker's process of this host has ended or is stopped: it will not answer, however long one waits."""
+    pid = pid_of(endpoint)
+    return pid is not None and sample(pid, []).state in STANDS_STILL
 
 
 def listener_of(path: str) -> int | None:

@@ -56,11 +56,11 @@ def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Uncle
         return Unclear(f"there is nothing from {ranks_of(not_found)}, and others wait in {what}: ask them too")
     evidence = [f"rank {rank}: {_reason(court, rank)}" for rank in ranks[:8]]
     reason = _reason(court, ranks[0]) if len(ranks) == 1 else evidence[0]
-    summary = (
-        f"{ranks_of(ranks)} {verb(ranks, 'is', 'are')} lost: {reason};"
-        f" {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in {what}"
-    )
-    confidence: Confidence = "likely" if len(ranks) == 1 or not not_found else "possible"
+    silent = court.proofs.evidence.silent.issuperset(ranks)
+    says = f"{verb(ranks, 'does', 'do')} not answer" if silent else f"{verb(ranks, 'is', 'are')} lost"
+    summary = f"{ranks_of(ranks)} {says}: {reason}; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in {what}"
+    # Whose process runs may be slow alone, and be in the operation with the others.
+    confidence: Confidence = "likely" if not silent and (len(ranks) == 1 or not not_found) else "possible"
     return Finding("rank_lost", confidence, summary, tuple(ranks), waiting, group, collective, None, evidence)
 
 
