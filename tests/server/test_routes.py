@@ -18,6 +18,7 @@ from torchctl.server import (
     handler,
     register_handler,
 )
+from torchctl.server.guest import step
 from torchctl.server.http.head import status_line
 
 
@@ -202,7 +203,10 @@ def test_only_final_statuses_can_be_set(status: int) -> None:
         (b"POST /handler/ping HTTP/1.0\r\nConnection: keep-alive\r\n", b"Connection: keep-alive\r\n"),
     ],
 )
-def test_an_answer_byte_by_byte(address: str, request_line: bytes, ending: bytes) -> None:
+def test_an_answer_byte_by_byte(
+    address: str, request_line: bytes, ending: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "last", None)  # another test's
     with connect(address) as sock:
         sock.sendall(request_line + b"\r\n")
         expected = (

@@ -3,14 +3,15 @@
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import certificates
-from tests.http_client import connect
-from tests.processes import python
+from tests.http_client import connect, post
+from tests.processes import python, running
 
 PING = b"POST /handler/ping HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
 HELD = PING.replace(b"ping", b"held")
@@ -132,3 +133,25 @@ def test_no_connection_touches_what_the_trainer_has_opened_at_its_number(
         assert trainer.line() == "[]"
         assert trainer.line() == "[]"
         assert trainer.finish() == (0, "", "")
+
+
+def test_questions_that_are_asked_again_and_again_open_no_file(folder: Path) -> None:
+    """Else the trainer may close and reuse its number before we have closed it."""
+    code = (
+        "import sys, threading, torchctl.server as s\n"
+        "server = s.WorkerServer(sys.argv[-1])\n"
+        "def look(event, about):\n"
+        "    if event == 'open' and threading.current_thread().name == 'torchctl-conn': print(about[0], flush=True)\n"
+        "print('up', flush=True)\nsys.stdin.readline()\n"
+        "sys.addaudithook(look)\nprint('looks', flush=True)\nsys.stdin.readline()\n"
+    )
+    path = str(folder / "s")
+    questions = ("ping", "info", "dump_traceback", "dump_traceback?format=json", "fr_trace_json", "fr_digest")
+    with running([sys.executable, "-c", code, path]) as process:
+        process.wait_for("up")
+        assert [post(path, one).status for one in questions] == [200] * len(questions)
+        process.tell("look")
+        process.wait_for("looks")
+        assert [post(path, one).status for one in questions] == [200] * len(questions)
+        process.tell("end")
+        assert process.finish() == (0, "", "")
