@@ -15,7 +15,7 @@ from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
 from torchctl.diagnosis.waits.waiting import Waits, waits_of
 from torchctl.flightrec.decoding.raw import Failure
 from torchctl.flightrec.table.trace import State, Trace
-from torchctl.flightrec.view.userframe import user_frame
+from torchctl.flightrec.view.userframe import nearest_frame
 
 _FOLLOWING = ("timed_out", "bad_file")
 
@@ -117,7 +117,7 @@ def _straggler(evidence: Evidence) -> Finding | None:
     trace = evidence.trace
     group = trace.groups[found.group]
     made = collective_at(trace, found.row)
-    frame = user_frame(trace.stack_of(found.row))
+    frame = nearest_frame(trace.stack_of(found.row))
     lateness = f"median {found.median_ms:.1f} ms, p99 {found.p99_ms:.1f} ms"
     finding = Finding(
         "straggler",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torchctl.flightrec.decoding.dump import Entry
 from torchctl.flightrec.table.judge import Stage
 from torchctl.flightrec.view.summary import GroupSummary
+from torchctl.flightrec.view.userframe import nearest_frame
 from torchctl.flightrec.view.view import Row, TraceView
 from torchctl.ranks import fold_ranks
 from torchctl.render.nccl_trace_words import clock, duration, group_name, sizes_of
@@ -188,8 +189,8 @@ def _operation(entry: Entry, wide: bool) -> str:
 
 
 def _where(row: Row, whole_path: bool) -> str:
-    """Return the user's frame; where there is none, the innermost one in brackets."""
-    frame = row.user_frame or next(iter(row.entry.frames), None)
+    """Return the user's frame; where there is none, a library's in brackets, else the innermost."""
+    frame = row.user_frame or nearest_frame(row.entry.frames) or next(iter(row.entry.frames), None)
     if frame is None:
         return "-"
     file = frame.filename if whole_path else frame.filename.rsplit("/", 1)[-1]

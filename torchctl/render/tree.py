@@ -73,6 +73,24 @@ def tree_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
     yield from _rest(merged, style)
 
 
+def _marked(branches: Sequence[Branch]) -> set[int]:
+    """Return which branches hold the user's innermost frame of a stack: the ids of those where no branch below has one.
+
+    Without recursion, since stacks may be deep.
+    """
+    order = list(branches)
+    for branch in order:
+        order += branch.children  # grows while it is walked: children after their parents
+    bare: set[int] = set()  # some stack below has no frame of the user's here or further down
+    marked: set[int] = set()
+    for branch in reversed(order):
+        open_below = not branch.children or any(id(child) in bare for child in branch.children)
+        if open_below:
+            has_own = codepaths.users_frame([frame.file for frame in reversed(branch.frames)]) is not None
+            (marked if has_own else bare).add(id(branch))
+    return marked
+
+
 def class_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
     """Yield each class, smallest first: its ranks and one representative stack, the most recent call last."""
     for number, one in enumerate(one for role in merged.roles for one in role.classes):
@@ -82,23 +100,24 @@ def class_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
         yield _heading(prefix, one, style, 0)
         if not one.complete:
             yield [("    ... outer frames cut off", "dim")]
-        yield from _frames(tuple(reversed(one.frames)), style, [], leaf=True)
+        yield from _frames(tuple(reversed(one.frames)), style, [], marked=True)
     yield from _rest(merged, style)
 
 
 def _role_lines(role: RoleStacks, style: TreeStyle) -> Iterator[Line]:
     title = "main thread" if role.role == "main" else role.role
+    marked = _marked(role.branches)
     if len(role.branches) == 1:
         root = role.branches[0]
         yield _heading(f"{title}: ", root, style, 0)
-        yield from _frames(root.frames, style, [("  ", "")] if root.children else [], leaf=not root.children)
-        yield from _below(root.children, style)
+        yield from _frames(root.frames, style, [("  ", "")] if root.children else [], marked=id(root) in marked)
+        yield from _below(root.children, style, marked)
     else:
         yield [(f"{title}: {counted(role.members)} with nothing in common", "bold")]
-        yield from _below(role.branches, style)
+        yield from _below(role.branches, style, marked)
 
 
-def _below(branches: Sequence[Branch], style: TreeStyle) -> Iterator[Line]:
+def _below(branches: Sequence[Branch], style: TreeStyle, marked: set[int]) -> Iterator[Line]:
     """Yield branches and what is below them; without recursion, since stacks may be deep."""
     todo = _stacked(branches, "")
     while todo:
@@ -115,7 +134,7 @@ def _below(branches: Sequence[Branch], style: TreeStyle) -> Iterator[Line]:
             yield [(margin, "dim"), ("... outer frames cut off", "dim")]
         if not branch.frames:
             yield [(margin, "dim"), ("    ends here" if branch.complete else "    no Python frame", "dim")]
-        yield from _frames(branch.frames, style, [(margin, "dim")], leaf=not branch.children)
+        yield from _frames(branch.frames, style, [(margin, "dim")], marked=id(branch) in marked)
         todo += _stacked(branch.children, inner)
 
 
@@ -148,9 +167,10 @@ def _motion(one: Branch | StackClass) -> str:
     return "moving" if len(one.moving) == len(one.members) else f"{len(one.moving)} of {len(one.members)} moving"
 
 
-def _frames(frames: Sequence[StackFrame], style: TreeStyle, margin: Line, *, leaf: bool) -> Iterator[Line]:
-    """Yield a run of frames, outermost first; `leaf` marks the innermost frame of the user's own with ``>``."""
-    marked = _innermost_user(frames) if leaf else -1
+def _frames(frames: Sequence[StackFrame], style: TreeStyle, margin: Line, *, marked: bool) -> Iterator[Line]:
+    """Yield a run of frames, outermost first; `marked` puts ``>`` at the innermost frame of the user's own."""
+    inner = codepaths.users_frame([frame.file for frame in reversed(frames)]) if marked else None
+    users = -1 if inner is None else len(frames) - 1 - inner
     taken = sum(len(text) for text, _ in margin)
     index = 0
     while index < len(frames):
@@ -161,19 +181,11 @@ def _frames(frames: Sequence[StackFrame], style: TreeStyle, margin: Line, *, lea
             yield [*margin, *_fold_line(frames[index:end], style.width - taken)]
             index = end
             continue
-        yield [*margin, *_frame_line(frames[index], index == marked, style.width - taken)]
+        yield [*margin, *_frame_line(frames[index], index == users, style.width - taken)]
         source = _source(frames[index])
         if source:
             yield [*margin, ("        " + shorten(source, style.width - taken - 8), "italic")]
         index += 1
-
-
-def _innermost_user(frames: Sequence[StackFrame]) -> int:
-    for wanted in ("user", "library"):
-        for index in range(len(frames) - 1, -1, -1):
-            if frames[index].origin == wanted:
-                return index
-    return -1
 
 
 def _source(frame: StackFrame) -> str:

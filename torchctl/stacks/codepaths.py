@@ -1,26 +1,52 @@
-"""Whose code a file is, judged by its path alone: the file is one of the worker's host and need not exist here."""
+"""Whose code a file is, judged by its path alone: the file is one of the worker's host and need not exist here.
+
+The one home of that question. A library is what is installed: whatever is below a site-packages, also where a virtual
+environment is a folder of the user's project. All else is the user's own: a package installed as editable, a zipapp, a
+notebook's cell, what `python -c` was given.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
 Origin = Literal["user", "library", "torch", "python", "native"]
 
-_TORCH = re.compile(r"/(?:site-packages|dist-packages|pytorch)/torch/|\Atorch/")
+# Of names that py-spy has cut at the folders of sys.path, only those that no training script or package of one has.
+_MODULES = (
+    "base_events codecs contextlib functools pdb pickle queue runpy selectors shutil socket socketserver ssl subprocess"
+    " tempfile threading weakref"
+)
+_PACKAGES = "asyncio concurrent ctypes http importlib json logging multiprocessing unittest urllib"
+_LIBRARIES = (
+    "accelerate aiohttp colossalai deepspeed fairscale flash_attn fsspec grpc httpx huggingface_hub jax lightning"
+    " lightning_fabric lightning_utilities mlflow numpy omegaconf pandas peft pyarrow pytorch_lightning ray requests"
+    " safetensors scipy sglang sklearn tensorflow torchaudio torchdata torchmetrics torchtext torchvision tqdm"
+    " transformer_engine transformers triton trl urllib3 uvicorn vllm wandb webdataset xformers zmq"
+)
+
+
+def _any(names: str) -> str:
+    return "|".join(names.split())
+
+
+_INSTALLED = r"(?:\A|/)(?:site-packages|dist-packages)/|/\.pex/(?:installed_wheels|.*\.deps)/[^/]+/(?:[^/]+\.whl/)?"
+_STANDARD = r"(?:\A|/)lib(?:64)?/(?:python|pypy)3\.\d+t?/"
+_TORCH = re.compile(r"(?:/(?:site-packages|dist-packages|pytorch)/|\.whl/|\A)torch/|\A<eval_with_key>")
 # The standard library, frozen modules, and torchctl's own worker side.
 _PYTHON = re.compile(
-    r"/lib(?:64)?/python3\.\d+t?/(?!site-packages/|dist-packages/)|/python3\d+\.zip/|\A<frozen|\A\Z"
-    r"|/site-packages/torchctl/|/torchctl/server/"
-    # py-spy strips the folders of sys.path. Only names that no training script has:
-    r"|\A(?:threading|queue|selectors|socket|ssl|subprocess|contextlib|functools|runpy)\.py\Z"
-    r"|\A(?:multiprocessing|concurrent|asyncio|importlib|logging)/"
+    rf"{_STANDARD}(?!site-packages/|dist-packages/)|/python3\d+\.zip/|\A<frozen |\A\Z"
+    r"|(?:\A|/)site-packages/torchctl/|(?:\A|/)torchctl/(?:server|storeutil)/"
+    rf"|\A(?:{_any(_MODULES)})\.py\Z|\A(?:{_any(_PACKAGES)})/"
 )
 # Symbols that torch's recorder resolves in C++, as file names.
 _NATIVE = re.compile(r"\A\?\?\Z|\.(?:so[.\d]*|c|cc|cpp|cu|cuh|h|hpp|pyx)\Z")
-_LIBRARY = re.compile(r"/(?:site-packages|dist-packages)/(.*)\Z", re.DOTALL)
-_PYTHON_ROOT = re.compile(r"/lib(?:64)?/python3\.\d+t?/(.*)\Z", re.DOTALL)
+# What was typed or handed to the interpreter; other names in angle brackets are of code that a library has made.
+_TYPED = re.compile(r"<(?:string|stdin|console|ipython-input-.*|torch_package_\d+>.*|cell.*)>?")
+_LIBRARY = re.compile(rf"{_INSTALLED}|\A(?:{_any(_LIBRARIES)})/|\A<")
+_BEFORE_PACKAGE = re.compile(rf"(?:.*(?:{_INSTALLED})|.*{_STANDARD})(?=.)", re.DOTALL)
 
 
 @lru_cache(maxsize=8192)
@@ -33,11 +59,40 @@ def origin(path: str) -> Origin:
         return "python"
     if _NATIVE.search(path):
         return "native"
+    if _TYPED.fullmatch(path):
+        return "user"
     return "library" if _LIBRARY.search(path) else "user"
 
 
 @lru_cache(maxsize=8192)
 def short(path: str) -> str:
     """Return a library's path from its package on (``torch/nn/modules/module.py``); a user's path unchanged."""
-    match = _LIBRARY.search(path) or _PYTHON_ROOT.search(path)
-    return match[1] if match else path
+    match = _BEFORE_PACKAGE.match(path)
+    return path[match.end() :] if match else path
+
+
+def users_frame(files: Sequence[str]) -> int | None:
+    """Return the index of the innermost frame of the user's own code, None where there is none.
+
+    Args:
+        files: of a stack's frames, innermost first.
+    """
+    for index, file in enumerate(files):
+        if origin(file) == "user" and not (file == "<string>" and index and _starts_process(files[index - 1])):
+            return index
+    return None
+
+
+def nearest_frame(files: Sequence[str]) -> int | None:
+    """Return the index of the user's innermost frame, else of a library's: where to look first; None for neither."""
+    users = users_frame(files)
+    if users is not None:
+        return users
+    return next((index for index, file in enumerate(files) if origin(file) == "library"), None)
+
+
+def _starts_process(file: str) -> bool:
+    """Whether `python -c` was given what multiprocessing gives it to start a process."""
+    return file.endswith(
+        ("multiprocessing/spawn.py", "multiprocessing/forkserver.py", "multiprocessing/resource_tracker.py")
+    )

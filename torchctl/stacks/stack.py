@@ -47,12 +47,13 @@ class ThreadStack:
 
     @property
     def users_frame(self) -> int | None:
-        """Index of the innermost frame of the user's own code, else of a library's; None when all is torch's."""
-        for wanted in ("user", "library"):
-            for index, frame in enumerate(self.frames):
-                if frame.origin == wanted:
-                    return index
-        return None
+        """Index of the innermost frame of the user's own code; None where there is none."""
+        return codepaths.users_frame([frame.file for frame in self.frames])
+
+    @property
+    def nearest_frame(self) -> int | None:
+        """As `users_frame`, and of a library's code where there is none of the user's."""
+        return codepaths.nearest_frame([frame.file for frame in self.frames])
 
 
 @dataclass(frozen=True, slots=True)

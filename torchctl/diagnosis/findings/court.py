@@ -16,7 +16,7 @@ from torchctl.diagnosis.waits.proofs import Proofs
 from torchctl.diagnosis.waits.waiting import Node, Waits
 from torchctl.flightrec.decoding.dump import Frame
 from torchctl.flightrec.table.trace import NO_SEQ, NO_TIME, Group, Trace
-from torchctl.flightrec.view.userframe import user_frame
+from torchctl.flightrec.view.userframe import nearest_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ class Court:
         return collective_at(self.trace, row, min(times, default=None)), name_of(group)
 
     def frame(self, row: int) -> Frame | None:
-        """Return where in the user's code a row was launched; None where its dump has no stack."""
-        return user_frame(self.trace.stack_of(row))
+        """Return where in the user's code, else a library's, a row was launched; None where its dump has no stack."""
+        return nearest_frame(self.trace.stack_of(row))
 
     def location(self, ranks: Sequence[int], rows: dict[int, int] | None = None) -> Location | None:
         """Return where the first of `ranks` is by its stack, else where it has launched its row."""

@@ -37,7 +37,7 @@ class Activity:
 
     Attributes:
         call: the function of torch.distributed that the user has called, "" outside of it.
-        location: the user's own innermost frame; None where there is none.
+        location: the user's own innermost frame, else a library's; None where there is neither.
     """
 
     doing: Doing
@@ -87,7 +87,7 @@ def _distributed_call(frames: tuple[StackFrame, ...]) -> str:
 
 
 def _location(rank: int, thread: ThreadStack) -> Location | None:
-    at = thread.users_frame
+    at = thread.nearest_frame
     if at is None:
         return None
     frame = thread.frames[at]
