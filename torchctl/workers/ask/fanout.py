@@ -1,9 +1,8 @@
 """Many workers, one deadline: an outcome from each. The one place that knows which transport reaches whom.
 
-How this works: an endpoint says how its worker is reached. One worker alone is asked over urllib3, which starts 40 ms
-sooner than asyncio; several on one asyncio loop; a process without a server by py-spy; another host through its relay.
-Where several of these are needed they run beside each other: the workers that listen for us on the calling thread,
-which hears Ctrl-C and passes it on, the others on threads.
+How this works: an endpoint says how its worker is reached. One worker alone is asked over urllib3, several on one
+asyncio loop, a process without a server by py-spy, another host through its relay. If a command needs several of these,
+they run beside each other: the first on the calling thread, which hears Ctrl-C and passes it on, the others on threads.
 """
 
 from __future__ import annotations
