@@ -1,8 +1,8 @@
 """Conversations on daemon threads, for what blocks: one worker over urllib3, processes that py-spy reads.
 
 How this works: the look-up of a name cannot be interrupted and knows no deadline. So the work is done on threads that
-may be left behind, and the caller waits for them with a limit. Python raises Ctrl-C on the main thread, whatever that is
-running: here it is this wait, and never the HTTP client, whose finalisers complain of an object that is half made.
+may be left behind, and the caller waits for them with a limit. Python raises Ctrl-C on the main thread, whatever that
+is running: here it is this wait, and never the HTTP client, whose finalisers complain of an object that is half made.
 """
 
 from __future__ import annotations
