@@ -130,7 +130,7 @@ def alone(ranks: int, entries: int, rounds: int) -> None:
     from torchctl.diagnosis.diagnose import diagnose
     from torchctl.diagnosis.evidence import Evidence
     from torchctl.flightrec.decoding.decode import decode_dump
-    from torchctl.flightrec.decoding.dump import Members
+    from torchctl.flightrec.decoding.entries import Members
     from torchctl.flightrec.decoding.guard import Guard
     from torchctl.flightrec.decoding.raw import RawDump
     from torchctl.flightrec.table.aborts import spread_aborts

@@ -12,7 +12,8 @@ from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
-from torchctl.diagnosis.waits.waiting import Waits, waits_of
+from torchctl.diagnosis.waits.waiting import Waits
+from torchctl.diagnosis.waits.wiring import waits_of
 from torchctl.flightrec.decoding.raw import Failure
 from torchctl.flightrec.table.trace import State, Trace
 from torchctl.flightrec.view.userframe import nearest_frame

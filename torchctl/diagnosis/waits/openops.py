@@ -10,37 +10,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from torchctl.diagnosis.waits.activity import Doing
 from torchctl.diagnosis.waits.entered import OpenOp, find_open
 from torchctl.diagnosis.waits.graph import Graph
-from torchctl.diagnosis.waits.mismatch import Mismatch, find_mismatches
+from torchctl.diagnosis.waits.mismatch import find_mismatches
 from torchctl.diagnosis.waits.pairs import OpenPair, find_open_pairs
 from torchctl.diagnosis.waits.proofs import Proofs
+from torchctl.diagnosis.waits.waiting import OpenOperations
 from torchctl.flightrec.table.trace import State
-
-
-@dataclass(frozen=True, slots=True)
-class OpenOperations:
-    """The open operations of a job.
-
-    Attributes:
-        ops: open collectives that count.
-        pairs: open sends and receives that count.
-        passing: open collectives that others have finished: about to be done, or one rank is stuck in them.
-        in_flight: collectives that all have entered and that may just be running.
-        holding: those of `ops` that may just be running, but hold a rank that others wait for.
-        mismatches: collectives on which ranks disagree, open or not.
-    """
-
-    ops: list[OpenOp]
-    pairs: list[OpenPair]
-    passing: list[OpenOp]
-    in_flight: list[OpenOp]
-    holding: list[OpenOp]
-    mismatches: list[Mismatch]
 
 
 def open_operations(proofs: Proofs) -> OpenOperations:

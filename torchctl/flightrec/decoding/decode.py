@@ -12,7 +12,8 @@ from torchctl.flightrec.decoding import wire
 from torchctl.flightrec.decoding.guard import Guard, Limits, too_large
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.decoding.dump import Dump, Members
+    from torchctl.flightrec.decoding.dump import Dump
+    from torchctl.flightrec.decoding.entries import Members
 
 MAX_RANK_DIGITS = 6
 _EXTENSIONS = re.compile(r"\.(pkl|pickle|json|bin|dump|trace|txt)\Z", re.IGNORECASE)
@@ -40,7 +41,7 @@ def decode_dump(
             return decode_dump(data, source, guard=own, whole=whole, members=members)
     payload = guard.ask(wire.DECODE_DUMP if whole else wire.DECODE_FOR_TABLE, data, source)
     # Only now, so that whoever needs it can import it meanwhile in another thread.
-    from torchctl.flightrec.decoding.dump import dump_of_columns
+    from torchctl.flightrec.decoding.entries import dump_of_columns
 
     return dump_of_columns(*wire.unpack(payload), source, {} if members is None else members)
 

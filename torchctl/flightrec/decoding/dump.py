@@ -1,19 +1,13 @@
 """What a flight-recorder dump holds: process groups, entries and their frames, as the recorder wrote them.
 
-Nothing is judged here: `state` is the recorder's own word, which gloo never moves from "scheduled". What a
-state means is `summary`'s business.
+Nothing is judged here: `state` is the recorder's own word, which gloo never moves from "scheduled". What it
+means is said in `table.judge`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from itertools import pairwise, repeat
-from math import isnan
-from typing import Any, overload
-
-from torchctl.flightrec.decoding import wire
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,127 +112,3 @@ class Dump:
     groups: tuple[ProcessGroup, ...]
     reported: tuple[ReportedStatus, ...]
     entries: Sequence[Entry]
-
-
-class EntryColumns(Sequence[Entry]):
-    """The entries of a dump as columns; `Entry` objects are built when the first of them is asked for.
-
-    `columns` maps each name of `wire.COLUMNS` to a view of 64-bit integers or floats, and `strings` holds
-    the text that columns refer to: what an engine over many ranks works on instead of objects.
-    """
-
-    __slots__ = ("_entries", "columns", "strings")
-
-    def __init__(self, strings: list[str], columns: Mapping[str, memoryview[Any]]) -> None:
-        self.strings = strings
-        self.columns = columns
-        self._entries: list[Entry] | None = None
-
-    def __len__(self) -> int:
-        return len(self.columns["record_id"])
-
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self._all())
-
-    def _all(self) -> list[Entry]:
-        if self._entries is None:
-            # A frozen class sets its fields one by one, by name; field by field, for all at once, takes half the time.
-            made = list(map(object.__new__, repeat(Entry, len(self))))
-            for fill, values in zip(_FILL, self._values(), strict=True):
-                deque(map(fill, made, values), maxlen=0)
-            self._entries = made
-        return self._entries
-
-    def _values(self) -> list[list[Any]]:
-        """Return the fields of `Entry` in its order, each a list; equal shapes and stacks are one object."""
-        shapes, dtypes, stacks = self._shapes(), self._dtypes(), self._stacks()
-        tables: dict[str, list[Any]] = {"input_sizes": shapes, "output_sizes": shapes, "frames": stacks}
-        tables |= {"input_dtypes": dtypes, "output_dtypes": dtypes}
-        tables |= dict.fromkeys(wire.ENTRY_TEXTS, self.strings)
-        return [self._field(name, tables) for name in _FIELD_NAMES]
-
-    def _field(self, name: str, tables: Mapping[str, list[Any]]) -> list[Any]:
-        values = self.columns[name].tolist()
-        if name in tables:
-            return list(map(tables[name].__getitem__, values))
-        if name == "duration_ms":
-            return [None if isnan(value) else value for value in values]
-        if name == "is_p2p":
-            return [value == 1 for value in values]
-        if name == "retired":
-            return [None if value == wire.NONE else value == 1 for value in values]
-        return [None if value == wire.NONE else value for value in values]
-
-    def _rows(self, table: str) -> Iterator[list[int]]:
-        offsets = self.columns[f"{table}_offsets"].tolist()
-        values = self.columns[f"{table}_values"].tolist()
-        return (values[start:end] for start, end in pairwise(offsets))
-
-    def tables(
-        self,
-    ) -> tuple[
-        list[tuple[tuple[int, ...], ...]], list[tuple[str, ...]], list[tuple[int, ...]], list[tuple[str, int, str]]
-    ]:
-        """Return what the columns' numbers stand for: sizes, dtypes, stacks as rows of frames, and the frames."""
-        columns, text = self.columns, self.strings.__getitem__
-        lines = columns["frame_line"].tolist()
-        frames = list(zip(map(text, columns["frame_filename"]), lines, map(text, columns["frame_name"]), strict=True))
-        return self._shapes(), self._dtypes(), [tuple(row) for row in self._rows("stack")], frames
-
-    def _shapes(self) -> list[tuple[tuple[int, ...], ...]]:
-        shapes = []
-        for row in self._rows("shape"):
-            at, sizes = 0, []
-            while at < len(row):
-                sizes.append(tuple(row[at + 1 : at + 1 + row[at]]))
-                at += 1 + row[at]
-            shapes.append(tuple(sizes))
-        return shapes
-
-    def _dtypes(self) -> list[tuple[str, ...]]:
-        return [tuple(map(self.strings.__getitem__, row)) for row in self._rows("dtype")]
-
-    def _stacks(self) -> list[tuple[Frame, ...]]:
-        columns, text = self.columns, self.strings.__getitem__
-        lines = columns["frame_line"].tolist()
-        frames = list(map(Frame, map(text, columns["frame_filename"]), lines, map(text, columns["frame_name"])))
-        return [tuple(map(frames.__getitem__, row)) for row in self._rows("stack")]
-
-
-_FIELD_NAMES = tuple(field.name for field in fields(Entry))
-_FILL = tuple(Entry.__dict__[name].__set__ for name in _FIELD_NAMES)
-
-
-Members = dict[bytes, tuple[int, ...]]  # ranks of a group by their bytes in a column
-
-
-def dump_of_columns(strings: list[str], columns: Mapping[str, memoryview[Any]], source: str, members: Members) -> Dump:
-    """Return the dump that the decoding child's columns describe; equal `members` become one object."""
-    version, library, *unknown = (strings[number] for number in columns["head"])
-    offsets, ranks = columns["config_rank_offsets"], columns["config_ranks"]
-    groups = tuple(
-        ProcessGroup(strings[name], strings[desc], _members(ranks[offsets[at] : offsets[at + 1]], members) or None)
-        for at, (name, desc) in enumerate(zip(columns["config_name"], columns["config_desc"], strict=True))
-    )
-    counters = (columns[f"status_{word}"] for word in ("pg_id", "enqueued", "started", "completed"))
-    reported = tuple(
-        ReportedStatus(pg_id, *(None if value == wire.NONE else value for value in values))
-        for pg_id, *values in zip(*counters, strict=True)
-    )
-    return Dump(source, version, library, tuple(unknown), groups, reported, EntryColumns(strings, columns))
-
-
-def _members(ranks: memoryview[Any], known: Members) -> tuple[int, ...]:
-    """Return the ranks of a group; of a thousand dumps that state the same thousand, each is read as bytes alone."""
-    key = ranks.tobytes()
-    found = known.get(key)
-    if found is None:
-        found = known[key] = tuple(ranks)
-    return found

@@ -17,7 +17,8 @@ from torchctl.flightrec.decoding.guard import Guard
 from torchctl.flightrec.decoding.raw import Failure, RawDump
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.decoding.dump import Dump, Members
+    from torchctl.flightrec.decoding.dump import Dump
+    from torchctl.flightrec.decoding.entries import Members
 
 MAX_JOBS = 16
 T = TypeVar("T")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchctl.flightrec.decoding import wire
-from torchctl.flightrec.decoding.dump import Dump, EntryColumns, ProcessGroup, ReportedStatus
+from torchctl.flightrec.decoding.dump import Dump, ProcessGroup, ReportedStatus
+from torchctl.flightrec.decoding.entries import EntryColumns
 from torchctl.flightrec.decoding.raw import RawDump
 from torchctl.flightrec.table.states import OTHER_WORD, WORDS
 from torchctl.flightrec.table.trace import NO_RANK
