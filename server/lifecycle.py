@@ -93,7 +93,7 @@ def start_tcp_server(stack: contextlib.ExitStack, options: WorkerOptions = DEFAU
         host = _filled_in(os.environ.get(protocol.WORKER_HOST_VARIABLE, ""))
         filled = _filled_in(port)
         if not (filled.isascii() and filled.isdigit() and int(filled) <= 65535):
-            raise ServerError(f"{protocol.WORKER_PORT_VARIABLE} is {filled!r}, which is no TCP port")
+            raise ServerError(f"{protocol.WORKER_PORT_VARIABLE} is {filled!r}, which is not a TCP port")
         one_native = options._replace(native_companion=False)  # it is the process's, and the first server's
         server = stack.enter_context(WorkerServer(host, int(filled), **one_native._asdict()))
         registration = Registration(host, server.port, tls=server.tls)

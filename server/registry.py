@@ -27,9 +27,9 @@ def register_handler(name: str, function: Handler, *, costly: bool = True) -> No
         ValueError: the name is taken, or cannot stand in a path.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no handler name: letters, digits and _.:- only, at most 128")
+        raise ValueError(f"{name!r} is not a handler name: use letters, digits and _.:-, at most 128 characters")
     if name in _handlers:
-        raise ValueError(f"Handler {name} is registered already; registered: {', '.join(sorted(_handlers))}")
+        raise ValueError(f"Handler {name} is already registered; registered: {', '.join(sorted(_handlers))}")
     _handlers[name] = function
     if not costly:
         _harmless.add(name)

@@ -66,7 +66,7 @@ class Response:
             ValueError: not a final status, 200 to 599.
         """
         if not 200 <= int(status) <= 599:
-            raise ValueError(f"{status} is no final HTTP status")
+            raise ValueError(f"{status} is not a final HTTP status")
         self.status = int(status)
 
     def set_header(self, name: str, value: str) -> None:
@@ -83,5 +83,5 @@ Handler = Callable[[Request, Response], None]
 
 def _header_value(text: str) -> str:
     if not (text.isascii() and text.isprintable()):
-        raise ValueError(f"{text!r} cannot stand in an HTTP header")
+        raise ValueError(f"{text!r} cannot be sent in an HTTP header")
     return text

@@ -65,7 +65,7 @@ class WorkerServer:
         self._stopped = False
         self._listeners: list[Listener] = []
         if not -1 <= port <= 65535:
-            raise ServerError(f"{port} is no TCP port: 0 to 65535, or -1 for a Unix socket")
+            raise ServerError(f"{port} is not a TCP port: 0 to 65535, or -1 for a Unix socket")
         options = WorkerOptions(read_only, token_file, tls_cert, tls_key, sentinel, native_companion, allow_pause)
         if port == -1:
             self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, options.unix_gate()))
@@ -84,7 +84,7 @@ class WorkerServer:
                     listener.start()
         except RuntimeError as error:
             self.shutdown()
-            raise ServerError(f"no thread can be started for the server: {error}") from error
+            raise ServerError(f"cannot start a thread for the server: {error}") from error
 
     def _companion(self) -> companion.Companion:
         # A sentinel speaks no TLS: such a socket stays the worker's own.
@@ -96,7 +96,7 @@ class WorkerServer:
         addresses = _addresses(host)
         if gate.token is None and not all(is_loopback(address) for _, (address, _) in addresses):
             raise ServerError(
-                f"refusing to listen on {host}, which others can reach, without a token",
+                f"refusing to listen on {host} without a token: others can reach it",
                 hint=f"set {protocol.TOKEN_VARIABLE} or {protocol.TOKEN_FILE_VARIABLE}, or use a loopback address",
             )
         guarded = [(address, _at(host, address, gate)) for address in addresses]
@@ -109,7 +109,7 @@ class WorkerServer:
                     continue
                 message = f"cannot listen on {host or 'loopback'} port {port}: {error.strerror}"
                 kind = AddressInUseError if error.errno == errno.EADDRINUSE else ServerError
-                raise kind(message, hint="choose another port; 0 takes a free one") from error
+                raise kind(message, hint="choose another port; 0 picks a free one") from error
         self.port = int(self._listeners[0].server_address[1])
         self.address = f"{host or 'localhost'}:{self.port}"
         self.tls = gate.tls is not None
@@ -195,7 +195,7 @@ def _addresses(host: str) -> list[_Address]:
     try:
         resolved = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ServerError(f"the host {host!r} is not known here: {error.strerror}") from error
+        raise ServerError(f"the host {host!r} cannot be resolved: {error.strerror}") from error
     family, _, _, _, address = resolved[0]
     return [(family, (str(address[0]), 0))]
 

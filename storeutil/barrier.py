@@ -49,7 +49,7 @@ def barrier(
     Source: torch.distributed.elastic.utils.store.barrier (2.13).
     """
     if rank is None and rank_tracing_decoder is not None:
-        raise ValueError("rank_tracing_decoder needs rank: without it nobody can trace this arrival")
+        raise ValueError("rank_tracing_decoder needs rank: this arrival cannot be traced without it")
     if not can_look(store):
         _least_barrier(store, world_size, key_prefix, barrier_timeout, rank, rank_tracing_decoder, trace_timeout)
         return
@@ -97,11 +97,11 @@ def _timeout_error(
         return store_error(f"Timed out waiting on barrier, {head}, {tail}; the missing ranks: {error}")
     head = f"Timed out waiting on barrier on rank {rank}, {head}"
     if report is None:
-        return store_error(f"{head}, {tail}; no waiting rank could find out which ranks are missing")
+        return store_error(f"{head}, {tail}; no waiting rank could determine which ranks are missing")
     folded = f" missing={report.names(None)}," if decoder is not None else ""
     text = f"{head}, arrived={report.arrived},{folded} missing_ranks=[{report.names(decoder)}], {tail}"
     if report.anonymous:
-        text += f"; {report.anonymous} of these have arrived without a trace of which they are"
+        text += f"; {report.anonymous} of these arrived without leaving a trace of their rank"
     if rank != 0 and 0 not in report.untraced:
         name = decoder(0) if decoder is not None else "0"
         text += f"; check rank 0 ({name}) for missing rank info"  # torch's words, for those who search logs

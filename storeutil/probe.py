@@ -25,7 +25,7 @@ _NO_WAY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH}
 
 
 class NotAStoreError(OSError):
-    """Something listens there, and it is no TCPStore."""
+    """Something listens there, and it is not a TCPStore."""
 
 
 class SilentError(TimeoutError):
@@ -49,7 +49,7 @@ def probe_store(host: str, port: int, timeout_s: float) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except ValueError as error:  # what no name can look like: two dots or a label over 63 characters
-        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host name") from error
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
     targets = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     nonce = os.urandom(4)
     errors: list[OSError] = []
@@ -102,7 +102,7 @@ def _first_answer(selector: selectors.BaseSelector, nonce: bytes, end: float, er
                 elif sock.recv(len(nonce)) == nonce:
                     return str(key.data)
                 else:
-                    raise NotAStoreError("something else than a TCPStore answered")
+                    raise NotAStoreError("something other than a TCPStore answered")
             except ConnectionResetError:
                 errors.append(NotAStoreError("the connection was closed"))
                 _drop(selector, sock)
@@ -121,7 +121,7 @@ def _drop(selector: selectors.BaseSelector, fileobj: object) -> None:
 def worst_error(errors: list[OSError], host: str, port: int, timeout_s: float) -> OSError:
     """Return the error that says most: somebody else is there, silence, no route, and last a refusal."""
     if any(isinstance(error, NotAStoreError) for error in errors):
-        return NotAStoreError(f"what listens on {host}:{port} is no TCPStore")
+        return NotAStoreError(f"what listens on {host}:{port} is not a TCPStore")
     if any(isinstance(error, SilentError) for error in errors):
         return SilentError(f"nothing on {host}:{port} answered as a TCPStore within {timeout_s:.3g} s")
     telling = [error for error in errors if error.errno not in _NO_WAY] or errors

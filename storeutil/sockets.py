@@ -37,7 +37,7 @@ def get_socket_with_port() -> socket.socket:
             get_logger(__name__).warning("cannot bind %s: %s", address, error)
             continue
         return sock
-    raise RuntimeError("no address of localhost can be bound")
+    raise RuntimeError("cannot bind any address of localhost")
 
 
 def is_local(host: str) -> bool:

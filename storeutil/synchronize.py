@@ -112,7 +112,7 @@ def _finish(
             if deadline.passed and not store.check([finished_key]):
                 raise store_error(
                     f"Timed out on rank 0, for key prefix: {prefix} (world_size={world_size}, "
-                    f"timeout={deadline.timeout_s:g}): not everybody has read the data"
+                    f"timeout={deadline.timeout_s:g}): not every rank has read the data"
                 )
     return values
 

@@ -165,7 +165,7 @@ def absent_keys(store: LookingStore, keys: Sequence[str]) -> list[str]:
 def read_counter(store: LookingStore, key: str) -> int:
     """Return the counter at `key`, 0 where there is none, without creating it.
 
-    It is read and not added to: told to add to what is no number, a TCPStore closes the connection.
+    It is read and not added to: told to add to a value that is not a number, a TCPStore closes the connection.
 
     Raises:
         NotACounterError: what is there is no number.
@@ -175,7 +175,7 @@ def read_counter(store: LookingStore, key: str) -> int:
     value = store.get(key)
     number = as_counter(value)
     if number is None:
-        raise NotACounterError(f"{key} is no counter: {preview(value)}")
+        raise NotACounterError(f"{key} is not a counter: {preview(value)}")
     return number
 
 

@@ -78,7 +78,7 @@ def stop(pid: int) -> None:
 
 
 def held(process: Process) -> None:
-    """Wait until a process has said "holding" and its main thread sleeps in C: no connection is taken any more."""
+    """Wait until a process has said "holding" and its main thread is sleeping in C: no connection is taken any more."""
     process.wait_for("holding")
 
     def sleeps() -> bool:

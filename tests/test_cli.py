@@ -116,4 +116,4 @@ def test_an_output_that_cannot_be_written_is_one_sentence(folder: Path, command:
     with WorkerServer(str(folder / "s")), open("/dev/full", "w") as full:
         arguments = [*TORCHCTL, *command.split(), "--socket", str(folder / "s")]
         out = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert (out.returncode, out.stderr) == (1, "torchctl: the output cannot be written: No space left on device\n")
+    assert (out.returncode, out.stderr) == (1, "torchctl: cannot write the output: No space left on device\n")

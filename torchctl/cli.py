@@ -55,7 +55,7 @@ class Root(click.Group):
     ) -> NoReturn:
         """Run a command and exit: 0, the error's own code, or the code that the command asked for."""
         if sys.stdout is None:
-            sys.stderr.write("torchctl: standard output is closed; there is nowhere to print to\n")
+            sys.stderr.write("torchctl: standard output is closed, so there is nowhere to print\n")
             sys.exit(EXIT_FAILED)
         try:
             extra["standalone_mode"] = False
@@ -74,7 +74,7 @@ class Root(click.Group):
         except OSError as error:
             if self.debug:
                 raise
-            click.echo(f"torchctl: the output cannot be written: {error.strerror or error}", err=True)
+            click.echo(f"torchctl: cannot write the output: {error.strerror or error}", err=True)
             with contextlib.suppress(OSError, ValueError):  # what is still buffered would fail again at exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
@@ -87,7 +87,7 @@ class Root(click.Group):
             if self.debug:
                 raise
             click.echo(f"torchctl: internal error: {type(error).__name__}: {error}", err=True)
-            click.echo("  run again with `torchctl --debug ...` for the traceback, and report it", err=True)
+            click.echo("  run again with `torchctl --debug ...` for the traceback, and please report it", err=True)
             sys.exit(EXIT_FAILED)
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -3,7 +3,7 @@
 TorchctlError                 exit 1
 ├── RuntimeDirError           1  the runtime folder is not ours or open to others
 ├── SecretFileError           1  a token or key file that is missing, unusable or open to others
-├── DumpError                 1  a file or reply that is no flight-recorder dump, or a hostile one
+├── DumpError                 1  a file or reply that is not a flight-recorder dump, or a hostile one
 ├── ServerError               1  the worker-side server cannot start
 │   └── AddressInUseError     1  a live server already holds the address
 ├── NoWorkersError            3  nothing to talk to was found
@@ -93,7 +93,7 @@ class AddressInUseError(ServerError):
     """A live server already holds the address; the message names its owner."""
 
     kind = "address_in_use"
-    hint = "stop that process, or give each worker its own path: {rank}, {local_rank} and {pid} are filled in"
+    hint = "stop that process, or give each worker its own path: {rank}, {local_rank} and {pid} are replaced"
 
 
 class NoWorkersError(TorchctlError):
@@ -129,7 +129,7 @@ class StoreUnreachableError(StoreError):
 
     exit_code = EXIT_UNREACHABLE
     kind = "no_store"
-    hint = "the job's store is at MASTER_ADDR:MASTER_PORT of its environment; rank 0 or the agent hosts it"
+    hint = "the job's store is at the MASTER_ADDR:MASTER_PORT in its environment; rank 0 or the agent hosts it"
 
 
 class StoreTimeoutError(StoreError):
@@ -191,7 +191,7 @@ class RefusedError(UnreachableError):
     """The address exists and nobody listens there."""
 
     kind = "refused"
-    hint = "the process behind it has ended or never started its server; look at the job's log for its exit"
+    hint = "the process has ended or never started its server; check the job's log"
 
 
 class AccessDeniedError(UnreachableError):
@@ -205,14 +205,16 @@ class BusyError(UnreachableError):
     """The worker's backlog or its connection table is full."""
 
     kind = "busy"
-    hint = "try again in a few seconds; if it stays busy, the process may be stopped or stuck in C code"
+    hint = "try again in a few seconds; if it is still busy, the process may be stopped or stuck in C code"
 
 
 class DegradedError(UnreachableError):
     """The worker cannot answer, and its sentinel, which says why, has not what was asked for."""
 
     kind = "degraded"
-    hint = "`torchctl traceback` shows where it stands, read from outside; `torchctl doctor` says all that is known"
+    hint = (
+        "`torchctl traceback` shows where it is, read from outside; `torchctl doctor` shows everything known about it"
+    )
 
 
 class UnknownHostError(UnreachableError):
@@ -226,14 +228,14 @@ class CertificateError(UnreachableError):
     """The certificate does not prove that this is the worker; nothing was sent to it."""
 
     kind = "certificate"
-    hint = "--ca names the authority that signed the workers' certificates; each names its host as it is typed"
+    hint = "--ca names the CA that signed the workers' certificates; each must name its host as you typed it"
 
 
 class NotAWorkerError(UnreachableError):
     """Something listens there that is no torch or torchctl worker server."""
 
     kind = "not_a_worker"
-    hint = "check the address: a worker answers `GET /handler/` with a JSON list of names"
+    hint = "check the address: a worker answers `GET /handler/` with a JSON list of handlers"
 
 
 class TooLargeError(WorkerError):
@@ -269,7 +271,8 @@ class DeadlineError(WorkerError):
     exit_code = EXIT_DEADLINE
     kind = "timeout"
     hint = (
-        "the process may be stopped or its interpreter lock held: try a longer --timeout, then `torchctl doctor` there"
+        "the process may be stopped, or its interpreter lock may be held: try a longer --timeout,"
+        " then `torchctl doctor` on its host"
     )
 
 
@@ -277,7 +280,7 @@ class NotAskedError(DeadlineError):
     """Nobody has asked this worker: the deadline came while it waited for a free connection."""
 
     kind = "not_asked"
-    hint = "give more time (--timeout) or more connections at once (--jobs)"
+    hint = "try a longer --timeout or more connections at once (--jobs)"
 
 
 class StoppedError(WorkerError):

@@ -42,7 +42,7 @@ def _is_device(path: str, hint: str) -> bool:
     except OSError:
         return False
     if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
-        raise TorchctlError(f"{path} exists and is no regular file", hint=hint)
+        raise TorchctlError(f"{path} exists and is not a regular file", hint=hint)
     return stat.S_ISCHR(mode)
 
 

@@ -182,7 +182,7 @@ def _read(path: str, *state: int) -> Manifest:
     except OSError as error:
         raise TorchctlError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise TorchctlError(f"{path} is not what `torchctl collect` writes", hint=_HINT) from None
+        raise TorchctlError(f"{path} was not written by `torchctl collect`", hint=_HINT) from None
 
 
 def entries_of(paths: Iterable[str]) -> dict[str, Entry]:
@@ -240,7 +240,7 @@ def _replaced(folder: str, rank: int, entries: list[Entry]) -> Iterator[tuple[En
     if len(jobs) > 1:
         raise TorchctlError(
             f"{folder} holds rank {rank} of several jobs: {', '.join(jobs)}",
-            hint="collect each into a folder of its own with --job, or move the files of one elsewhere",
+            hint="collect each job into its own folder with --job, or move one job's files elsewhere",
         )
     if not kept:
         return
@@ -253,7 +253,7 @@ def _replaced(folder: str, rank: int, entries: list[Entry]) -> Iterator[tuple[En
             yield entry, f"rank {rank}: {names} left aside: {_words(present)} has taken the place of {_words(entry)}"
         elif entry.failures:
             reason = next(iter(entry.failures.values()))
-            yield entry, f"rank {rank}: {entry.endpoint} {reason}; what is known of the rank is of {_words(present)}"
+            yield entry, f"rank {rank}: {entry.endpoint} {reason}; what is known about the rank comes from {_words(present)}"
 
 
 def _words(entry: Entry) -> str:

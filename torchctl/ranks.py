@@ -21,7 +21,7 @@ def parse_ranks(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not _is_rank(first) or (dash and not _is_rank(last)):
-            raise ValueError(f"{part.strip()!r} is no rank or range of ranks; write 0,3-7")
+            raise ValueError(f"{part.strip()!r} is not a rank or a range of ranks; write 0,3-7")
         low, high = int(first), int(last or first)
         if high < low:
             raise ValueError(f"the range {part.strip()!r} runs backwards")

@@ -61,7 +61,7 @@ def parse_host_port(text: str) -> tuple[str, int]:
         raise ValueError(f"{text!r} is not HOST:PORT; write node1:25000, or [::1]:25000 for IPv6")
     host, port = match[1], int(match[2])
     if not HOST.fullmatch(host) or host.startswith("-"):
-        raise ValueError(f"{host!r} is no host name or address")
+        raise ValueError(f"{host!r} is not a host name or an address")
     if not 1 <= port <= 65535:
-        raise ValueError(f"{port} is no TCP port: 1 to 65535")
+        raise ValueError(f"{port} is not a TCP port: 1 to 65535")
     return host, port

@@ -27,7 +27,7 @@ def check_names(request: Request, *known: str) -> None:
     """Refuse parameters that the handler does not know: a misspelt one must not pass in silence."""
     for key in request.params():
         if key not in known:
-            takes = f"takes {', '.join(sorted(known))}" if known else "takes none"
+            takes = f"takes {', '.join(sorted(known))}" if known else "takes no parameters"
             raise Refusal(400, f"unknown parameter {key!r}: this handler {takes}, in lower case")
 
 

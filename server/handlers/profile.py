@@ -25,11 +25,11 @@ def torch_profile(request: Request, response: Response) -> None:
     check_names(request, "duration")
     duration_s = seconds(request.get_param("duration") or "missing", "duration", most=MAX_DURATION_S)
     if torchlink.loaded("torch") is None:
-        raise Refusal(501, "torch is not loaded in this process; there is nothing to profile")
+        raise Refusal(501, "torch is not loaded in this process, so there is nothing to profile")
     if getattr(torchlink.loaded("torch.autograd.profiler"), "_is_profiler_enabled", False):
-        raise Refusal(409, "the training runs a profiler of its own; two at once crash torch")
+        raise Refusal(409, "the training script is running its own profiler, and torch crashes with two at once")
     if not _one_at_a_time.acquire(blocking=False):
-        raise Refusal(409, "a profile is being taken already; try again when it has ended")
+        raise Refusal(409, "another profile is running; try again when it is done")
     atexit.register(_end_early)
     try:
         profiler = importlib.import_module("torch.profiler")

@@ -38,7 +38,7 @@ def pyspy_dump(request: Request, response: Response) -> None:
     """
     chosen = _flags(request)
     if chosen["native"] and not request.allow_pause:
-        raise Refusal(400, "native frames need this process stopped; its server was started without allow_pause")
+        raise Refusal(400, "native frames require pausing this process, and its server was started without allow_pause")
     program = find_pyspy()
     if program is None:
         raise Refusal(501, "py-spy is not installed here; `pip install py-spy` in the job's environment")
@@ -83,7 +83,7 @@ def _run_detached(arguments: list[str]) -> tuple[int, str]:
     if not ended:
         if match is not None:
             _end(int(match[1]))
-        raise Refusal(500, f"py-spy did not answer within {_TIMEOUT_S:g} s, or wrote too much; it was ended")
+        raise Refusal(500, f"py-spy did not answer within {_TIMEOUT_S:g} s, or wrote too much, and was killed")
     text, _, status = _PID.sub("", output, count=1).rpartition("exit=")
     return (int(status) if status.strip().isdigit() else -1), text
 

@@ -56,9 +56,9 @@ class Gate(NamedTuple):
         if self.own_names is None:
             return ""
         if host is not None and not self._is_own(host):
-            return "the Host header names another host; this server is for its own host's loopback only"
+            return "the Host header names another host; this server only answers its own host's loopback"
         if origin is not None and origin.lower().partition("://")[2] != (host or "").lower():
-            return "the Origin header names another site; web pages may not ask this server"
+            return "the Origin header names another site; web pages may not query this server"
         return ""
 
     def _is_own(self, host: str) -> bool:
@@ -90,7 +90,7 @@ def peer_problem(connection: socket.socket) -> str:
     Own uid and root may. The kernel notes the uid at the connect, as this process's user namespace sees it.
     """
     uid = peer_of(connection).uid
-    return "" if uid in (os.geteuid(), 0) else f"this socket is for uid {os.geteuid()} and root, not for uid {uid}"
+    return "" if uid in (os.geteuid(), 0) else f"this socket only serves uid {os.geteuid()} and root, not uid {uid}"
 
 
 def _host_of(authority: str) -> str:

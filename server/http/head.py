@@ -63,10 +63,10 @@ class Head(NamedTuple):
             BadRequest: it is chunked, too long, or no number.
         """
         if "transfer-encoding" in self.fields:
-            raise BadRequest(411, "send Content-Length; chunked bodies are not read here")
+            raise BadRequest(411, "send Content-Length; chunked bodies are not supported")
         length = self.fields.get("content-length", "0")
         if not (length.isascii() and length.isdigit() and len(length) < 20):
-            raise BadRequest(400, "Content-Length is no number")
+            raise BadRequest(400, "Content-Length is not a number")
         if int(length) > protocol.MAX_BODY_BYTES:
             raise BadRequest(413, f"the body is larger than {protocol.MAX_BODY_BYTES} bytes")
         return int(length)
@@ -87,9 +87,9 @@ def read_head(stream: Lines) -> Head | None:
         raise BadRequest(414, f"the request line is longer than {protocol.MAX_LINE_BYTES} bytes")
     match = _REQUEST_LINE.fullmatch(line.rstrip(b"\r\n"))
     if match is None or not line.endswith(b"\n"):
-        raise BadRequest(400, "this is no HTTP request")
+        raise BadRequest(400, "this is not an HTTP request")
     if match[3] != b"1":
-        raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are supported")
     fields = _read_fields(stream)
     target, host = match[2].decode("ascii"), fields.get("host")
     if target.lower().startswith("http://"):  # absolute form, as through a proxy; its host counts instead of Host
@@ -114,7 +114,7 @@ def _read_fields(stream: Lines) -> dict[str, str]:
             raise BadRequest(400, "a header line has no name, or space around it")
         key = name.decode("latin-1").lower()
         if key in fields and key in _ONLY_ONCE:
-            raise BadRequest(400, f"the header {key} is there twice")
+            raise BadRequest(400, f"the header {key} appears twice")
         fields[key] = value.strip().decode("latin-1")
     raise BadRequest(431, f"more than {protocol.MAX_HEADERS} headers")
 

@@ -99,7 +99,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if thread is None or thread is threading.current_thread():
             return False
         if not self._own.give_up_lost():
-            return False  # it has ended, or sleeps for good in a `poll` on what was ours: nobody waits for it
+            return False  # it has ended, or sleeps for good in a `poll` on what was ours: no thread is waiting for it
         with contextlib.suppress(OSError):
             self._stop_end.send(b"x", socket.MSG_NOSIGNAL)
         thread.join(timeout_s)

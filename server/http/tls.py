@@ -37,7 +37,7 @@ class ServerTls:
             reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
             raise ServerError(
                 f"the TLS certificate {cert} and key {key} cannot be used: {reason}",
-                hint="both are PEM files; the key belongs to the certificate and has no passphrase",
+                hint="both must be PEM files; the key must match the certificate and have no passphrase",
             ) from error
 
     def over(self, channel: Channel) -> TlsStream:
@@ -113,5 +113,5 @@ def is_tls(channel: Channel, deadline: float) -> bool:
     """
     first = channel.receive(1, deadline, socket.MSG_PEEK)
     if not first:
-        raise ConnectionResetError("closed without a byte")
+        raise ConnectionResetError("closed without sending a byte")
     return first == _HANDSHAKE_RECORD

@@ -44,7 +44,7 @@ def bind(listening: socket.socket, path: str) -> Identity:
             status = os.lstat(path)
     except OSError as error:
         raise ServerError(
-            f"cannot listen at {path}: {error.strerror}", hint="check that the folder exists and is writable"
+            f"cannot listen on {path}: {error.strerror}", hint="check that the folder exists and is writable"
         ) from error
     return status.st_dev, status.st_ino
 
@@ -68,7 +68,7 @@ def _check_length(path: str) -> None:
         raise ServerError("a socket path cannot be empty or hold a NUL character")
     if size > protocol.MAX_SOCKET_PATH_BYTES:
         raise ServerError(
-            f"the socket path has {size} bytes, the system takes {protocol.MAX_SOCKET_PATH_BYTES}: {path}",
+            f"the socket path has {size} bytes; the system allows {protocol.MAX_SOCKET_PATH_BYTES}: {path}",
             hint="use a shorter folder, such as /tmp",
         )
 
@@ -79,10 +79,10 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise ServerError(f"{path} exists and is no socket; it is left alone", hint="choose another path")
+        raise ServerError(f"{path} exists and is not a socket; it was left alone", hint="choose another path")
     owner = _owner(path)
     if owner is not None:
-        raise AddressInUseError(f"a live server listens at {path} already: {owner}")
+        raise AddressInUseError(f"a live server already listens on {path}: {owner}")
     os.unlink(path)
 
 
@@ -100,7 +100,7 @@ def _owner(path: str) -> str | None:
             return None
         except OSError as error:
             if error.errno == errno.EPROTOTYPE:
-                return "an unknown process, with a socket of another type"
+                return "an unknown process, with a different type of socket"
             raise
         pid, uid = peer_of(probe)
     if pid and start_ticks(pid) is None and os.path.exists("/proc/self/stat"):

@@ -68,7 +68,7 @@ def judge(head: Head, gate: Gate, is_costly: Callable[[str], bool]) -> Served | 
         return Refused(403, problem, stranger=True)
     authorization = head.fields.get("authorization", "")
     if not gate.knows(authorization):
-        text = "this server wants `Authorization: Bearer` with the token it was started with"
+        text = "this server requires `Authorization: Bearer` with the token it was started with"
         return Refused(401, text, stranger=True, wrong_token=bool(authorization))
     if head.path == "/":
         return _page(head, Route.INDEX)
@@ -80,7 +80,7 @@ def judge(head: Head, gate: Gate, is_costly: Callable[[str], bool]) -> Served | 
         return Refused(405, f"{head.method} is not served at {head.path}; use POST", allow="POST")
     name = unquoted(head.path[len(protocol.HANDLER_PATH) :])
     if gate.read_only and is_costly(name):
-        return Refused(403, f"Handler {name} is switched off: this server is read-only")
+        return Refused(403, f"Handler {name} is turned off: this server is read-only")
     return Served(Route.HANDLER, name)
 
 

@@ -139,7 +139,7 @@ class Desk:
             if any(end in client.data for end in _ENDS):
                 self._listen(client)
             elif len(client.data) > _MAX_HEAD_BYTES:
-                self._answer(client, 400, "the request's head is too long\n")
+                self._answer(client, 400, "the request headers are too long\n")
 
     def _listen(self, client: _Client) -> None:
         try:
@@ -173,7 +173,7 @@ class Desk:
         elif name in NATIVE_HANDLERS and self._state.worker.native:
             self._wait_for(client, Relayed(self._state.worker.native, f"{name}?{query}" if query else name))
         else:
-            why = "the worker could not answer just now, and can again: ask once more"
+            why = "the worker could not answer for a moment and has recovered: ask again"
             if self._state.degraded is not None:
                 why = f"the worker cannot answer: {self._state.sentence()}"
             lacks = repr(name) if name else "index page"

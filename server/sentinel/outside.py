@@ -27,7 +27,7 @@ _DUMP_LOOK_S = 0.05
 _MAX_BYTES = 16 << 20
 _SYS_TGKILL = {"x86_64": 234, "aarch64": 131}
 _LEFT_OUT = (
-    "\nnote: the interpreter prints the newest 100 threads only, and the main thread is older than those:\n"
+    "\nnote: the interpreter prints only the newest 100 threads, and the main thread is older than those:\n"
     "note: it is missing here; install py-spy in the job's environment to see it\n"
 )
 _DEFAULTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
@@ -115,7 +115,7 @@ class Stacks:
             self.answer = (200, bytes(self._data), "text/plain; charset=utf-8")
             return
         text = complaint(self._data.decode("utf-8", "replace"))
-        self._why = f"py-spy gave no stacks: {text or 'it did not end in time'}"
+        self._why = f"py-spy returned no stacks: {text or 'it did not finish in time'}"
         self._signal()
 
     def _reap(self) -> int:
@@ -144,16 +144,16 @@ class Stacks:
         """Return why the signal must not be sent, "" when it may."""
         worker, thread = self._state.worker, self._state.words().thread
         if worker.dump_signal is None or self._dump is None:
-            return "and the worker has not prepared a signal for it"
+            return "and the worker has no signal set up for it"
         degraded = self._state.degraded
         if degraded is None or not degraded.lock_held:
-            return "and no signal is sent, since it does not wait for the interpreter lock"
+            return "and no signal was sent: the process is not waiting for the interpreter lock"
         if start_ticks(worker.pid) != worker.start_ticks or thread == worker.pid:
-            return "and the process is not the same any more"
+            return "and the process has been replaced"
         fields = status_fields(f"/proc/{worker.pid}/task/{thread}/status")
         bit = 1 << (worker.dump_signal - 1)
         if not int(fields.get("SigCgt", "0"), 16) & bit or int(fields.get("SigBlk", "0"), 16) & bit:
-            return "and no signal is sent, since the process does not catch it any more"
+            return "and no signal was sent: the process no longer catches it"
         return ""
 
     def _read_dump(self) -> None:
@@ -165,7 +165,7 @@ class Stacks:
                 text += _LEFT_OUT.encode()
             self.answer = (200, text, "text/plain; charset=utf-8")
         elif time.monotonic() >= self._deadline:
-            words = f"no stacks from outside: {self._why}; and the interpreter wrote none when asked by a signal\n"
+            words = f"no stacks from outside: {self._why}; and the interpreter wrote none when it was signaled\n"
             self.answer = (503, words.encode("utf-8", "replace"), "text/plain; charset=utf-8")
         self._size = size
         self.wake = time.monotonic() + _DUMP_LOOK_S

@@ -57,16 +57,16 @@ class BarrierState:
         """Return who is missing, as far as the traces tell, without naming anybody who may have come."""
         count = self.ranks.world_size - self.ranks.arrived
         if count <= 0:
-            return "nobody is missing"
+            return "no rank is missing"
         if self.missing is not None:
             return f"missing: {_ranks(self.missing)}"
         if not self.traced:
             name = "it" if count == 1 else "they"
-            return f"{count} missing; nobody has left a trace of its rank, so {name} cannot be named"
+            return f"{count} missing; no rank left a trace, so {name} cannot be identified"
         arrived = self.ranks.anonymous
         return (
             f"{count} missing, out of {_ranks(self.ranks.untraced)}: {arrived} of these "
-            f"{'has' if arrived == 1 else 'have'} arrived without a trace of its rank"
+            f"{'has' if arrived == 1 else 'have'} arrived without leaving a trace of its rank"
         )
 
 
@@ -189,8 +189,8 @@ def _wait(
             fate = _withdraw(store, world_size, key_prefix, arrival)
             raise StoreTimeoutError(
                 f"barrier `{key_prefix}`: {state.ranks.arrived} of {world_size} arrived within "
-                f"{deadline.timeout_s:g} s, ours included; {state.missing_sentence()}",
-                hint=f"{fate}; `torchctl barrier --release` lets the waiting ranks go",
+                f"{deadline.timeout_s:g} s, including us; {state.missing_sentence()}",
+                hint=f"{fate}; `torchctl barrier --release` releases the waiting ranks",
             )
     return deadline.elapsed_s
 
@@ -203,10 +203,10 @@ def release_barrier(store: OperatorStore, key_prefix: str) -> str:
     """
     last_key = key_prefix + LAST_MEMBER
     if store.check([last_key]):
-        raise StoreError(f"barrier `{key_prefix}` is released already: {last_key} exists; nothing was written")
+        raise StoreError(f"barrier `{key_prefix}` is already released: {last_key} exists; nothing was written")
     if read_counter(store, key_prefix + NUM_MEMBERS) == 0:
         raise StoreError(
-            f"nobody has arrived at a barrier `{key_prefix}`; nothing was written",
+            f"no rank has arrived at barrier `{key_prefix}`; nothing was written",
             hint="`torchctl store keys` names the barriers in the store",
         )
     store.set(last_key, IGNORED)
@@ -218,7 +218,7 @@ def _refuse_used(store: OperatorStore, world_size: int, key_prefix: str, rank: i
     if store.check([key_prefix + LAST_MEMBER]):
         free = next_free_prefix(store, key_prefix)
         raise StoreError(
-            f"barrier `{key_prefix}` has been used: everybody would pass at once",
+            f"barrier `{key_prefix}` has already been used: every rank would pass at once",
             hint=f"the next free one is --key-prefix {free}",
         )
     arrived = read_counter(store, key_prefix + NUM_MEMBERS)
@@ -229,9 +229,9 @@ def _refuse_used(store: OperatorStore, world_size: int, key_prefix: str, rank: i
     )
     if expected.isdecimal() and expected != str(world_size):
         raise StoreError(
-            f"barrier `{key_prefix}`: the ranks that wait there expect {expected}, not {world_size}; "
-            "joining would let nobody go",
-            hint=f"join with --world-size {expected}; an earlier operator's mistake goes with "
+            f"barrier `{key_prefix}`: the ranks waiting there expect {expected}, not {world_size}; "
+            "joining would release no one",
+            hint=f"join with --world-size {expected}; to undo an earlier operator's mistake: "
             f"`torchctl store delete {key_prefix}{WORLD_SIZE}`",
         )
     if rank is not None and store.check([f"{key_prefix}{rank}{TRACE}"]):
@@ -243,8 +243,9 @@ def _refuse_used(store: OperatorStore, world_size: int, key_prefix: str, rank: i
 
 def _too_many(key_prefix: str, world_size: int, arrived: int, count: int) -> StoreError:
     return StoreError(
-        f"barrier `{key_prefix}`: {arrived} have arrived already, no room for {count} more in a world of {world_size}",
-        hint="check --world-size: it is the number of ranks that wait at this barrier",
+        f"barrier `{key_prefix}`: {arrived} have already arrived; "
+        f"there is no room for {count} more in a world of {world_size}",
+        hint="check --world-size: it is the number of ranks that meet at this barrier",
     )
 
 
@@ -269,14 +270,14 @@ def _withdraw(store: OperatorStore, world_size: int, key_prefix: str, arrival: _
                 stale.append(key_prefix + WORLD_SIZE)
             for key in stale:
                 store.delete_key(key)
-            return f"our arrival was taken back, {left} {'waits' if left == 1 else 'wait'} on"
+            return f"our arrival was withdrawn; {left} {'is' if left == 1 else 'are'} still waiting"
         store.add(counter, count)
         if not wait_slice(store, [last_key], INTERRUPTIBLE_S):
             return (
-                f"our arrival stays: with it {left + count} of {world_size} have come, but nobody has let them go; "
+                f"our arrival stays: {left + count} of {world_size} have arrived, but no one has released them; "
                 "check --world-size"
             )
-    return "our arrival stays, for others were released by it: the barrier is complete"
+    return "our arrival stays because it released others: the barrier is complete"
 
 
 def _ranks(ranks: list[int]) -> str:

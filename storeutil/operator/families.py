@@ -42,7 +42,7 @@ _SINGLE_RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?:.*/)?torchelastic/.+\Z"), "elastic: the agents' own data"),
     (re.compile(r"torch\.rendezvous\.[^/]*\Z"), "elastic rendezvous: its state, pickled"),
     (re.compile(r"(?:.*/)?MASTER_(?:ADDR|PORT)\Z"), "rendezvous: where the job's own store is"),
-    (re.compile(r"(?:.*/)?exception_dump\Z"), "NCCL: a rank{rank} has timed out and asked all for a dump"),
+    (re.compile(r"(?:.*/)?exception_dump\Z"), "NCCL: a rank{rank} timed out and asked every rank for a dump"),
     (re.compile(r"(?:.*/)?remote_error:.*\Z"), "NCCL: a rank{rank} has reported an error to its group"),
     (re.compile(r"(?:.*/)?init/\Z"), "the store's own count of workers that joined"),
     (re.compile(r"efcount/\Z"), "a file store's own count"),

@@ -40,7 +40,7 @@ def host_store(port: int, timeout_s: float) -> TCPStore:
     except RuntimeError as error:
         if not is_network_error(error):
             raise
-        raise StoreError(f"port {port} cannot be served: {str(error).splitlines()[0]}") from error
+        raise StoreError(f"cannot serve on port {port}: {str(error).splitlines()[0]}") from error
 
 
 def count_peers(port: int) -> int:

@@ -14,8 +14,8 @@ from torchctl.storeutil.waiting import INTERRUPTIBLE_S, Deadline, absent_keys, r
 _VANISH_S = 1.0  # how long a read may wait for keys that were there a moment ago
 _LIST_S = 5.0  # silence before, or within, the list of all keys; a million take a store about a second
 _ATTEMPTS = 5
-_OLD = "listing keys needs torch 2.11 or later on both sides; `torchctl store get KEY` works without"
-_BINARY = "`torchctl store get KEY` works, and so do keys under a --prefix of their own"
+_OLD = "listing keys needs torch 2.11 or later on both sides; `torchctl store get KEY` works with older versions"
+_BINARY = "`torchctl store get KEY` still works, and so does listing under another --prefix"
 
 
 def read_values(store: OperatorStore, keys: Sequence[str]) -> dict[str, bytes]:
@@ -39,7 +39,7 @@ def read_values(store: OperatorStore, keys: Sequence[str]) -> dict[str, bytes]:
         except (RuntimeError, TimeoutError) as error:
             if not is_timeout(error):
                 raise
-    raise StoreTimeoutError("keys vanish from the store faster than they can be read")
+    raise StoreTimeoutError("keys disappear from the store faster than they can be read")
 
 
 def list_keys(store: OperatorStore) -> list[str]:
@@ -56,7 +56,7 @@ def list_keys(store: OperatorStore) -> list[str]:
             return sorted(store.list_keys())
     except UnicodeDecodeError as error:
         raise StoreError(
-            "the store holds a key that is no UTF-8 text, so torch cannot list its keys", hint=_BINARY
+            "the store holds a key that is not UTF-8 text, so torch cannot list its keys", hint=_BINARY
         ) from error
     except NotImplementedError as error:
         raise StoreError("this store cannot list its keys", hint=_OLD) from error
@@ -88,7 +88,7 @@ def wait_for_keys(
     shown: list[str] = []
     while absent := absent_keys(store, keys):
         if deadline.passed:
-            raise StoreTimeoutError(f"absent after {timeout_s:g} s: {', '.join(absent)}")
+            raise StoreTimeoutError(f"still absent after {timeout_s:g} s: {', '.join(absent)}")
         if stop.is_set():
             raise StoreInterruptedError(f"interrupted after {deadline.elapsed_s:.1f} s; absent: {', '.join(absent)}")
         if absent != shown:

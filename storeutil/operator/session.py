@@ -77,7 +77,7 @@ class StoreSession:
                 f"{where}: the host name does not resolve", hint="check the spelling, or use the address"
             ) from error
         except ConnectionRefusedError as error:
-            raise StoreUnreachableError(f"{where} refused the connection: nobody listens there") from error
+            raise StoreUnreachableError(f"{where} refused the connection: nothing is listening there") from error
         except OSError as error:
             raise StoreUnreachableError(f"{where}: {error.strerror or error}") from error
 
@@ -133,7 +133,7 @@ class StoreSession:
             before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
             if not done.wait(_SOON_S) and not (self._answers() and done.wait(WIND_UP_S)):
                 raise StoreInterruptedError(
-                    f"interrupted; the store {self.name} does not answer, what was written stays"
+                    f"interrupted; the store {self.name} does not answer; anything already written stays"
                 ) from None
             if not failure:
                 if not changes:
@@ -149,13 +149,13 @@ class StoreSession:
     def _unreadable(self, error: Exception) -> StoreError:
         """Return what to say about an answer that torch's client could not take apart, its length absurd perhaps."""
         return StoreError(
-            f"the store {self.name} gave an answer that cannot be read: {_first_line(error)}",
-            hint="what listens there may be no TCPStore, or one of another version",
+            f"the store {self.name} sent an answer that cannot be read: {_first_line(error)}",
+            hint="what listens there may not be a TCPStore, or may be another version of it",
         )
 
     def _silent(self, seconds: float) -> StoreTimeoutError:
         return StoreTimeoutError(
-            f"the store {self.name} accepted the connection and gave no answer for {seconds:g} s",
+            f"the store {self.name} accepted the connection and did not answer for {seconds:g} s",
             hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
         )
 
@@ -178,7 +178,7 @@ class StoreSession:
             if is_network_error(error) and self._answers():
                 raise StoreError(
                     f"the store {self.name} answers, but closed the connection over this request: {_first_line(error)}",
-                    hint="a store refuses values over 8 MiB, and to add to what is no number",
+                    hint="a store refuses values over 8 MiB, and to add to a value that is not a number",
                 ) from error
             if is_network_error(error):
                 raise StoreUnreachableError(
@@ -186,7 +186,7 @@ class StoreSession:
                     hint="the process that hosted it has ended, or closed the connection; look at its log",
                 ) from error
             if isinstance(error, NotImplementedError):
-                raise StoreError(f"the store {self.name} does not know this: {_first_line(error)}") from error
+                raise StoreError(f"the store {self.name} does not support this: {_first_line(error)}") from error
             if is_timeout(error):
                 raise StoreTimeoutError(f"the store {self.name}: {_first_line(error)}") from error
             raise

@@ -57,15 +57,14 @@ def join_exchange(
     Raises:
         StoreError: there is data under our rank already.
         StoreTimeoutError: not everybody published; the message names them, and our data stays for them.
-        StoreInterruptedError: `stop`; the message says whether our data was taken back.
+        StoreInterruptedError: `stop`; the message says whether our data was withdrawn.
     """
     deadline = Deadline(timeout_s)
     keys = data_keys(key_prefix, world_size)
     if store.check([keys[rank]]) and not overwrite:
         raise StoreError(
-            f"there is data under {keys[rank]} already: another exchange has used this prefix, "
-            f"or rank {rank} has published",
-            hint="take another --key-prefix, or replace it with --overwrite",
+            f"{keys[rank]} already has data: another exchange used this prefix, or rank {rank} has already published",
+            hint="use another --key-prefix, or replace the data with --overwrite",
         )
     store.set(keys[rank], data)
     _wait_for_all(store, rank, keys, key_prefix, deadline, stop, progress)
@@ -131,6 +130,6 @@ def _look(store: OperatorStore, absent: list[str], count: int, stop: threading.E
 def _take_back(store: OperatorStore, key: str, key_prefix: str) -> str:
     """Delete what we published unless an exchange has ended with it; return which, as words."""
     if read_counter(store, key_prefix + FINISHED + NUM_MEMBERS):
-        return "our data stays, for others have read it"
+        return "our data stays because others have read it"
     store.delete_key(key)
-    return "our data was taken back"
+    return "our data was withdrawn"

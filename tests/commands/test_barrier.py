@@ -81,7 +81,7 @@ def test_status_looks_without_joining(server: Any) -> None:
     server.add("x/num_members", 1)
     assert run(*where).stdout == (
         "barrier `x`: 3 of 4 arrived, not complete; "
-        "1 missing, out of ranks 1-2: 1 of these has arrived without a trace of its rank\n"
+        "1 missing, out of ranks 1-2: 1 of these has arrived without leaving a trace of its rank\n"
     )
     assert json.loads(run(*where, "--json").stdout)["missing"] is None
     server.add("x/num_members", 1)
@@ -94,8 +94,7 @@ def test_status_does_not_name_ranks_when_nobody_traces(server: Any) -> None:
     server.add("x/num_members", 3)
     result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "4", "--status", "--key-prefix", "x")
     assert result.stdout == (
-        "barrier `x`: 3 of 4 arrived, not complete; "
-        "1 missing; nobody has left a trace of its rank, so it cannot be named\n"
+        "barrier `x`: 3 of 4 arrived, not complete; 1 missing; no rank left a trace, so it cannot be identified\n"
     )
 
 
@@ -103,7 +102,7 @@ def test_release_asks_says_what_it_wrote_and_lets_them_go(server: Any) -> None:
     where = ["--store", f"127.0.0.1:{server.port}", "--world-size", "3", "--release", "--key-prefix", "x"]
     nobody = run(*where, "--prefix", "ns")
     assert (nobody.exit_code, nobody.stdout) == (1, "")
-    assert "nobody has arrived at a barrier `x`; nothing was written" in nobody.stderr
+    assert "no rank has arrived at barrier `x`; nothing was written" in nobody.stderr
     server.add("x/num_members", 2)
     no = run(*where, text="n\n")
     assert (no.exit_code, no.stdout) == (1, "")
@@ -115,7 +114,7 @@ def test_release_asks_says_what_it_wrote_and_lets_them_go(server: Any) -> None:
     assert server.check(["x/last_member"])
     again = run(*where, "--yes")
     assert again.exit_code == 1
-    assert "released already" in again.stderr
+    assert "already released" in again.stderr
 
 
 def test_release_in_a_namespace_names_the_whole_key(server: Any) -> None:
@@ -134,7 +133,8 @@ def test_a_used_prefix_is_refused_and_the_next_free_one_named(server: Any) -> No
     result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "3", "--key-prefix", "x")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        "torchctl: barrier `x` has been used: everybody would pass at once\n  the next free one is --key-prefix x/3/\n"
+        "torchctl: barrier `x` has already been used: every rank would pass at once\n"
+        "  the next free one is --key-prefix x/3/\n"
     )
 
 
@@ -142,7 +142,7 @@ def test_more_than_the_world_are_refused(server: Any) -> None:
     server.add("x/num_members", 3)
     result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "2", "--key-prefix", "x")
     assert result.exit_code == 1
-    assert "3 have arrived already, no room for 1 more in a world of 2" in result.stderr
+    assert "3 have already arrived; there is no room for 1 more in a world of 2" in result.stderr
     assert server.add("x/num_members", 0) == 3
 
 
@@ -164,8 +164,8 @@ def test_a_timeout_names_the_missing_and_takes_the_arrival_back(server: Any) -> 
     assert (result.exit_code, result.stdout) == (5, "")
     assert result.stderr == (
         "arrived 2 of 4, 0 s\n"
-        "torchctl: barrier `x`: 2 of 4 arrived within 0.5 s, ours included; missing: ranks 1,3\n"
-        "  our arrival was taken back, 1 waits on; `torchctl barrier --release` lets the waiting ranks go\n"
+        "torchctl: barrier `x`: 2 of 4 arrived within 0.5 s, including us; missing: ranks 1,3\n"
+        "  our arrival was withdrawn; 1 is still waiting; `torchctl barrier --release` releases the waiting ranks\n"
     )
     assert server.add("x/num_members", 0) == 1
     assert not server.check(["x2/TRACE"])
@@ -174,14 +174,17 @@ def test_a_timeout_names_the_missing_and_takes_the_arrival_back(server: Any) -> 
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["--world-size", "2"], "--store HOST:PORT is missing"),
+        (["--world-size", "2"], "--store HOST:PORT is required"),
         (["--store", "nowhere", "--world-size", "2"], "'nowhere' is not HOST:PORT"),
         (["--store", "::1:1", "--world-size", "2"], "or [::1]:25000 for IPv6"),
-        (["--store", "h:99999", "--world-size", "2"], "no TCP port: 1 to 65535"),
-        (["--store", "h:1", "--world-size", "2", "--rank", "2"], "--rank 2 is not below --world-size 2"),
-        (["--store", "h:1", "--world-size", "2", "--count", "3"], "--count 3 is over --world-size 2"),
-        (["--store", "h:1", "--world-size", "2", "--count", "2", "--rank", "0"], "leave it out with --count"),
-        (["--store", "h:1", "--world-size", "2", "--status", "--release"], "exclude each other"),
+        (["--store", "h:99999", "--world-size", "2"], "not a TCP port: 1 to 65535"),
+        (["--store", "h:1", "--world-size", "2", "--rank", "2"], "--rank 2 must be less than --world-size 2"),
+        (["--store", "h:1", "--world-size", "2", "--count", "3"], "--count 3 must not exceed --world-size 2"),
+        (["--store", "h:1", "--world-size", "2", "--count", "2", "--rank", "0"], "do not combine it with --count"),
+        (
+            ["--store", "h:1", "--world-size", "2", "--status", "--release"],
+            "use only one of --status, --release and --serve",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(args: list[str], sentence: str) -> None:
@@ -193,7 +196,7 @@ def test_what_makes_no_sense_is_a_usage_error(args: list[str], sentence: str) ->
 @pytest.mark.parametrize(
     ("host", "sentence"),
     [
-        ("127.0.0.1", "refused the connection: nobody listens there"),
+        ("127.0.0.1", "refused the connection: nothing is listening there"),
         ("no-such-host.invalid", "the host name does not resolve"),
     ],
 )
@@ -222,7 +225,7 @@ def test_a_world_size_that_the_job_contradicts_is_refused_and_never_overwritten(
     server.set("x/TORCHCTL_WORLD_SIZE", "3")
     result = run("--store", f"127.0.0.1:{server.port}", "--world-size", "4", "--key-prefix", "x")
     assert result.exit_code == 1
-    assert "the ranks that wait there expect 3, not 4" in result.stderr
+    assert "the ranks waiting there expect 3, not 4" in result.stderr
     assert (server.get("x/TORCHCTL_WORLD_SIZE"), server.add("x/num_members", 0)) == (b"3", 2)
 
 
@@ -247,14 +250,14 @@ def test_a_counter_that_is_no_number_is_named(server: Any, value: str) -> None:
     for args in (["--status"], ["--release", "--yes"], []):
         result = run(*where, *args)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert f"x/num_members is no counter: {value}" in result.stderr
+        assert f"x/num_members is not a counter: {value}" in result.stderr
 
 
 def test_a_world_larger_than_one_request_holds_is_looked_at_and_left(server: Any) -> None:
     where = ["--store", f"127.0.0.1:{server.port}", "--world-size", "140000", "--key-prefix", "x"]
     result = run(*where, "--rank", "139999", "--timeout", "0.3")
     assert result.exit_code == 5
-    assert "1 of 140000 arrived within 0.3 s, ours included; missing: ranks 0-139998" in result.stderr
+    assert "1 of 140000 arrived within 0.3 s, including us; missing: ranks 0-139998" in result.stderr
     assert server.add("x/num_members", 0) == 0
 
 

@@ -40,7 +40,7 @@ def test_an_interrupted_wait_takes_its_arrival_back_soon(server: Any, number: si
         assert until_counter(server, "x/num_members", 0) < 5
         code, out, err = child.end()
     assert (code, out) == (130, "")
-    assert "our arrival was taken back, 0 wait on" in err
+    assert "our arrival was withdrawn; 0 are still waiting" in err
     assert "Traceback" not in err
     assert not server.check(["x1/TRACE"])
 
@@ -54,7 +54,7 @@ def test_an_arrival_that_has_released_others_stays() -> None:
         server.add("x/num_members", 1)
         stop.set()
 
-    with pytest.raises(StoreInterruptedError, match="our arrival stays: with it 2 of 2 have come, but nobody has let"):
+    with pytest.raises(StoreInterruptedError, match="our arrival stays: 2 of 2 have arrived, but no one has rel"):
         join_barrier(connect(server), 2, "x", timeout_s=30, stop=stop, progress=last_comes)
     assert server.add("x/num_members", 0) == 2
     assert not server.check(["x/last_member"])
@@ -107,7 +107,7 @@ def test_a_stopped_store_ends_the_wait_after_the_deadline() -> None:
         code, out, err = child.end()
         host.signal(signal.SIGCONT)
     assert (code, out) == (5, "")
-    assert "gave no answer for 6 s" in err
+    assert "did not answer for 6 s" in err
 
 
 def test_ctrl_c_with_a_stopped_store_ends_the_command() -> None:
@@ -120,7 +120,7 @@ def test_ctrl_c_with_a_stopped_store_ends_the_command() -> None:
         took_s = time.monotonic() - start
         host.signal(signal.SIGCONT)
     assert (code, out) == (130, "")
-    assert "does not answer, what was written stays" in err
+    assert "does not answer; anything already written stays" in err
     assert took_s < 2, "half a second, and a busy machine; waiting for the wind-up would take longer"
 
 
@@ -133,7 +133,7 @@ def test_a_second_ctrl_c_does_not_keep_the_arrival_from_being_taken_back(server:
         child.signal(signal.SIGINT)
         code, out, err = child.end()
     assert (code, out) == (130, "")
-    assert "our arrival was taken back, 0 wait on" in err
+    assert "our arrival was withdrawn; 0 are still waiting" in err
     assert server.add("x/num_members", 0) == 0
 
 
@@ -142,13 +142,13 @@ def test_serve_stays_for_those_who_wait_on_after_a_timeout() -> None:
         port = hosting.line().rpartition(":")[2]
         client = create_c10d_store(False, "127.0.0.1", int(port), timeout=20, wait_for_workers=False)
         client.add("x/num_members", 1)
-        while hosting.error_line() != "hosting the store for 1 more to leave":
+        while hosting.error_line() != "hosting the store until 1 more have left":
             pass
         assert client.add("x/num_members", 0) == 1, "the store lives on"
         del client
         code, out, err = hosting.end()
     assert (code, out) == (5, "")
-    assert "1 waits on" in err
+    assert "1 is still waiting" in err
 
 
 def test_ctrl_c_at_serve_says_that_the_store_ends() -> None:
@@ -179,7 +179,7 @@ def test_serve_picks_a_port_prints_it_and_stays_until_the_others_have_left() -> 
             code, out, err = joining.end()
         assert (code, err) == (0, "")
         assert hosting.line().startswith("barrier `x` passed after")
-        while hosting.error_line() != "hosting the store for 1 more to leave":
+        while hosting.error_line() != "hosting the store until 1 more have left":
             pass  # before it has looked, nobody would be left to stay for
         assert client.check(["x/last_member"]), "the store is there while somebody is connected"
         assert hosting.process.poll() is None

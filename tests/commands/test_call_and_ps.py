@@ -89,7 +89,7 @@ def test_call_writes_files(worker: str, folder: Path) -> None:
     out = folder / "out"
     result = run("call", "commands-echo", "-p", "text=hi", "--output", str(out))
     assert (out.read_bytes(), result.stdout) == (b"hi", "")
-    assert result.stderr == f"torchctl: rank 3: 2 bytes in {out}\n"
+    assert result.stderr == f"torchctl: rank 3: 2 bytes written to {out}\n"
     failed = run("call", "commands-echo", "--output", str(folder / "none" / "out"))
     assert failed.exit_code == 1
     assert f"{folder}/none/out cannot be written: No such file or directory" in failed.stderr

@@ -82,7 +82,7 @@ def test_a_second_run_asks_for_what_is_missing(worker: Path, folder: Path) -> No
         again = run("collect", str(out), *where)
     assert (out / "traceback_rank_1.txt").read_bytes().endswith(dump(1, WAITING))
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
-    assert again.stdout.splitlines()[-1] == f"written down in {out}/collect.json"
+    assert again.stdout.splitlines()[-1] == f"manifest: {out}/collect.json"
 
 
 class Counting:
@@ -197,7 +197,7 @@ def test_a_manifest_of_another_form_is_refused(folder: Path, worker: dict[str, o
     for command in (["traceback", str(folder)], ["collect", str(folder)]):
         result = run(*command)
         assert result.exit_code == 1
-        assert "is not what `torchctl collect` writes" in result.stderr
+        assert "was not written by `torchctl collect`" in result.stderr
 
 
 def test_two_that_claim_a_rank_have_files_of_their_own(folder: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_folder_of_somebody_else_is_left_alone(worker: Path, folder: Path) -> 
     (folder / "collect.json").write_text('{"mine": 1}')
     result = run("collect", str(folder), "--socket", str(worker))
     assert result.exit_code == 1
-    assert "is not what `torchctl collect` writes" in result.stderr
+    assert "was not written by `torchctl collect`" in result.stderr
     assert (folder / "collect.json").read_text() == '{"mine": 1}'
     assert run("collect", str(folder / "collect.json")).exit_code == 2
 

@@ -62,7 +62,7 @@ def through_relay(folder: Path) -> list[str]:
     return ["--nodes", "n1", "--via", via, "--remote", f"{sys.executable} -m torchctl", "--timeout", "20"]
 
 
-REASON = "stopped by a signal (SIGSTOP or SIGTSTP); SIGCONT lets it go on"
+REASON = "stopped by a signal (SIGSTOP or SIGTSTP); SIGCONT resumes it"
 
 
 def test_ping_ps_and_call_say_degraded_and_exit_with_3(job: tuple[list[Process], Path]) -> None:
@@ -95,7 +95,7 @@ def test_its_stack_stands_apart_from_the_others(
     result = run("traceback", "--timeout", "20")
     assert result.exit_code == 3
     lines = result.stdout.splitlines()
-    assert lines[:2] == ["2 ranks answered of 3, job j", f"  1 rank cannot: 1, {REASON}"]
+    assert lines[:2] == ["2 ranks answered of 3, job j", f"  1 rank cannot answer: 1, {REASON}"]
     assert f"read from outside: 1 rank: 1, {REASON}" in lines
     assert any(line.startswith("main thread: 2 ranks: 0,2") for line in lines)
     assert not any("0-2" in line for line in lines)
@@ -187,7 +187,7 @@ def test_silence_without_a_sentinel_has_a_cause_too(folder: Path) -> None:
         told = run("doctor", "--socket", str(path), "--timeout", "1")
         assert told.exit_code == 3
         assert f"process {process.pid} cannot answer: {REASON}" in told.stdout
-        assert "none: nobody answers while it cannot" in told.stdout
+        assert "none: nothing answers for the process when it cannot" in told.stdout
         os.kill(process.pid, signal.SIGCONT)
 
 
@@ -210,7 +210,7 @@ def test_a_held_lock_without_a_sentinel_is_found(folder: Path) -> None:
     with python(code) as process:
         held(process)
         result = run("ping", "--socket", str(path), "--timeout", "1")
-        assert "interpreter lock held; its main thread sleeps" in result.stderr
+        assert "interpreter lock held; its main thread is sleeping" in result.stderr
 
 
 def test_doctor_explains_a_worker_and_a_process_that_never_had_a_server(
@@ -224,12 +224,12 @@ def test_doctor_explains_a_worker_and_a_process_that_never_had_a_server(
         assert facts["rank"] == "4 of 8"
         assert facts["server"].startswith(f"{folder}/s: answers, ")
         assert facts["sentinel"] == f"pid {sentinel}"
-        assert facts["interpreter lock"] == "nobody waits for it"
+        assert facts["interpreter lock"] == "no thread is waiting for it"
     with subprocess.Popen(["sleep", "60"]) as sleeper:
         try:
             result = run("doctor", str(sleeper.pid), "--timeout", "5")
             assert result.exit_code == 0
-            assert "has no server, and /proc shows nothing that holds it up" in result.stdout
+            assert "has no server, and /proc shows nothing that blocks it" in result.stdout
             assert "Stack backtrace" not in result.stdout  # py-spy's own, of why it cannot read what is no Python
             monkeypatch.setenv("COLUMNS", "50")
             narrow = run("doctor", str(sleeper.pid), "--timeout", "5").stdout
@@ -252,6 +252,6 @@ def test_doctor_wants_one_process(arguments: list[str]) -> None:
 
 def test_doctor_of_nobody() -> None:
     result = run("doctor", "4194303")
-    assert (result.exit_code, result.stdout) == (3, "there is no process 4194303, and it has left no last word\n")
+    assert (result.exit_code, result.stdout) == (3, "there is no process 4194303, and it left no last word\n")
     result = run("doctor", "--socket", "/nowhere/s")
-    assert result.exit_code == 3 and "nobody listens at /nowhere/s" in result.stderr
+    assert result.exit_code == 3 and "nothing listens on /nowhere/s" in result.stderr

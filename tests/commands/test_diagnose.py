@@ -123,9 +123,9 @@ def test_files_of_an_earlier_run_are_left_aside_and_said_to_be(hung: Path) -> No
     result = run(hung)
     assert result.stdout.startswith("rank 2 never entered all_reduce ")
     assert result.stderr.splitlines()[0] == (
-        f"torchctl: {hung}/nccl_trace_rank_10 is left aside: it is of another run, with 20 ranks"
+        f"torchctl: {hung}/nccl_trace_rank_10 is ignored: it is from another run, with 20 ranks"
     )
-    assert result.stderr.splitlines()[8:] == ["torchctl: and 8 more dumps are left aside"]
+    assert result.stderr.splitlines()[8:] == ["torchctl: and 8 more dumps are ignored"]
 
 
 WAITS = """\
@@ -175,7 +175,7 @@ def test_a_healthy_job_exits_with_0(tmp_path: Path) -> None:
 def test_what_cannot_be_told_exits_with_1_and_says_what_is_missing(tmp_path: Path) -> None:
     result = run(tmp_path)
     assert result.exit_code == 1
-    assert result.stdout.startswith("Cannot tell: there is no dump and no stack of any rank.\n")
+    assert result.stdout.startswith("Cannot tell: there is no dump and no stack from any rank.\n")
     assert verdict(tmp_path)["healthy"] is None
 
 

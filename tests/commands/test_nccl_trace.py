@@ -36,7 +36,7 @@ def test_the_whole_table(stuck: Path) -> None:
     assert result.stdout == (
         f"rank 3: {stuck}\n"
         "format 2.10, library 2.27.3, 2 entries, 1 active\n"
-        "ages count back from the newest event, 2023-11-14 22:13:22 UTC;"
+        "ages are measured from the newest event, 2023-11-14 22:13:22 UTC;"
         " the file was written 1 m 00 s later\n"
         "\n"
         "group           pg  ranks  enqueued  started  completed  active  entries\n"
@@ -104,7 +104,7 @@ def test_good_files_are_shown_beside_bad_ones_with_exit_code_3(stuck: Path, tmp_
     assert result.exit_code == 3
     assert result.stdout == run(stuck).stdout
     assert result.stderr.splitlines() == [
-        f"torchctl: {bad} is no flight-recorder dump: it is neither a pickle nor a JSON object",
+        f"torchctl: {bad} is not a flight-recorder dump: it is neither a pickle nor a JSON object",
         f"torchctl: {tmp_path / 'absent'} cannot be read: No such file or directory",
         "  check the path and its permissions",
     ]
@@ -169,7 +169,7 @@ def test_output_keeps_the_raw_bytes_even_of_what_cannot_be_read(stuck: Path, tmp
     result = run("--output", saved, stuck)
     assert saved.read_bytes() == stuck.read_bytes()
     assert result.stdout == run(stuck).stdout
-    assert result.stderr == f"torchctl: saved {stuck.stat().st_size} bytes of {stuck} to {saved}\n"
+    assert result.stderr == f"torchctl: saved {stuck.stat().st_size} bytes from {stuck} to {saved}\n"
     bad = write(tmp_path / "trace_7", b"hello")
     assert run("--output", saved, bad).exit_code == 1
     assert saved.read_bytes() == b"hello"

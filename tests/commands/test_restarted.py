@@ -81,15 +81,15 @@ def test_what_the_former_process_left_is_not_used_and_said_to_be_left_aside(rest
     (finding,) = found["findings"]
     assert (finding["culprit_ranks"], finding["location"]["file"]) == ([2], "/home/ada/of_8.py")
     assert result.stderr == (
-        "torchctl: rank 2: info_rank_2.json, nccl_trace_rank_2, traceback_rank_2.txt left aside: "
-        "process 8 has taken the place of process 7\n"
+        "torchctl: rank 2: ignored info_rank_2.json, nccl_trace_rank_2, traceback_rank_2.txt: "
+        "process 8 has replaced process 7\n"
     )
 
 
 def test_the_table_leaves_it_aside_too_unless_every_dump_is_asked_for(restarted: Path) -> None:
     trace = load([restarted])
     assert [(one.rank, one.rows) for one in trace.dumps] == [(0, 2), (1, 2), (2, 0)]
-    assert len(trace.notes) == 1 and "process 8 has taken the place of process 7" in trace.notes[0]
+    assert len(trace.notes) == 1 and "process 8 has replaced process 7" in trace.notes[0]
     assert [one.rank for one in load([restarted], every=True).dumps] == [0, 1, 2, 2]
 
 
@@ -100,7 +100,7 @@ def test_the_present_process_is_the_one_that_started_last(
     collect(folder, "first", {2: Process(7, first, BEHIND)})
     collect(folder, "second", {2: Process(8, second, BEHIND)})
     result = run("diagnose", "--json", folder / "out")
-    assert f"process {present} has taken the place of process {15 - present}" in result.stderr
+    assert f"process {present} has replaced process {15 - present}" in result.stderr
 
 
 def test_a_rank_of_two_jobs_in_one_folder_is_refused(folder: Path) -> None:
@@ -123,11 +123,14 @@ def test_of_copied_stacks_without_the_manifest_the_newest_count(tmp_path: Path, 
     (finding,) = json.loads(result.stdout)["findings"]
     assert finding["location"]["file"] == f"/home/ada/{newest}.py"
     other = ({"traceback_rank_2", "traceback_rank_2_twin2"} - {newest}).pop()
-    assert f"the stacks in {tmp_path}/{other}.txt are left aside for those in {tmp_path}/{newest}.txt" in result.stderr
+    assert (
+        f"the stacks in {tmp_path}/{other}.txt are ignored in favor of those in {tmp_path}/{newest}.txt"
+        in result.stderr
+    )
 
 
 def test_a_manifest_that_cannot_be_read_is_said_and_the_rest_goes_on(restarted: Path) -> None:
     (restarted / "collect.json").write_text("{")
     result = run("diagnose", "--json", restarted)
-    assert f"{restarted}/collect.json is not what `torchctl collect` writes" in result.stderr
+    assert f"{restarted}/collect.json was not written by `torchctl collect`" in result.stderr
     assert json.loads(result.stdout)["schema"] == "torchctl.diagnosis/1"

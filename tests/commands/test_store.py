@@ -127,7 +127,7 @@ def test_a_value_that_only_begins_and_ends_like_a_pickle_is_shown_as_bytes(serve
 def test_a_key_that_is_no_text_is_a_usage_error(server: Any, name: str) -> None:
     result = run(server, name, "\udcff") if name != "--prefix" else run(server, "get", "k", "--prefix", "\udcff")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "\\udcff is no UTF-8 text" in result.stderr
+    assert "\\udcff is not UTF-8 text" in result.stderr
 
 
 def test_nothing_waits_for_an_absent_key(server: Any) -> None:
@@ -145,16 +145,16 @@ def test_nothing_waits_for_an_absent_key(server: Any) -> None:
 def test_wait_names_what_is_absent_and_ends_when_it_comes(server: Any) -> None:
     server.set("a", "")
     late = run(server, "wait", "a", "b", "--timeout", "0.3")
-    assert (late.exit_code, late.stderr) == (5, "waiting for b\ntorchctl: absent after 0.3 s: b\n")
+    assert (late.exit_code, late.stderr) == (5, "waiting for b\ntorchctl: still absent after 0.3 s: b\n")
     server.set("b", "")
-    assert run(server, "wait", "a", "b").stdout == "there after 0.00 s: a, b\n"
+    assert run(server, "wait", "a", "b").stdout == "present after 0.00 s: a, b\n"
 
 
 def test_set_names_what_it_overwrites(server: Any, tmp_path: Path) -> None:
-    assert run(server, "set", "k", "one").stdout == "k: 3 bytes written\n"
-    assert run(server, "set", "k", "-", text="two!").stdout == "k: 4 bytes written, was 'one' (3 bytes)\n"
+    assert run(server, "set", "k", "one").stdout == "k: wrote 3 bytes\n"
+    assert run(server, "set", "k", "-", text="two!").stdout == "k: wrote 4 bytes, was 'one' (3 bytes)\n"
     (tmp_path / "value").write_bytes(b"\xff\x00")
-    assert run(server, "set", "k", f"@{tmp_path}/value").stdout == "k: 2 bytes written, was 'two!' (4 bytes)\n"
+    assert run(server, "set", "k", f"@{tmp_path}/value").stdout == "k: wrote 2 bytes, was 'two!' (4 bytes)\n"
     assert server.get("k") == b"\xff\x00"
     missing = run(server, "set", "k", f"@{tmp_path}/nothing")
     assert missing.exit_code == 2
@@ -180,7 +180,7 @@ def test_add_counts_and_refuses_what_is_no_counter(server: Any) -> None:
     server.set("t", "text")
     refused = run(server, "add", "t", "1")
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert "t is no counter: 'text' (4 bytes); nothing was added" in refused.stderr
+    assert "t is not a counter: 'text' (4 bytes); nothing was added" in refused.stderr
     assert server.get("t") == b"text"
 
 
@@ -195,16 +195,16 @@ def test_torchs_own_lines_never_reach_the_screen() -> None:
     server = host_store()
     with torchctl("store", "get", "--store", f"127.0.0.1:{server.port}", "nope", "--wait", "--timeout", "0.5") as child:
         code, out, err = child.end()
-    assert (code, out, err) == (5, "", "waiting for nope\ntorchctl: absent after 0.5 s: nope\n")
+    assert (code, out, err) == (5, "", "waiting for nope\ntorchctl: still absent after 0.5 s: nope\n")
 
 
 def test_numbers_beyond_64_bits_are_no_counters(server: Any) -> None:
     server.set("big", "9999999999999999999")
     server.add("most", 2**62)
     big = run(server, "add", "big", "1")
-    assert big.exit_code == 1 and "big is no counter" in big.stderr
+    assert big.exit_code == 1 and "big is not a counter" in big.stderr
     most = run(server, "add", "most", str(2**62))
-    assert most.exit_code == 1 and "the sum does not fit into 64 bits" in most.stderr
+    assert most.exit_code == 1 and "the sum does not fit in 64 bits" in most.stderr
     assert server.add("most", 0) == 2**62
 
 
@@ -226,7 +226,7 @@ def test_a_key_that_torch_cannot_list_is_a_sentence() -> None:
         assert raw.recv(4) == struct.pack("<I", 7)
     result = run(server, "keys")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "a key that is no UTF-8 text" in result.stderr and "internal" not in result.stderr
+    assert "a key that is not UTF-8 text" in result.stderr and "internal" not in result.stderr
 
 
 def test_a_family_of_many_odd_numbers_is_one_line(server: Any) -> None:
@@ -283,7 +283,7 @@ def test_a_store_that_stops_before_it_is_listed_does_not_freeze_the_command(comm
     ):
         code, out, err = child.end()
     assert (code, out) == (5, "")
-    assert err.startswith(f"torchctl: the store 127.0.0.1:{port} accepted the connection and gave no answer for 5 s\n")
+    assert err.startswith(f"torchctl: the store 127.0.0.1:{port} accepted the connection and did not answer for 5 s\n")
 
 
 def test_an_answer_that_makes_no_sense_is_a_sentence() -> None:
@@ -297,7 +297,7 @@ def test_an_answer_that_makes_no_sense_is_a_sentence() -> None:
     ):
         code, out, err = child.end()
     assert (code, out) == (1, "")
-    assert f"the store 127.0.0.1:{port} gave an answer that cannot be read: " in err
+    assert f"the store 127.0.0.1:{port} sent an answer that cannot be read: " in err
 
 
 def test_all_prints_large_and_small_values_each_once(server: Any) -> None:

@@ -96,7 +96,7 @@ def test_stale_data_is_refused_unless_overwritten(server: Any) -> None:
     server.set("s/0", "old")
     refused = run(server, "--rank", "0", "--world-size", "1", "--data", "new")
     assert refused.exit_code == 1
-    assert "there is data under s/0 already" in refused.stderr
+    assert "s/0 already has data" in refused.stderr
     assert server.get("s/0") == b"old"
     done = run(server, "--rank", "0", "--world-size", "1", "--data", "new", "--overwrite")
     assert done.exit_code == 0
@@ -107,13 +107,13 @@ def test_rank_0_says_when_the_others_have_not_read(server: Any) -> None:
     server.set("s/1", "x")
     result = run(server, "--rank", "0", "--world-size", "2", "--data", "x", "--timeout", "0.4")
     assert result.exit_code == 0
-    assert result.stderr == "not everybody had read the data when we left\n"
+    assert result.stderr == "not every rank had read the data when we left\n"
 
 
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["--rank", "2", "--world-size", "2", "--data", "x"], "--rank 2 is not below --world-size 2"),
+        (["--rank", "2", "--world-size", "2", "--data", "x"], "--rank 2 must be less than --world-size 2"),
         (["--rank", "0", "--world-size", "2", "--data", "@/no/such/file"], "No such file"),
     ],
 )
@@ -130,7 +130,7 @@ def test_an_interrupted_wait_takes_the_data_back(server: Any) -> None:
         child.signal(signal.SIGINT)
         code, out, err = child.end()
     assert (code, out) == (130, "")
-    assert "our data was taken back" in err
+    assert "our data was withdrawn" in err
     assert not server.check(["s/1"])
 
 
@@ -142,7 +142,7 @@ def test_ctrl_c_as_rank_0_prints_the_complete_data_that_others_still_read(server
         child.signal(signal.SIGINT)
         code, out, err = child.end()
     assert [rank["text"] for rank in json.loads(out)["ranks"]] == ["mine", "there"]
-    assert (code, err) == (0, "not everybody had read the data when we left\n")
+    assert (code, err) == (0, "not every rank had read the data when we left\n")
 
 
 class Counting:
@@ -172,7 +172,7 @@ def test_waiting_for_thousands_asks_little_of_the_store_and_misses_nobody(server
         elif missing != seen[0]:
             stop.set()
 
-    with pytest.raises(StoreInterruptedError, match="our data was taken back"):
+    with pytest.raises(StoreInterruptedError, match="our data was withdrawn"):
         join_exchange(store, b"x", 0, 1500, "d/", timeout_s=60, stop=stop, progress=progress)
     assert seen[0] == list(range(1, 1500))
     assert seen[-1] == [rank for rank in range(1, 1500) if rank != 999]

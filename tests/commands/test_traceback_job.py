@@ -33,7 +33,7 @@ def files(tmp_path: Path) -> Path:
 def test_a_folder_is_one_screen(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     result = run("traceback", str(files))
-    reason = f"rank 11: {files}/traceback_rank_11.txt holds no stacks: no thread's stack is in it"
+    reason = f"rank 11: {files}/traceback_rank_11.txt has no stacks: it holds no thread's stack"
     head, _, tree = result.stdout.partition("\n\n")
     first, *told = head.splitlines()
     assert first == "14 ranks answered of 16"
@@ -67,7 +67,7 @@ def test_classes_threads_and_json_of_a_folder(files: Path) -> None:
     assert "main thread: 14" in run("traceback", "--all-threads", str(files)).stdout
     unknown = run("traceback", "--thread", "autograd", str(files))
     assert unknown.exit_code == 1
-    assert "no worker has a thread named 'autograd'\n  there are: main, pin-memory" in unknown.stderr
+    assert "no worker has a thread named 'autograd'\n  the threads are: main, pin-memory" in unknown.stderr
     document = json.loads(run("traceback", "--json", str(files)).stdout)
     assert list(document) == sorted(document)
     assert document["schema"] == "torchctl.traceback/1"
@@ -97,7 +97,7 @@ def test_live_workers_and_one_that_is_silent(folder: Path) -> None:
         result = run("traceback", "--socket", str(folder), "--timeout", "0.7")
     lines = result.stdout.splitlines()
     assert lines[0] == "2 ranks answered of 16, job j"
-    silent = rf"  {folder}/c accepted the connection and did not answer within 0\.\d s; its process \d+ runs .*"
+    silent = rf"  {folder}/c accepted the connection and did not answer within 0\.\d s; its process \d+ is running .*"
     assert re.fullmatch(silent, lines[1])
     assert lines[2] == "  ranks 2-15: not found (14; 1 that did not answer may be among them)"
     assert "├─ 1 rank: 0" in lines

@@ -51,7 +51,7 @@ def test_nobody_to_ask_is_3_and_says_what_to_do(own_environment: Path) -> None:
     result = run("ping")
     assert (result.stdout, result.exit_code) == ("", 3)
     assert result.stderr == (
-        f"torchctl: no worker found: {own_environment} holds no socket\n"
+        f"torchctl: no worker found: {own_environment} has no sockets\n"
         "  start the job with `python -m torchctl.server train.py`, or name a worker with --socket or --host\n"
     )
 
@@ -90,7 +90,7 @@ def test_a_mixed_result_prints_what_there_is_and_is_3(worker: str, folder: Path)
     [
         (listeners.silent, 5, "did not answer within"),
         (listeners.dripping, 5, "did not answer within"),
-        (listeners.saying(b"garbage\r\n\r\n"), 3, "no worker's HTTP"),
+        (listeners.saying(b"garbage\r\n\r\n"), 3, "not a worker's HTTP"),
         (listeners.saying(b""), 3, "closed the connection"),
     ],
 )
@@ -136,7 +136,7 @@ def test_leftovers_of_killed_workers_are_left_aside(worker: str, own_environment
     result = run("ping")
     assert result.exit_code == 0
     assert result.stdout.count("\n") == 1
-    assert result.stderr == "torchctl: left aside: 1 socket(s) of ended workers (rank5-99.sock)\n"
+    assert result.stderr == "torchctl: ignored: 1 socket(s) of workers that have ended (rank5-99.sock)\n"
     named = run("ping", "--socket", str(own_environment))
     assert named.exit_code == 3
     assert "rank 5: " in named.stderr
@@ -156,7 +156,7 @@ def test_a_killed_ranks_socket_is_a_rank_without_an_answer(
         "torchctl: ranks 0-2,4,6-7: not found (6)",
     ]
     assert result.stderr.splitlines()[-1] == (
-        "torchctl: left aside: 2 socket(s) of ended workers (rank3-9999999.sock, rank9-9999999.sock)"
+        "torchctl: ignored: 2 socket(s) of workers that have ended (rank3-9999999.sock, rank9-9999999.sock)"
     )
 
 
@@ -200,7 +200,7 @@ def test_workers_of_two_jobs_and_a_rank_claimed_twice_are_said(
         f"torchctl: rank 3 is claimed by 2 workers: {worker}, {folder}/b\n"
     )
     assert mine.stdout.count("pong") == 1
-    assert mine.stderr == "torchctl: left aside: 2 worker(s) of other jobs, or that do not tell theirs\n"
+    assert mine.stderr == "torchctl: ignored: 2 worker(s) of other jobs, or that do not report their job\n"
 
 
 def test_an_untrusted_runtime_folder_is_not_looked_into(worker: str, own_environment: Path) -> None:
@@ -249,7 +249,7 @@ def test_an_address_where_another_rank_answers_than_was_named_is_said(folder: Pa
     answers = [listeners.reply(b"pong", headers=f"Torchctl-Rank: {rank}\r\n".encode()) for rank in (3, 1)]
     with listening(str(folder / "a"), answers[0]), listening(str(folder / "b"), answers[1]):
         result = run("ping", "--hostfile", str(hosts))
-    assert result.stderr == f"torchctl: {folder}/a was named as rank 4, and rank 3 answers there\n"
+    assert result.stderr == f"torchctl: {folder}/a was given as rank 4, but rank 3 answers there\n"
 
 
 def test_a_world_size_that_no_job_has_is_left_aside(folder: Path) -> None:

@@ -238,7 +238,7 @@ def test_a_rank_that_nobody_had_time_to_ask_is_not_lost() -> None:
     rows: dict[int, Rows] = {rank: [of("0", 1), started("0", 2)] for rank in range(3)}
     found = look(rows, WORLD, world_size=4, live=True, unasked=frozenset({3}))
     assert (found.healthy, found.findings) == (None, [])
-    assert "the deadline came before rank 3 had a turn to be asked" in found.verdict
+    assert "the deadline passed before rank 3 could be asked" in found.verdict
 
 
 # Several causes.

@@ -312,7 +312,7 @@ def test_a_bad_file_leads_only_when_nothing_else_is_found() -> None:
 def test_nothing_at_all_cannot_tell() -> None:
     found = look({}, {})
     assert found.healthy is None
-    assert found.verdict == "Cannot tell: there is no dump and no stack of any rank."
+    assert found.verdict == "Cannot tell: there is no dump and no stack from any rank."
     assert look({0: [], 1: []}, {}).healthy is None
 
 

@@ -30,7 +30,7 @@ def test_two_recorders_that_one_rank_uses_count_apart() -> None:
 def test_who_shows_only_gloos_operations_is_lost_for_the_others_and_not_moving() -> None:
     found = only(look({0: STUCK, 1: STUCK, 2: [gloo(1)], 3: STUCK}, WORLD))
     assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("rank_lost", (2,), (0, 1, 3))
-    assert "its only dump is of another recorder than the others'" in found.summary
+    assert "its only dump comes from a different recorder than the others'" in found.summary
 
 
 def test_an_operation_that_only_one_rank_has_retired_on_gloo_proves_nothing_about_the_others() -> None:

@@ -106,7 +106,7 @@ def test_half_of_1024_ranks_without_a_dump_accuse_nobody() -> None:
     config = groups(w=range(1024))
     found = verdict((rank, [of("0", 1), started("0", 2)], config) for rank in range(1, 1024, 2) if rank != 5)
     assert (found.healthy, found.findings) == (None, [])
-    assert "ask them too" in found.verdict
+    assert "include their hosts or dumps" in found.verdict
 
 
 @pytest.mark.parametrize("waits", [True, False])

@@ -68,7 +68,7 @@ def test_one_look_at_wrapped_rings_does_not_tell_a_lagging_recv_from_a_missing_s
     found = look_at(wrapped_rings())
     assert (found.healthy, found.findings) == (None, [])
     assert found.verdict.startswith("Cannot tell: rank 1 has a recv open for which rank 0 has no send open")
-    assert "would tell" in found.verdict
+    assert "would show which" in found.verdict
 
 
 def test_a_collective_behind_such_a_recv_names_neither_of_its_ends() -> None:

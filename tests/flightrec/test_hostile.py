@@ -138,7 +138,7 @@ def test_a_child_that_is_killed_is_reported_and_replaced() -> None:
         guard.start()
         assert guard._child is not None
         guard._child.kill()
-        with pytest.raises(DumpError, match="died of signal 9"):
+        with pytest.raises(DumpError, match="died from signal 9"):
             decode_dump(GOOD, "x", guard=guard)
         assert len(decode_dump(GOOD, "x", guard=guard).entries) == 2
 
@@ -154,11 +154,11 @@ def test_what_is_no_readable_file_is_named(tmp_path: Path, kind: str) -> None:
         path += "\0"
     words = {
         "folder": "is a folder",
-        "pipe": "is no regular file",
+        "pipe": "is not a regular file",
         "absent": "cannot be read",
-        "nul": "no file name",
+        "nul": "not a file name",
     }
-    with pytest.raises(DumpError, match=words.get(kind, "no file name")):
+    with pytest.raises(DumpError, match=words.get(kind, "not a file name")):
         read_dump(path)
 
 

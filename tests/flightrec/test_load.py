@@ -73,9 +73,9 @@ def test_a_pattern_of_the_operators_gives_the_rank(tmp_path: Path) -> None:
     data = pickled(dump([entry(1)]))
     write(tmp_path, {"node1/gpu0.pkl": data, "node2/gpu1.pkl": data})
     assert load([tmp_path], rank_from=r"gpu(\d+)").ranks == [0, 1]
-    with pytest.raises(DumpError, match="is no regular expression"):
+    with pytest.raises(DumpError, match="is not a regular expression"):
         load([tmp_path], rank_from="(")
-    with pytest.raises(DumpError, match="is no rank"):
+    with pytest.raises(DumpError, match="is not a rank"):
         load([tmp_path], rank_from="(node)")
 
 

@@ -17,7 +17,7 @@ from torchctl.cli import cli
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
 RANKS, STUCK = 3, 1
-REASON = "interpreter lock held; its main thread sleeps"
+REASON = "interpreter lock held; its main thread is sleeping"
 TRAINING = f"""
 import ctypes
 

@@ -111,7 +111,7 @@ def test_on_a_full_disk_the_training_goes_on(folder: Path, how: str) -> None:
         process.tell("go on")
         out = process.finish()
     assert out[:2] == (0, "trained\n")
-    assert out[2] == "" or (out[2].count("\n") == 1 and "no debug server in this process: cannot listen at" in out[2])
+    assert out[2] == "" or (out[2].count("\n") == 1 and "no debug server in this process: cannot listen on" in out[2])
 
 
 def test_what_the_operator_saves_on_a_full_disk_is_whole_or_not_there(folder: Path) -> None:
@@ -143,7 +143,7 @@ def test_with_a_read_only_runtime_folder_the_training_goes_on(folder: Path) -> N
     with running(command, {"TORCHCTL_RUNTIME_DIR": str(disk / "run"), "PYTHONPATH": ROOT}) as process:
         code, out, err = process.finish()
     assert (code, out, err.count("\n")) == (0, "trained\n", 1)
-    assert "torchctl: no debug server in this process: cannot listen at" in err
+    assert "torchctl: no debug server in this process: cannot listen on" in err
     assert "Read-only file system" in err
 
 

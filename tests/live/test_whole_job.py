@@ -108,7 +108,7 @@ def test_one_screen_names_all_three_and_folds_the_rest(job: Job, monkeypatch: py
     lines = result.stdout.splitlines()
     assert lines[0] == "14 ranks answered of 16, job whole-job"
     header = " ".join(" ".join(lines[: lines.index("")]).split())
-    assert f"1 rank cannot: {STOPPED}, stopped by a signal" in header
+    assert f"1 rank cannot answer: {STOPPED}, stopped by a signal" in header
     assert f"rank {KILLED}: {job.runtime_dir}/rank{KILLED}-{job.pids[KILLED]}.sock refused the connection" in header
     outside = [index for index, line in enumerate(lines) if line.startswith(f"read from outside: 1 rank: {STOPPED}, ")]
     assert len(outside) == 1 and any("in train_step" in line for line in lines[outside[0] : outside[0] + 20])
@@ -144,7 +144,7 @@ def test_the_same_screen_after_the_job_from_what_was_collected(job: Job, folder:
     assert run("collect", str(folder / "out"), "--timeout", "20").exit_code == 3
     replayed = run("traceback", str(folder / "out")).stdout
     assert replayed.splitlines()[0] == "14 ranks answered of 16"
-    assert f"  1 rank cannot: {STOPPED}, stopped by a signal" in replayed
+    assert f"  1 rank cannot answer: {STOPPED}, stopped by a signal" in replayed
     assert f"  rank {KILLED}: " in replayed
     tree = "main thread: "
     assert (

@@ -36,16 +36,16 @@ def test_a_thread_that_looks_for_the_lock_all_the_time() -> None:
     before, after = sample(0, MAIN_ASLEEP[0], waiting(0)), sample(1, MAIN_ASLEEP[1], waiting(1))
     (reason,) = reasons(before, after, SERVER, NO_GROUP)
     assert reason.kind == "lock_held"
-    assert reason.text == "interpreter lock held; its main thread sleeps in hrtimer_nanosleep"
+    assert reason.text == "interpreter lock held; its main thread is sleeping in hrtimer_nanosleep"
     assert lock_waiters(before, after) == {SERVER}
 
 
 def test_by_a_main_thread_that_computes() -> None:
     before = sample(0, thread(PID, "R", "", 10, 0), waiting(0))
     after = sample(1, thread(PID, "R", "", 10, 990), waiting(1))
-    assert "by its main thread, which computes" in reasons(before, after, SERVER, NO_GROUP)[0].text
+    assert "by its main thread, which is computing" in reasons(before, after, SERVER, NO_GROUP)[0].text
     starved = sample(1, thread(PID, "R", "", 10, 20), waiting(1))
-    assert "by its main thread, which computes" in reasons(before, starved, SERVER, NO_GROUP)[0].text
+    assert "by its main thread, which is computing" in reasons(before, starved, SERVER, NO_GROUP)[0].text
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def recorded(folder: Path) -> Recorded:
 
 def test_swapping(recorded: Recorded) -> None:
     found = recorded.reasons(recorded.at(faults=8123, swap=2097152), recorded.at(faults=9323, swap=2097152))
-    assert found == [Reason("swapping", "swapping: 2048 MiB swapped out, 1200 pages read a second")]
+    assert found == [Reason("swapping", "swapping: 2048 MiB swapped out, 1200 pages read per second")]
 
 
 def test_frozen_in_v1(recorded: Recorded) -> None:
@@ -125,10 +125,10 @@ def test_at_the_memory_limit(recorded: Recorded, version: str) -> None:
 @pytest.mark.parametrize(
     ("state", "tracer", "reason"),
     [
-        ("T (stopped)", 0, Reason("stopped", "stopped by a signal (SIGSTOP or SIGTSTP); SIGCONT lets it go on")),
-        ("t (tracing stop)", 815, Reason("traced", "stopped by gdb, pid 815, which traces it")),
+        ("T (stopped)", 0, Reason("stopped", "stopped by a signal (SIGSTOP or SIGTSTP); SIGCONT resumes it")),
+        ("t (tracing stop)", 815, Reason("traced", "stopped by gdb, pid 815, which is tracing it")),
         ("D (disk sleep)", 0, Reason("uninterruptible", "its main thread is in uninterruptible sleep (D) in nfs_wait")),
-        ("Z (zombie)", 0, Reason("zombie", "dead, and its parent has not collected it (zombie)")),
+        ("Z (zombie)", 0, Reason("zombie", "dead, and its parent has not reaped it (zombie)")),
         ("X (dead)", 0, Reason("gone", "has ended")),
     ],
 )

@@ -37,7 +37,7 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
 def test_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_text("")
-    with pytest.raises(RuntimeDirError, match="is no folder"):
+    with pytest.raises(RuntimeDirError, match="is not a folder"):
         check_runtime_dir(str(path))
 
 

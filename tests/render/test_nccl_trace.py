@@ -39,7 +39,7 @@ def test_eighty_columns() -> None:
     assert drawn(view(*STUCK), 80) == [
         "rank 3: /tmp/trace_3",
         "format 2.10, library 2.27.3, 2 entries, 1 active",
-        "ages count back from the newest event, 2023-11-14 22:13:22 UTC; the file was",
+        "ages are measured from the newest event, 2023-11-14 22:13:22 UTC; the file was",
         "written 1 m 29 s later",
         "",
         "group           pg  ranks  enqueued  started  completed  active  entries",

@@ -90,7 +90,7 @@ def test_in_the_pause_between_two_looks_nothing_can_be_told(folder: Path) -> Non
         wait_for_sleep(process.pid)
         found = interrupt(process)
     assert (found["healthy"], found["findings"]) == (None, [])
-    assert found["verdict"] == "Cannot tell: interrupted before everybody was asked."
+    assert found["verdict"] == "Cannot tell: interrupted before every rank was asked."
 
 
 def test_while_stacks_are_asked_for_the_digests_name_the_rank(folder: Path) -> None:

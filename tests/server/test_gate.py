@@ -74,7 +74,7 @@ def test_another_uid_is_refused_even_where_the_files_mode_lets_it_in(folder: Pat
         arguments = [sys.executable, "-c", code, str(folder / "s")]
         out = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
         assert post(str(folder / "s"), "ping").body == b"pong"
-    assert out.stdout == f"{folder}/s lets us not in: this socket is for uid 0 and root, not for uid 65534\n", (
+    assert out.stdout == f"{folder}/s denied access: this socket only serves uid 0 and root, not uid 65534\n", (
         out.stderr
     )
 
@@ -127,7 +127,7 @@ def test_beyond_loopback_the_token_decides_and_any_host_is_taken(monkeypatch: py
 
 
 def test_the_command_line_says_what_a_foreign_host_is_refused_for(server: WorkerServer) -> None:
-    with pytest.raises(AccessDeniedError, match="lets us not in: the Host header names another host") as caught:
+    with pytest.raises(AccessDeniedError, match="denied access: the Host header names another host") as caught:
         call(Endpoint(host="0.0.0.0", port=server.port), "ping", time.monotonic() + 10)
     assert "127.0.0.1" in caught.value.hint
 
@@ -145,7 +145,7 @@ def test_a_read_only_server_has_no_costly_handler(
         for name in ("ping", "info", "dump_traceback", "dump_nccl_trace_json", "fr_trace_pickle", "gate-harmless"):
             assert post(server.address, name).status == 200, name
         assert post(server.address, "nonexistent").status == 403
-        expected = pytest.raises(HandlerError, match="Handler gate-costly is switched off: this server is read-only")
+        expected = pytest.raises(HandlerError, match="Handler gate-costly is turned off: this server is read-only")
         with expected:
             call(Endpoint(path=server.address), "gate-costly", time.monotonic() + 10)
 
@@ -220,7 +220,7 @@ def test_the_token_may_come_from_a_file(folder: Path, monkeypatch: pytest.Monkey
         (0o602, TOKEN, r"is open to others \(mode 0602\)"),
         (0o600, "hunter2", "is shorter than 16 bytes"),
         (0o600, "hunter2" * 1000, "is longer than 4096 bytes"),
-        (0o600, "hunter2 and a blank and more", "only visible ASCII"),
+        (0o600, "hunter2 and a blank and more", "visible ASCII only"),
         (0o600, "", "is shorter than 16 bytes"),
     ],
 )

@@ -44,7 +44,7 @@ def answer(desk: Desk, poll: select.poll, listening: socket.socket, name: str) -
     [
         ("ping", "200", False, "pong"),
         ("dump_traceback", "503", True, "no stacks from outside"),
-        ("torch_profile", "503", True, "can again: ask once more"),
+        ("torch_profile", "503", True, "has recovered: ask again"),
     ],
 )
 def test_stacks_from_outside_stay_such_when_the_worker_is_back_meanwhile(

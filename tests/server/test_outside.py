@@ -137,11 +137,11 @@ def test_after_unregister_nothing_is_sent_and_the_signal_would_do_nothing(worker
     def refused() -> Reply | None:
         """Ask again while the evidence of the held lock is not complete."""
         reply = post(str(path), "dump_traceback")
-        return None if b"does not wait" in reply.body else reply
+        return None if b"is not waiting" in reply.body else reply
 
     reply = eventually(refused)
     assert reply.status == 503
-    assert b"the process does not catch it any more" in reply.body
+    assert b"the process no longer catches it" in reply.body
     process.tell("g")
     assert process.line() == "2"
     eventually(lambda: post(str(path), "ping").body == b"pong")
@@ -153,7 +153,7 @@ def test_a_stopped_worker_gets_no_signal(workers: Workers) -> None:
     process, path = workers["stopped"]
     reply = post(str(path), "dump_traceback")
     assert reply.status == 503
-    assert b"no signal is sent, since it does not wait for the interpreter lock" in reply.body
+    assert b"no signal was sent: the process is not waiting for the interpreter lock" in reply.body
     assert b"py-spy is not installed" in reply.body
     os.kill(process.pid, signal.SIGCONT)
     process.tell("end")

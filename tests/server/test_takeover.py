@@ -32,8 +32,8 @@ def path(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("asleep", "interpreter lock held; its main thread sleeps"),
-        ("computing", "interpreter lock held, by its main thread, which computes"),
+        ("asleep", "interpreter lock held; its main thread is sleeping"),
+        ("computing", "interpreter lock held, by its main thread, which is computing"),
     ],
 )
 def test_a_held_lock_is_told(silent: dict[str, Silent], name: str, reason: str) -> None:

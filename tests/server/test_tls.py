@@ -91,7 +91,7 @@ def test_a_verified_worker_answers(server: WorkerServer, pem: Certificates, ask:
 @BOTH
 def test_a_worker_of_another_authority_is_not_asked(server: WorkerServer, folder: Path, ask: Asker) -> None:
     other = certificates(folder / "other", "127.0.0.1")
-    with pytest.raises(CertificateError, match="is not proved to be the worker: ") as caught:
+    with pytest.raises(CertificateError, match="could not be verified as the worker: ") as caught:
         ask(endpoint(server, other.ca))
     assert caught.value.exit_code == 3
 
@@ -105,14 +105,14 @@ def test_a_certificate_for_another_name_is_refused(folder: Path, ask: Asker) -> 
 
 @BOTH
 def test_without_tls_the_client_is_told_what_to_do(server: WorkerServer, ask: Asker) -> None:
-    with pytest.raises(AccessDeniedError, match="speaks TLS only") as caught:
+    with pytest.raises(AccessDeniedError, match="requires TLS") as caught:
         ask(endpoint(server, ""))
     assert "--ca" in caught.value.hint
 
 
 @BOTH
 def test_a_plain_server_does_not_speak_tls(pem: Certificates, ask: Asker) -> None:
-    with WorkerServer("127.0.0.1", 0) as plain, pytest.raises(NotAWorkerError, match="does it speak TLS at all"):
+    with WorkerServer("127.0.0.1", 0) as plain, pytest.raises(NotAWorkerError, match="does it use TLS at all"):
         ask(endpoint(plain, pem.ca))
 
 
@@ -268,13 +268,13 @@ def test_the_command_line_takes_ca_and_token_file(server: WorkerServer, pem: Cer
     where = ["--host", f"127.0.0.1:{server.port}"]
     assert run("ping", *where, "--ca", pem.ca).exit_code == 0
     assert run("ps", *where, *where, "--host", f"localhost:{server.port}", "--ca", pem.ca).exit_code == 0
-    assert "speaks TLS only" in run("ping", *where).stderr
+    assert "requires TLS" in run("ping", *where).stderr
     (folder / "token").write_text(TOKEN)
     for mode, code in ((0o600, 0), (0o644, 1)):
         (folder / "token").chmod(mode)
         result = run("ping", *where, "--ca", pem.ca, "--token-file", str(folder / "token"))
         assert result.exit_code == code, result.stderr
-    for ca, words in (("none", "cannot be read: No such file"), ("token", "holds no certificate")):
+    for ca, words in (("none", "cannot be read: No such file"), ("token", "has no certificate")):
         result = run("ping", *where, "--ca", str(folder / ca))
         assert (result.exit_code, words in result.stderr) == (1, True), result.stderr
 

@@ -17,9 +17,9 @@ BOTH = Gate(token=TOKEN, own_names=frozenset({"localhost"}))
 READ_ONLY = Gate(read_only=True)
 
 RIGHT = f"Authorization: Bearer {TOKEN.decode()}"
-WANTED = "this server wants `Authorization: Bearer` with the token it was started with"
-HOST = "the Host header names another host; this server is for its own host's loopback only"
-ORIGIN = "the Origin header names another site; web pages may not ask this server"
+WANTED = "this server requires `Authorization: Bearer` with the token it was started with"
+HOST = "the Host header names another host; this server only answers its own host's loopback"
+ORIGIN = "the Origin header names another site; web pages may not query this server"
 GET_ONLY = "GET, HEAD"
 
 
@@ -84,7 +84,7 @@ REFUSED: list[Case] = [
         READ_ONLY,
         "POST /handler/costly%5F",
         (),
-        Refused(403, "Handler costly_ is switched off: this server is read-only"),
+        Refused(403, "Handler costly_ is turned off: this server is read-only"),
     ),
 ]
 

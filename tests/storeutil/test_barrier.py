@@ -98,7 +98,7 @@ def test_an_arrival_without_a_rank_is_counted_but_not_named() -> None:
     )
     assert "arrived=2, timeout=1)" in str(anonymous)
     assert "missing_ranks=[1-2]" in str(traced)
-    assert str(traced).endswith("; 1 of these have arrived without a trace of which they are")
+    assert str(traced).endswith("; 1 of these arrived without leaving a trace of their rank")
 
 
 def test_a_second_reporter_steps_in_for_one_that_died() -> None:

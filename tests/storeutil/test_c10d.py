@@ -192,7 +192,7 @@ def test_the_probe_names_what_is_no_store() -> None:
     with listener() as sock:
         thread = threading.Thread(target=greet, args=(sock,))
         thread.start()
-        with pytest.raises(NotAStoreError, match="is no TCPStore"):
+        with pytest.raises(NotAStoreError, match="is not a TCPStore"):
             probe_store(HOST, sock.getsockname()[1], 5)
         thread.join(5)
     with pytest.raises(ConnectionRefusedError):

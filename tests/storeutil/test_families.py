@@ -88,9 +88,9 @@ def test_torchs_families_are_known(keys: list[str], name: str, words: str) -> No
 
 
 def test_a_signal_of_nccl_names_its_rank() -> None:
-    assert lines({"exception_dump": b"\x03\0\0\0"})[0][2] == "NCCL: rank 3 has timed out and asked all for a dump"
+    assert lines({"exception_dump": b"\x03\0\0\0"})[0][2] == "NCCL: rank 3 timed out and asked every rank for a dump"
     assert lines({"remote_error:0": b"?"})[0][2] == "NCCL: a rank has reported an error to its group"
-    assert family_of("exception_dump") == "NCCL: a rank has timed out and asked all for a dump"
+    assert family_of("exception_dump") == "NCCL: a rank timed out and asked every rank for a dump"
 
 
 def test_keys_of_ones_own_are_folded_by_their_number() -> None:

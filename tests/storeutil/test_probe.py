@@ -22,5 +22,5 @@ def test_an_address_family_that_is_off_says_nothing_beside_a_refusal(code: int) 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64])
 def test_what_no_name_can_look_like_does_not_resolve(host: str) -> None:
-    with pytest.raises(socket.gaierror, match="is no host name"):
+    with pytest.raises(socket.gaierror, match="is not a host name"):
         probe_store(host, 1, 1)

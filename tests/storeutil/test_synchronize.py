@@ -48,7 +48,7 @@ def test_rank_0_waits_for_the_readers_within_the_same_deadline() -> None:
 
     server = host_store()
     server.set("s/1", b"there")
-    with pytest.raises(DistStoreError, match="not everybody has read the data"):
+    with pytest.raises(DistStoreError, match="not every rank has read the data"):
         synchronize(server, b"mine", 0, 2, "s/", timeout=0.3)
 
 

@@ -90,18 +90,18 @@ def test_no_file_refused_and_no_socket(folder: Path) -> None:
     with pytest.raises(RefusedError, match="refused the connection"):
         ping(Endpoint(path=str(folder / "dead")))
     (folder / "file").write_text("")
-    with pytest.raises(NotAWorkerError, match="is no socket"):
+    with pytest.raises(NotAWorkerError, match="is not a socket"):
         ping(Endpoint(path=str(folder / "file")))
     with pytest.raises(NoSuchSocketError):
         ping(Endpoint(path=str(folder / "file" / "s")))
-    with pytest.raises(NoSuchSocketError, match="the system takes at most 107 bytes"):
+    with pytest.raises(NoSuchSocketError, match="the system allows 107 bytes"):
         ping(Endpoint(path="/tmp/" + "x" * 200))
 
 
 def test_a_datagram_socket_is_no_worker(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(folder / "d"))
-        with pytest.raises(NotAWorkerError, match="socket of another type"):
+        with pytest.raises(NotAWorkerError, match="different type of socket"):
             ping(Endpoint(path=str(folder / "d")))
 
 
@@ -110,7 +110,7 @@ def test_a_port_without_a_listener_and_an_unknown_name() -> None:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(RefusedError):
             ping(Endpoint(host="127.0.0.1", port=unused.getsockname()[1]))
-    with pytest.raises(UnknownHostError, match="nowhere.invalid:1 is not known"):
+    with pytest.raises(UnknownHostError, match="nowhere.invalid:1 cannot be resolved"):
         ping(Endpoint(host="nowhere.invalid", port=1))
 
 
@@ -127,7 +127,7 @@ def test_another_users_socket_is_a_permission_error(folder: Path) -> None:
     with WorkerServer(str(folder / "s")):
         arguments = [sys.executable, "-c", code, str(folder / "s")]
         out = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
-    assert out.stdout == f"{folder}/s may not be opened by this user\n", out.stderr
+    assert out.stdout == f"{folder}/s cannot be opened by this user\n", out.stderr
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_the_token_goes_to_tcp_addresses_only(folder: Path, monkeypatch: pytest.
         monkeypatch.setenv("TORCHCTL_TOKEN", TOKEN + "\n")
         assert ping(Endpoint(host="127.0.0.1", port=server.port)) == b"pong"
         monkeypatch.setenv("TORCHCTL_TOKEN", "a b")
-        with pytest.raises(AccessDeniedError, match="TORCHCTL_TOKEN holds characters"):
+        with pytest.raises(AccessDeniedError, match="TORCHCTL_TOKEN has characters"):
             ping(Endpoint(host="127.0.0.1", port=server.port))
         monkeypatch.setenv("TORCHCTL_TOKEN", "another-token-of-20-bytes")
         with pytest.raises(AccessDeniedError) as caught:

@@ -105,11 +105,11 @@ def test_a_host_file_holds_any_path_that_a_line_can_name(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "names nobody"),
+        ("", "has no addresses"),
         ("node1", "line 1: 'node1' is not HOST:PORT"),
-        ("a:1\nb:1 rank=x", "line 2: 'rank=x' is no rank"),
-        ("n[1-2]:1 3", "line 1: one rank for several hosts"),
-        ("-oProxyCommand=x:1", "line 1: '-oProxyCommand=x' is no host name"),
+        ("a:1\nb:1 rank=x", "line 2: 'rank=x' is not a rank"),
+        ("n[1-2]:1 3", "line 1: one rank is given for several hosts"),
+        ("-oProxyCommand=x:1", "line 1: '-oProxyCommand=x' is not a host name"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path: Path, text: str, words: str) -> None:

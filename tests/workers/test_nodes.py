@@ -111,12 +111,12 @@ def test_hosts_that_fail_are_told_apart(folder: Path, hosts: list[str]) -> None:
     document = json.loads(result.stdout)
     assert [one["rank"] for one in document["workers"]] == [0, 1, 2, 3, 4, 5]
     for words in (
-        f"n3 has no worker: no worker found: {folder}/n3 holds no socket",
+        f"n3 has no worker: no worker found: {folder}/n3 has no sockets",
         "n4 has no torchctl: sh: torchctl: not found",
-        "n5 let nobody in: Permission denied (publickey).",
+        "n5 refused the login: Permission denied (publickey).",
         "n6 did not answer within ",
         "n7 its relay ended with exit code 3: boom",
-        "n8 sent a line that no relay writes",
+        "n8 sent a line that is not a relay's",
     ):
         assert words in result.stderr, result.stderr
     kinds = {one["kind"] for one in document["failures"]}

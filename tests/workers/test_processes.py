@@ -54,7 +54,7 @@ def test_a_process_stands_on_the_screen_of_the_workers(folder: Path, monkeypatch
 def test_what_needs_a_server_and_who_is_not_there_are_failures() -> None:
     result = run("ping", "--pid", str(os.getpid()))
     assert result.exit_code == 4
-    assert f"pid {os.getpid()} has no server, which ping would need" in result.stderr
+    assert f"pid {os.getpid()} has no server, which ping requires" in result.stderr
     with python("") as process:
         process.finish()
     gone = run("ps", "--pid", f"{process.pid}")

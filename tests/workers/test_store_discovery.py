@@ -75,8 +75,8 @@ def test_what_is_no_address_is_that_ranks_failure(
     listed = run("ps", "--store", address, "--save", str(saved))
     for rank in bad:
         assert re.search(rf"^ +{rank} +bad address +{address} debug_server/rank{rank}", listed.stdout, re.MULTILINE)
-    assert "torchctl: 1 worker(s) in " in listed.stderr
-    assert "no host file can name" not in listed.stderr
+    assert "torchctl: 1 worker(s) written to " in listed.stderr
+    assert "cannot be written in a host file" not in listed.stderr
 
 
 def test_a_store_with_a_prefix_of_its_own_and_an_empty_one(job: tuple[Any, str, WorkerServer]) -> None:
@@ -95,7 +95,7 @@ def test_the_token_goes_nowhere_that_only_a_store_has_named(store: Any, monkeypa
         store.set("debug_server/rank0", f"http://127.0.0.1:{server.port}")
         kept = run("ping", "--store", f"127.0.0.1:{store.port}")
         sent = run("ping", "--store", f"127.0.0.1:{store.port}", "--trust-store")
-    assert (kept.exit_code, "wants a token" in kept.stderr) == (3, True)
+    assert (kept.exit_code, "requires a token" in kept.stderr) == (3, True)
     assert (sent.exit_code, sent.stdout.count("pong")) == (0, 1)
 
 
@@ -114,11 +114,11 @@ def test_with_trust_store_the_token_goes_over_verified_tls_and_nowhere_in_the_cl
         other = run(*where, "--ca", certificates(folder / "other", "localhost").ca)
         kept = run(*where[:3], "--ca", pem.ca)
     assert clear.stdout == kept.stdout == other.stdout == ""
-    assert "speaks TLS; name the authority of its certificate with --ca" in clear.stderr
+    assert "speaks TLS; give the CA of its certificate with --ca" in clear.stderr
     assert verified.stdout.count("pong") == 1
     for result in (verified, kept):
-        assert result.stderr.count("wants a token, and gets none: only the store has named this address") >= 2
-    assert "is not proved to be the worker" in other.stderr
+        assert result.stderr.count("requires a token, and none was sent: only the store named this address") >= 2
+    assert "could not be verified as the worker" in other.stderr
 
 
 def test_an_address_from_before_a_restart_is_told(job: tuple[Any, str, WorkerServer]) -> None:
@@ -128,7 +128,7 @@ def test_an_address_from_before_a_restart_is_told(job: tuple[Any, str, WorkerSer
     for command in ("ping", "ps"):
         stderr = run(command, "--store", address).stderr
         assert "rank 1: the store's address" in stderr
-        assert f"pid 4 had registered it, rank 1 with pid {os.getpid()} answers" in stderr
+        assert f"pid 4 registered it, and rank 1 with pid {os.getpid()} answers" in stderr
     store.set("debug_server/torchctl_rank1", json.dumps({**about, "pid": os.getpid()}))
     assert "before a restart" not in run("ping", "--store", address).stderr
     assert "before a restart" in run("ps", "--store", address).stderr  # the start time differs
@@ -137,8 +137,8 @@ def test_an_address_from_before_a_restart_is_told(job: tuple[Any, str, WorkerSer
 @pytest.mark.parametrize(
     ("serve", "words"),
     [
-        (None, "refused the connection: nobody listens there"),
-        (b"x", "is no TCPStore"),
+        (None, "refused the connection: nothing is listening there"),
+        (b"x", "is not a TCPStore"),
         (b"", r"nothing on 127.0.0.1:\d+ answered as a TCPStore within 0.[45]"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_store_that_falls_silent_after_its_sign_of_life_is_a_timeout() -> None
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         address = ("127.0.0.1", listener.getsockname()[1])
-        with pytest.raises(StoreTimeoutError, match=r"gave no answer for 0\.\d+ s"):
+        with pytest.raises(StoreTimeoutError, match=r"did not answer for 0\.\d+ s"):
             read_store(address, "debug_server", time.monotonic() + 0.5)
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(20)
@@ -295,4 +295,4 @@ def test_nothing_is_registered_without_a_port_or_a_store(folder: Path) -> None:
     with python(code, {"TORCHCTL_WORKER_PORT": "99999"}) as process:
         code_, out, err = process.finish()
     assert (code_, out) == (0, "['MainThread', 'torchctl-accept']\n")
-    assert "which is no TCP port" in err
+    assert "which is not a TCP port" in err

@@ -71,15 +71,15 @@ def command(
     command by them. A key prefix serves one barrier.
     """
     if status + release + serve > 1:
-        raise click.UsageError("--status, --release and --serve exclude each other")
+        raise click.UsageError("use only one of --status, --release and --serve")
     if rank is not None and count > 1:
-        raise click.UsageError("--rank says which one rank this is; leave it out with --count")
+        raise click.UsageError("--rank is for a single rank; do not combine it with --count")
     if rank is not None and rank >= world_size:
-        raise click.UsageError(f"--rank {rank} is not below --world-size {world_size}")
+        raise click.UsageError(f"--rank {rank} must be less than --world-size {world_size}")
     if count > world_size:
-        raise click.UsageError(f"--count {count} is over --world-size {world_size}")
+        raise click.UsageError(f"--count {count} must not exceed --world-size {world_size}")
     if address is None and not serve:
-        raise click.UsageError("--store HOST:PORT is missing; --serve hosts a store here")
+        raise click.UsageError("--store HOST:PORT is required, unless --serve hosts a store here")
     session, hosted = _session(address, namespace, serve, as_json)
     if status:
         _status(session, world_size, key_prefix, as_json)
@@ -104,7 +104,7 @@ def _session(address: tuple[str, int] | None, namespace: str, serve: bool, as_js
                 raise
             if not is_local(address[0]):
                 raise StoreUnreachableError(
-                    f"{error}; --serve hosts a store on this host only, and {address[0]} is another"
+                    f"{error}; --serve can host a store on this host only, and {address[0]} is another host"
                 ) from error
         session = StoreSession(*address, namespace, debug=debug_asked())
     try:
@@ -136,12 +136,12 @@ def _hosting(session: StoreSession) -> Iterator[None]:
 
 def _stay(session: StoreSession, before: str = "") -> None:
     def show(others: int) -> None:
-        click.echo(f"hosting the store for {others} more to leave", err=True)
+        click.echo(f"hosting the store until {others} more have left", err=True)
 
     try:
         stay_until_left(session.port, show)
     except KeyboardInterrupt:
-        raise StoreInterruptedError(f"{before}interrupted before everybody had left") from None
+        raise StoreInterruptedError(f"{before}interrupted before everyone had left") from None
 
 
 def _status(session: StoreSession, world_size: int, key_prefix: str, as_json: bool) -> None:
@@ -153,7 +153,7 @@ def _release(session: StoreSession, world_size: int, key_prefix: str, yes: bool,
     state = session.run(lambda store, stop: look_at_barrier(store, key_prefix, world_size), limit_s=look_s(world_size))
     if not yes and state.ranks.arrived and not state.released:
         click.echo(barrier_line(state), err=True)
-        confirm("Let those who wait go without the others?")
+        confirm("Release the waiting ranks without the missing ones?")
     key = session.run(lambda store, stop: release_barrier(store, key_prefix), changes=True)
     name = f"{session.namespace}/{key}" if session.namespace else key
     if as_json:

@@ -113,7 +113,7 @@ def _write(result: Survey[Reply], output: str) -> None:
             path += f"_twin{number}"
         written.add(path)
         write_file(path, reply.body)
-        click.echo(f"torchctl: {_who(reply)}: {len(reply.body)} bytes in {path}", err=True)
+        click.echo(f"torchctl: {_who(reply)}: {len(reply.body)} bytes written to {path}", err=True)
 
 
 def _json(name: str, result: Survey[Reply]) -> str:

@@ -74,7 +74,7 @@ def _lines(result: Survey[Collected], path: str) -> list[str]:
         for part, reason in sorted(answer.failures.items()):
             who = "rank ?" if answer.rank is None else f"rank {answer.rank}"
             lines.append(f"{who}: no {part}: {printable(reason)}")
-    return [*lines, f"written down in {printable(path)}"]
+    return [*lines, f"manifest: {printable(path)}"]
 
 
 def _json(result: Survey[Collected], path: str) -> str:

@@ -50,11 +50,11 @@ def command(
     """
     named = bool(targets.sockets or targets.hosts or targets.ranks is not None)
     if paths and (named or save is not None or watch):
-        raise click.UsageError("--socket, --host, --save and --watch are for live workers, not for files")
+        raise click.UsageError("--socket, --host, --save and --watch only apply to live workers, not to files")
     if rank_from is not None and not paths:
-        raise click.UsageError("--rank-from reads ranks from paths; name a folder of dumps")
+        raise click.UsageError("--rank-from reads ranks from paths: give a folder of dumps")
     if targets.ranks is not None:
-        raise click.UsageError("a verdict needs every rank: who is not asked would look lost; leave --ranks out")
+        raise click.UsageError("a verdict needs every rank: a rank that is not asked would look lost")
     _require_numpy()
     if paths:
         from torchctl.reports.evidence import read_evidence
@@ -77,7 +77,7 @@ def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
     from torchctl.diagnosis.diagnose import diagnose
 
     diagnosis = diagnose(evidence)
-    _say(evidence.trace.notes, "more dumps are left aside")
+    _say(evidence.trace.notes, "more dumps are ignored")
     _say([str(one) for one in evidence.unread], "more stacks could not be had")
     if as_json:
         from torchctl.render.json import document

@@ -37,7 +37,7 @@ def command(pid: int | None, path: str | None, timeout: float, output_format: st
     from torchctl.reports.doctor import examine
 
     if (pid is None) == (path is None):
-        raise click.UsageError("name a PID or a --socket")
+        raise click.UsageError("give either a PID or --socket")
     if pid is None:
         assert path is not None
         pid = _listener(path)
@@ -70,7 +70,9 @@ def _listener(path: str) -> int:
     if pid is None:
         pid = causes.pid_of(Endpoint(path=path))
     if pid is None:
-        raise NoWorkersError(f"nobody listens at {path}, and nothing tells who did", hint="`torchctl ps` lists workers")
+        raise NoWorkersError(
+            f"nothing listens on {path}, and no record says which process did", hint="`torchctl ps` lists workers"
+        )
     return pid
 
 

@@ -66,7 +66,7 @@ def command(
     choice = Choice(last, group, only_active, not no_collectives, not no_stacktraces)
     paths = _dumps_of([*files, *more])
     if paths and (targets.names_any() or targets.ranks is not None):
-        raise click.UsageError("--socket, --host and --ranks ask live workers; a FILE is read without them")
+        raise click.UsageError("--socket, --host and --ranks only apply to live workers, not to a FILE")
 
     def take() -> Iterator[RawDump | Failure]:
         raw: Iterable[RawDump | Failure] = _read(paths) if paths else fetch_dumps(targets, choice)
@@ -92,7 +92,9 @@ def _dumps_of(paths: list[str]) -> list[Found]:
             continue
         dumps = [file for file in find_files([path])[0] if file.claimed]
         if not dumps:
-            raise TorchctlError(f"no flight-recorder dump in {path}", hint="name the dumps, or a folder of them")
+            raise TorchctlError(
+                f"no flight-recorder dump in {path}", hint="give the dump files, or a folder that holds them"
+            )
         found += sorted(dumps, key=lambda file: (file.rank is None, file.rank or 0, file.path))
     return found
 
@@ -141,7 +143,7 @@ def _save(raw_dumps: list[RawDump | Failure], path: str) -> None:
             name += f".{number}" if name in taken else ""
         taken.add(name)
         write_file(name, raw.data)
-        click.echo(f"torchctl: saved {len(raw.data)} bytes of {printable(raw.source)} to {name}", err=True)
+        click.echo(f"torchctl: saved {len(raw.data)} bytes from {printable(raw.source)} to {name}", err=True)
 
 
 @contextmanager
@@ -175,7 +177,7 @@ def _refuse_unknown_group(views: list[TraceView], group: str) -> None:
     if not views or any(view.groups or view.asked for view in views):
         return
     names = ", ".join(sorted({name for view in views for name in view.group_names}))
-    raise TorchctlError(f"no dump has a process group named {group}", hint=f"the groups are: {names or 'none at all'}")
+    raise TorchctlError(f"no dump has a process group named {group}", hint=f"the groups are: {names or 'none'}")
 
 
 def _show(views: list[TraceView], failures: list[Failure], as_json: bool) -> None:

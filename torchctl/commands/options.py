@@ -133,7 +133,7 @@ def _targets(values: dict[str, Any]) -> Targets:
 
 def _checked_via(command: str) -> str:
     if command != "ssh" and "{host}" not in command:
-        raise click.BadParameter("name the host's place by {host}: 'srun --overlap -w {host}'", param_hint="--via")
+        raise click.BadParameter("put {host} where the host name goes: 'srun --overlap -w {host}'", param_hint="--via")
     return command
 
 

@@ -123,7 +123,7 @@ def set_(address: tuple[str, int], namespace: str, key: str, value: str, yes: bo
     _ask(key, "set", yes)
     session.run(lambda store, stop: store.set(key, data), changes=True)
     was = f", was {_old(old)}" if old is not None else ""
-    click.echo(f"{printable(key)}: {_bytes(data)} written{was}")
+    click.echo(f"{printable(key)}: wrote {_bytes(data)}{was}")
 
 
 @command.command("add")
@@ -136,13 +136,13 @@ def add(address: tuple[str, int], namespace: str, key: str, amount: int) -> None
     session = open_session(address, namespace)
 
     def checked_add(store: OperatorStore, stop: threading.Event) -> tuple[int, bytes | None]:
-        # A server told to add to what is no number closes the connection.
+        # A server told to add to a value that is not a number closes the connection.
         old = read_values(store, [key]).get(key)
         number = 0 if old is None else as_counter(old)
         if old is not None and number is None:
-            raise StoreError(f"{printable(key)} is no counter: {_old(old)}; nothing was added")
+            raise StoreError(f"{printable(key)} is not a counter: {_old(old)}; nothing was added")
         if number is not None and as_counter(str(number + amount).encode()) is None:
-            raise StoreError(f"{printable(key)} is {number}: the sum does not fit into 64 bits; nothing was added")
+            raise StoreError(f"{printable(key)} is {number}: the sum does not fit in 64 bits; nothing was added")
         if stop.is_set():
             raise StoreInterruptedError("interrupted; nothing was added")
         return store.add(key, amount), old
@@ -164,7 +164,7 @@ def delete(address: tuple[str, int], namespace: str, key: str, yes: bool) -> Non
         raise KeyAbsentError(f"{printable(key)} is absent from the store {session.name}; nothing was deleted")
     _ask(key, "delete", yes)
     if not session.run(lambda store, stop: store.delete_key(key), changes=True):
-        raise KeyAbsentError(f"{printable(key)} vanished before it could be deleted")
+        raise KeyAbsentError(f"{printable(key)} disappeared before it could be deleted")
     click.echo(f"{printable(key)}: deleted, was {_old(old)}")
 
 
@@ -176,7 +176,7 @@ def delete(address: tuple[str, int], namespace: str, key: str, yes: bool) -> Non
 def wait(address: tuple[str, int], namespace: str, key_list: tuple[str, ...], timeout_s: float) -> None:
     """Wait until every KEY exists."""
     elapsed_s = _wait(open_session(address, namespace), list(key_list), timeout_s)
-    click.echo(f"there after {elapsed_s:.2f} s: {printable(', '.join(key_list))}")
+    click.echo(f"present after {elapsed_s:.2f} s: {printable(', '.join(key_list))}")
 
 
 def _read(session: StoreSession, key: str) -> bytes | None:

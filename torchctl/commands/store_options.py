@@ -33,7 +33,7 @@ def unicode_only(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise click.BadParameter(f"{printable(text)} is no UTF-8 text", ctx, param) from None
+            raise click.BadParameter(f"{printable(text)} is not UTF-8 text", ctx, param) from None
     return value
 
 

@@ -63,7 +63,7 @@ def command(
     The keys are those of torch's synchronize, so the ranks of a job that wait in it are served.
     """
     if rank >= world_size:
-        raise click.UsageError(f"--rank {rank} is not below --world-size {world_size}")
+        raise click.UsageError(f"--rank {rank} must be less than --world-size {world_size}")
     data = read_value(data_text)
     session = open_session(address, namespace)
     line = WaitLine()
@@ -104,7 +104,7 @@ def command(
 
         Console(soft_wrap=False).print(exchange_table(exchange))
     if not exchange.all_read:
-        click.echo("not everybody had read the data when we left", err=True)
+        click.echo("not every rank had read the data when we left", err=True)
 
 
 def _write_files(exchange: Exchange, folder: Path) -> int:

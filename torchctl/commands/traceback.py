@@ -56,7 +56,7 @@ def command(
     choice = Choice(all_threads, thread, samples, interval)
     paths = [*files, *more]
     if paths and (targets.names_any() or targets.ranks is not None or samples > 1):
-        raise click.UsageError("options that ask live workers do not go with a PATH")
+        raise click.UsageError("options for live workers cannot be combined with a PATH")
     if paths:
         result, motion = read_stacks(paths), None
     else:
@@ -77,7 +77,7 @@ def command(
 
 def _no_such_thread(thread: str, jobs: list[JobStacks]) -> TorchctlError:
     roles = sorted({role for job in jobs for role in job.merged.hidden} | {"main"})
-    return TorchctlError(f"no worker has a thread named {thread!r}", hint=f"there are: {', '.join(roles)}")
+    return TorchctlError(f"no worker has a thread named {thread!r}", hint=f"the threads are: {', '.join(roles)}")
 
 
 def _print_one(result: Survey[WorkerStacks], all_threads: bool) -> None:

@@ -69,7 +69,7 @@ class Pids(click.ParamType[tuple[int, ...]]):
             return value
         words = value.split(",")
         if not all(len(word) < 9 and word.isascii() and word.isdigit() and int(word) > 0 for word in words):
-            self.fail(f"{value!r} is no list of process ids", param, ctx)
+            self.fail(f"{value!r} is not a list of process ids", param, ctx)
         return tuple(map(int, words))
 
 
@@ -91,7 +91,7 @@ class Seconds(click.ParamType[float]):
         try:
             seconds = float(value)
         except ValueError:
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
         if not (math.isfinite(seconds) and 0 < seconds <= 86400):
             self.fail(f"{value!r} is not between 0 and 86400 seconds", param, ctx)
         return seconds

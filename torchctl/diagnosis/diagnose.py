@@ -10,7 +10,7 @@ from torchctl.diagnosis.findings.accuse import accuse
 from torchctl.diagnosis.findings.court import collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.straggler import find_straggler
-from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
+from torchctl.diagnosis.findings.words import group_words, ranks_of
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
 from torchctl.diagnosis.waits.waiting import Waits
 from torchctl.diagnosis.waits.wiring import waits_of
@@ -27,7 +27,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failed = dict(evidence.failed)
     for failure in trace.bad:
         if failure.rank is not None and failure.rank not in trace.ranks:
-            failed.setdefault(failure.rank, f"its dump cannot be used: {failure.error.message}")
+            failed.setdefault(failure.rank, f"its dump is unusable: {failure.error.message}")
     evidence.failed = failed
     waits = waits_of(evidence)
     findings, unknown = accuse(waits)
@@ -46,7 +46,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if not findings:
         unknown += _in_flight(waits) + trace.doubts[:4]
         if not len(trace) and not evidence.stacks:
-            unknown.append("there is no dump and no stack of any rank")
+            unknown.append("there is no dump and no stack from any rank")
         elif not len(trace):
             unknown.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
     seen = evidence.ranks()
@@ -61,8 +61,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 def _left_out(evidence: Evidence) -> str:
     ranks = sorted(evidence.unasked)
     if not evidence.interrupted:
-        return f"the deadline came before {ranks_of(ranks)} had a turn to be asked: give more time with --timeout"
-    return f"interrupted before {ranks_of(ranks)} had answered" if ranks else "interrupted before everybody was asked"
+        return f"the deadline passed before {ranks_of(ranks)} could be asked: try a longer --timeout"
+    return f"interrupted before {ranks_of(ranks)} had answered" if ranks else "interrupted before every rank was asked"
 
 
 def _order(finding: Finding) -> tuple[bool, int, str, tuple[int, ...]]:
@@ -104,7 +104,7 @@ def _left_behind(evidence: Evidence) -> list[Finding]:
     if not lost or not evidence.trace.ranks:
         return []
     reasons = [f"rank {rank}: {evidence.failed.get(rank, 'its process has ended')}" for rank in lost[:8]]
-    summary = f"{ranks_of(lost)} {verb(lost, 'has', 'have')} ended without closing, and others of the job live on"
+    summary = f"{ranks_of(lost)} ended without closing, and other ranks of the job are still running"
     sure: Confidence = "possible" if evidence.moved else "likely"
     return [Finding("rank_lost", sure, summary, tuple(lost), (), evidence=reasons)]
 
@@ -124,7 +124,7 @@ def _straggler(evidence: Evidence) -> Finding | None:
         "straggler",
         "likely",
         f"rank {found.rank} is the last to enter in {found.count} of {found.of} operations of"
-        f" {group_words(group)}: {lateness} after the last but one",
+        f" {group_words(group)}: {lateness} after the second to last",
         (found.rank,),
         tuple(rank for rank in group.members if rank != found.rank),
         name_of(group),
@@ -147,7 +147,7 @@ def _add_timed_out(trace: Trace, findings: list[Finding]) -> None:
     ranks = sorted(set(trace.rank[late].tolist()))
     row = int(late[0])
     group, made = trace.groups[int(trace.group[row])], collective_at(trace, row)
-    summary = f"operations of {ranks_of(ranks)} look complete, and are not: they ended after their own timeout"
+    summary = f"operations of {ranks_of(ranks)} look complete but are not: they ended after their own timeout"
     which = made.op if made.seq_id is None else f"{made.op}, sequence id {made.seq_id}"
     evidence = [f"{which} of {group_words(group)}, timeout {trace.timeout_ms[row]} ms"]
     cause = 0 if findings else None
@@ -195,8 +195,8 @@ def _in_flight(waits: Waits) -> list[str]:
                 found.append(f"the members of {group_words(group)} are not known, and an operation of it is open")
             continue
         found.append(
-            f"all members of {group_words(group)} have entered sequence id {op.seq}; whether it is running or"
-            " stuck takes a second look"
+            f"all members of {group_words(group)} have entered sequence id {op.seq}; one look"
+            " cannot determine whether it is running or stuck"
         )
     return found[:4]
 

@@ -68,12 +68,12 @@ def _of_the_process(after: Sample, proc: str) -> list[Reason]:
     if after.state == "Z":
         alive = [one for one in after.threads.values() if one.state not in ("Z", "X")]
         if alive:
-            return [Reason("zombie", f"main thread has ended, {len(alive)} other threads go on (zombie)")]
-        return [Reason("zombie", "dead, and its parent has not collected it (zombie)")]
+            return [Reason("zombie", f"main thread has ended, {len(alive)} other threads are still running (zombie)")]
+        return [Reason("zombie", "dead, and its parent has not reaped it (zombie)")]
     if after.tracer_pid and after.state in ("t", "T"):
-        return [Reason("traced", f"stopped by {_name(after.tracer_pid, proc)}, which traces it")]
+        return [Reason("traced", f"stopped by {_name(after.tracer_pid, proc)}, which is tracing it")]
     if after.state in ("T", "t"):
-        return [Reason("stopped", "stopped by a signal (SIGSTOP or SIGTSTP); SIGCONT lets it go on")]
+        return [Reason("stopped", "stopped by a signal (SIGSTOP or SIGTSTP); SIGCONT resumes it")]
     return []
 
 
@@ -158,11 +158,11 @@ def _by(before: Sample, after: Sample, waiting: set[int]) -> str:
         if now.run_ns - then.run_ns > elapsed_ns / 4 or (then.state, now.state) == ("R", "R"):
             busy.append(now)
     if len(busy) == 1:
-        return f", by its {'main thread' if busy[0].tid == after.pid else f'thread {busy[0].tid}'}, which computes"
+        return f", by its {'main thread' if busy[0].tid == after.pid else f'thread {busy[0].tid}'}, which is computing"
     main = after.threads.get(after.pid)
     if not busy and main is not None and main.tid not in waiting and main.state == "S":
         where = f" in {main.wait}" if main.wait else ""
-        return f"; its main thread sleeps{where}"
+        return f"; its main thread is sleeping{where}"
     return ""
 
 
@@ -178,5 +178,5 @@ def _of_memory(before: Sample, after: Sample, groups: tuple[ControlGroup, Contro
     faults = (after.major_faults - before.major_faults) / elapsed
     if faults >= _SWAPPING_FAULTS_PER_S and after.swap_kib:
         swapped = after.swap_kib / 1024
-        found.append(Reason("swapping", f"swapping: {swapped:.0f} MiB swapped out, {faults:.0f} pages read a second"))
+        found.append(Reason("swapping", f"swapping: {swapped:.0f} MiB swapped out, {faults:.0f} pages read per second"))
     return found

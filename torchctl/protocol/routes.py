@@ -20,7 +20,7 @@ READ_ONLY_VARIABLE = "TORCHCTL_READ_ONLY"
 
 HANDLER_PATH = "/handler/"
 INDEX_PAGE = '<h1>torch.distributed.WorkerServer</h1>\n<a href="/handler/">Handler names</a>\n'
-TLS_WANTED = "this port speaks TLS; name the authority of its certificate: torchctl ... --ca FILE"
+TLS_WANTED = "this port speaks TLS; give the CA of its certificate: torchctl ... --ca FILE"
 ROUTES = "the routes are: GET /, GET /handler/, POST /handler/NAME"
 
 # In every reply, so that an answer always says whose it is.
@@ -63,7 +63,7 @@ MAX_REPLY_BYTES = 256 << 20  # a full trace of 2000 entries as JSON is 1 MB
 def token_problem(token: str) -> str:
     """Return why a token cannot be used, "" when it can; the sentence never holds the token."""
     if not (token.isascii() and token.isprintable() and " " not in token):
-        return "holds characters that no HTTP header can carry: only visible ASCII"
+        return "has characters that cannot go in an HTTP header: use visible ASCII only"
     if len(token) < MIN_TOKEN_BYTES:
         return f"is shorter than {MIN_TOKEN_BYTES} bytes"
     return ""

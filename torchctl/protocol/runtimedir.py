@@ -31,14 +31,14 @@ def check_runtime_dir(path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise RuntimeDirError(f"the runtime folder {path} cannot be read: {error.strerror}") from error
-    hint = f"remove it, or name another folder in {RUNTIME_DIR_VARIABLE}"
+        raise RuntimeDirError(f"cannot read the runtime folder {path}: {error.strerror}") from error
+    hint = f"remove it, or set another folder in {RUNTIME_DIR_VARIABLE}"
     if stat.S_ISLNK(status.st_mode):
         raise RuntimeDirError(f"the runtime folder {path} is a symbolic link; refusing to follow it", hint=hint)
     if not stat.S_ISDIR(status.st_mode):
-        raise RuntimeDirError(f"the runtime folder {path} is no folder", hint=hint)
+        raise RuntimeDirError(f"the runtime folder {path} is not a folder", hint=hint)
     if status.st_uid != os.getuid():
-        raise RuntimeDirError(f"the runtime folder {path} belongs to uid {status.st_uid}, not to us", hint=hint)
+        raise RuntimeDirError(f"the runtime folder {path} belongs to uid {status.st_uid}, not to you", hint=hint)
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise RuntimeDirError(
@@ -58,5 +58,5 @@ def make_runtime_dir(path: str) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise RuntimeDirError(f"the runtime folder {path} cannot be created: {error.strerror}") from error
+        raise RuntimeDirError(f"cannot create the runtime folder {path}: {error.strerror}") from error
     check_runtime_dir(path)

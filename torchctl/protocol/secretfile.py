@@ -47,9 +47,9 @@ def check_secret_file(path: str, what: str) -> None:
 
 def _check(status: os.stat_result, path: str, what: str) -> None:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):  # a pipe: --token-file <(command)
-        raise SecretFileError(f"{what} {path} is no regular file")
+        raise SecretFileError(f"{what} {path} is not a regular file")
     if status.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
-        raise SecretFileError(f"{what} {path} belongs to uid {status.st_uid}, neither to us nor to root")
+        raise SecretFileError(f"{what} {path} belongs to uid {status.st_uid}, neither to you nor to root")
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise SecretFileError(f"{what} {path} is open to others (mode {mode:04o})", hint=f"chmod 600 {path}")

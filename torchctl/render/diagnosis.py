@@ -34,7 +34,7 @@ def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], *, live: bool) -
         yield Text()
         yield from _finding(number, finding, places)
     if len(diagnosis.findings) > MAX_FINDINGS:
-        yield Text(f"and {len(diagnosis.findings) - MAX_FINDINGS} more; --json has them all", "dim")
+        yield Text(f"and {len(diagnosis.findings) - MAX_FINDINGS} more; --json has all of them", "dim")
     if diagnosis.unknown:
         yield Text()
         yield Text("not known:")
@@ -118,17 +118,15 @@ def _next_step(diagnosis: Diagnosis, live: bool) -> str:
     if diagnosis.healthy:
         return ""
     if not diagnosis.findings:
-        return (
-            "look again in a few seconds" if live else "take the dumps again, of all ranks, together with their stacks"
-        )
+        return "look again in a few seconds" if live else "take dumps and stacks of all ranks again"
     first = diagnosis.findings[0]
     ranks = first.culprit_ranks or first.waiting_ranks
     if not ranks:
         return ""
     shown = fold_ranks(ranks[:16])
     if first.kind == "rank_lost":
-        where = f"`torchctl ps --ranks {shown}`, and there `torchctl doctor PID`"
-        return f"look at the log and the host of rank {shown}: {where}"
+        where = f"`torchctl ps --ranks {shown}`, then `torchctl doctor PID` on its host"
+        return f"check the log and the host of rank {shown}: {where}"
     if live:
         return f"`torchctl traceback --ranks {shown} --all-threads`"
     return f"`torchctl nccl-trace` on the dump of rank {shown}, and its stacks"

@@ -107,9 +107,9 @@ def headings(view: TraceView) -> list[str]:
     if view.reference_ns is not None and view.rows:
         moment = clock(view.reference_ns)
         if view.reference == "newest_event":
-            lines.append(f"ages count back from the newest event, {moment}{_written(view)}")
+            lines.append(f"ages are measured from the newest event, {moment}{_written(view)}")
         else:
-            lines.append(f"ages count back from the answer, {moment}")
+            lines.append(f"ages are measured from the answer, {moment}")
     return [printable(line) for line in lines]
 
 

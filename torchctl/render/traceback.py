@@ -27,7 +27,7 @@ def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Itera
     if not all_threads:
         main = stacks.main
         if main is None:
-            yield Text("  the main thread is not among the threads that this worker sent; see --all-threads", "bold")
+            yield Text("  this worker did not send its main thread; see --all-threads", "bold")
         else:
             yield from _thread_lines(main, colour)
         others = len(stacks.threads) - len(own) - (main is not None)
@@ -40,7 +40,7 @@ def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Itera
     if own:
         yield Text(f"  not shown: {len(own)} thread{'s' * (len(own) > 1)} of torchctl's own server", "dim")
     if stacks.truncated:
-        yield Text("  the worker left threads out: its faulthandler prints at most 100", "bold")
+        yield Text("  some threads are missing: faulthandler prints at most 100", "bold")
 
 
 def _thread_lines(thread: ThreadStack, colour: bool) -> Iterator[Text]:
@@ -53,7 +53,7 @@ def _thread_lines(thread: ThreadStack, colour: bool) -> Iterator[Text]:
     users = thread.users_frame
     shown = len(thread.frames) - _startup_frames(thread)
     if shown < len(thread.frames):
-        yield Text(f"      ... {len(thread.frames) - shown} frames of Python's start-up", "dim")
+        yield Text(f"      ... {len(thread.frames) - shown} frames of Python startup", "dim")
     for index in range(shown - 1, -1, -1):
         yield from _frame_lines(thread.frames[index], index == users, colour)
 

@@ -48,7 +48,7 @@ def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeS
         line += f", {style.samples} samples" if style.samples > 1 else ""
         yield [(shorten(line, style.width), "bold")]
         for one in job.outside:
-            cannot = f"  {counted(one.members)} cannot: {folded(one.members, style.width // 3)}, {one.reason}"
+            cannot = f"  {counted(one.members)} cannot answer: {folded(one.members, style.width // 3)}, {one.reason}"
             yield [(shorten(cannot, max(style.width, 60)), "red")]
     for reason in reasons:  # never cut: its last words are what happened
         for line in textwrap.wrap(reason, max(style.width - 2, 40), subsequent_indent="  ", break_on_hyphens=False):
@@ -113,7 +113,7 @@ def _role_lines(role: RoleStacks, style: TreeStyle) -> Iterator[Line]:
         yield from _frames(root.frames, style, [("  ", "")] if root.children else [], marked=id(root) in marked)
         yield from _below(root.children, style, marked)
     else:
-        yield [(f"{title}: {counted(role.members)} with nothing in common", "bold")]
+        yield [(f"{title}: {counted(role.members)} with no common frames", "bold")]
         yield from _below(role.branches, style, marked)
 
 
@@ -215,7 +215,7 @@ def _place(frame: StackFrame, room: int, style: str) -> Line:
 def _rest(merged: Merged, style: TreeStyle) -> Iterator[Line]:
     """Yield what is not shown, in one line each."""
     if merged.without_main:
-        text = "sent no main thread, since their writer left threads out; see --all-threads: "
+        text = "did not send a main thread (too many threads); see --all-threads: "
         yield [(f"{counted(merged.without_main)} {text}{folded(merged.without_main, style.width)}", "bold")]
     if merged.hidden:
         listed = ", ".join(f"{role} {count}" for role, count in sorted(merged.hidden.items()))

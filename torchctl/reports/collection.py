@@ -59,7 +59,7 @@ class Collection:
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
-            raise TorchctlError(f"{folder} cannot be made: {error.strerror}", hint=_HINT) from error
+            raise TorchctlError(f"cannot create {folder}: {error.strerror}", hint=_HINT) from error
         self._entries: dict[str, Entry] = {}
         self._former: list[Entry] = []  # of processes in whose place another one is now
         known = read_manifest(folder) or Manifest()
@@ -137,7 +137,7 @@ class Collection:
         try:
             self._writer.write(entry, part, Answer(reply.body, reply.answered_at, part == TRACE and is_generic(reply)))
         except TorchctlError as error:
-            detail = f"answered, and that could not be kept: {error.message}"
+            detail = f"answered, but the answer could not be saved: {error.message}"
             raise NotWrittenError(detail, endpoint=entry.endpoint, rank=entry.rank) from error
 
 

@@ -184,8 +184,8 @@ def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
         rank = one.value.rank
         if rank in claims:
             raise TorchctlError(
-                f"rank {rank} is claimed by two workers, {claims[rank]} and {one.endpoint}",
-                hint="two jobs run here: pick one with --job, or name its sockets with --socket",
+                f"rank {rank} is claimed by two workers: {claims[rank]} and {one.endpoint}",
+                hint="two jobs are running here: pick one with --job, or give its sockets with --socket",
             )
         if rank is not None:
             claims[rank] = one.endpoint

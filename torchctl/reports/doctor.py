@@ -36,7 +36,7 @@ _STATES = {
     "D": "in uninterruptible sleep",
     "T": "stopped by a signal",
     "t": "stopped by a tracer",
-    "Z": "dead, not collected by its parent",
+    "Z": "dead, not reaped by its parent",
     "I": "idle",
 }
 
@@ -95,7 +95,7 @@ def _gone(report: Report, path: str) -> Report:
         report.verdict = f"process {report.pid} {causes.death(words[0])}"
         report.facts.append(("last word", words[0].path))
     else:
-        report.verdict = f"there is no process {report.pid}, and it has left no last word"
+        report.verdict = f"there is no process {report.pid}, and it left no last word"
     return report
 
 
@@ -125,7 +125,7 @@ def _identity(report: Report, started: int | None) -> None:
 def _server(report: Report, path: str, deadline: float) -> str:
     """Ask the process's server; return "" without one, "pong", or what is wrong."""
     if not path:
-        report.facts.append(("server", "none: no listening socket of it is a worker's"))
+        report.facts.append(("server", "none: it does not listen on a worker's socket"))
         return ""
     outcome = ask_one(Endpoint(path=path), ping, deadline)
     if is_stopped([outcome]):
@@ -139,7 +139,9 @@ def _server(report: Report, path: str, deadline: float) -> str:
         text = f"answers, {took_ms:.1f} ms" if answer == "pong" else f"its sentinel answers: {answer}"
     report.facts.append(("server", f"{path}: {text}"))
     pid = causes.sentinels().get(report.pid)
-    report.facts.append(("sentinel", "none: nobody answers while it cannot" if pid is None else f"pid {pid}"))
+    report.facts.append(
+        ("sentinel", "none: nothing answers for the process when it cannot" if pid is None else f"pid {pid}")
+    )
     return answer
 
 
@@ -153,11 +155,13 @@ def _state(report: Report, before: Sample, after: Sample) -> None:
     stuck = any(one.kind == "lock_held" for one in report.reasons)
     waiters = len(lock_waiters(before, after))
     if stuck:
-        report.facts.append(("interpreter lock", f"held for the whole second between two looks; {waiters} wait for it"))
+        report.facts.append(
+            ("interpreter lock", f"held for the whole second between two looks; {waiters} waiting for it")
+        )
     elif waiters:
         report.facts.append(("interpreter lock", f"changes hands; {waiters} threads compete for it"))
     else:
-        report.facts.append(("interpreter lock", "nobody waits for it"))
+        report.facts.append(("interpreter lock", "no thread is waiting for it"))
 
 
 def _memory(report: Report, after: Sample, group: ControlGroup) -> None:
@@ -183,7 +187,7 @@ def _stacks(report: Report, deadline: float) -> None:
     try:
         report.stacks = parse_pyspy(outcome.value.body.decode("utf-8", "replace"))
     except ValueError as error:
-        report.facts.append(("stacks", f"py-spy gave none: {error}"))
+        report.facts.append(("stacks", f"py-spy returned none: {error}"))
 
 
 def _judge(report: Report, path: str, answer: str) -> None:
@@ -197,7 +201,7 @@ def _judge(report: Report, path: str, answer: str) -> None:
         report.well = False
         report.verdict = f"process {report.pid} has no server: {why}"
     else:
-        report.verdict = f"process {report.pid} has no server, and /proc shows nothing that holds it up"
+        report.verdict = f"process {report.pid} has no server, and /proc shows nothing that blocks it"
 
 
 def _socket_of(pid: int) -> str:

@@ -57,12 +57,12 @@ def collect_from_pipes(
     if not pipes:
         raise NoWorkersError(
             f"there is no pipe {stem}RANK.pipe",
-            hint="the job makes them when it runs with TORCH_NCCL_DEBUG_INFO_PIPE_FILE set to that stem",
+            hint="the job creates them when TORCH_NCCL_DEBUG_INFO_PIPE_FILE is set to that stem",
         )
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:
-        raise DumpError(f"{folder} cannot be made: {error.strerror}") from error
+        raise DumpError(f"cannot create {folder}: {error.strerror}") from error
     places = list(prefixes) or dump_prefixes(os.environ)
     before = {rank: _marks(places, rank) for rank in pipes}
     answers: dict[int, PipeAnswer] = {}
@@ -112,12 +112,12 @@ def ask(path: str) -> str:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENXIO:
-            return "nobody reads its pipe: the process has ended, or is tearing down"
-        return f"its pipe cannot be opened: {error.strerror}"
+            return "nothing reads its pipe: the process has ended, or is shutting down"
+        return f"cannot open its pipe: {error.strerror}"
     try:
         os.write(descriptor, b"1\n")
     except OSError as error:
-        return f"its pipe cannot be written: {error.strerror}"
+        return f"cannot write to its pipe: {error.strerror}"
     finally:
         os.close(descriptor)
     return ""

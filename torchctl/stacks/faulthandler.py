@@ -35,7 +35,7 @@ def parse_faulthandler(text: str, read: Callable[[str], Body]) -> Stacks:
     parts = _HEADING.split(text)  # before, then (address, name, body) per thread
     count = len(parts) // 3
     if count == 0:
-        raise ValueError("no thread's stack is in it")
+        raise ValueError("it holds no thread's stack")
     if count > MAX_THREADS:
         raise ValueError(f"more than {MAX_THREADS} threads")
     truncated = _THREADS_CUT in parts[-1] + "\n"

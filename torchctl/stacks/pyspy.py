@@ -35,7 +35,7 @@ def stacks_from_json(text: str) -> Stacks:
 
 def _stacks(pid: int | None, threads: list[ThreadStack]) -> Stacks:
     if not threads:
-        raise ValueError("no thread's stack is in it")
+        raise ValueError("it holds no thread's stack")
     main = _main(threads, pid)
     return Stacks(
         tuple(
@@ -76,11 +76,11 @@ def _from_json(text: str) -> tuple[int | None, list[ThreadStack]]:
     try:
         document = json.loads(text)
         if not isinstance(document, list) or len(document) > MAX_THREADS:
-            raise ValueError("it is no list of threads, or too long")
+            raise ValueError("it is not a list of threads, or it is too long")
         first = document[0].get("pid") if document else None
         return first, [_thread(thread) for thread in document if thread.get("pid") == first]
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the JSON has not the form of py-spy's: {type(error).__name__}") from error
+        raise ValueError(f"the JSON is not in py-spy's format: {type(error).__name__}") from error
 
 
 def _thread(thread: Any) -> ThreadStack:

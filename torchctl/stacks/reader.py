@@ -70,7 +70,7 @@ class StackReader:
             text = text.replace("\r\n", "\n")
         heading = _HEADING.search(text)
         if heading is None:
-            raise ValueError("no thread's stack is in it")
+            raise ValueError("it holds no thread's stack")
         if heading["pyspy"] is not None:
             return self.shared(pyspy.parse_pyspy(text))
         return parse_faulthandler(text, self._bodies.__getitem__)

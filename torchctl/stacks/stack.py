@@ -81,7 +81,7 @@ def stacks_from_json(text: str) -> Stacks:
             raise ValueError(f"it is a {document['schema']!r}, not a {JSON_SCHEMA!r}")
         threads = document["threads"]
         if not isinstance(threads, list) or len(threads) > MAX_THREADS:
-            raise ValueError("its threads are no list, or too many")
+            raise ValueError("its threads are not a list, or there are too many")
         return Stacks(tuple(_thread(thread) for thread in threads))
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"the JSON has not the form of {JSON_SCHEMA}: {type(error).__name__}") from error

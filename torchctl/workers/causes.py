@@ -86,7 +86,7 @@ def _lives(word: LastWord) -> bool:
 
 def death(word: LastWord) -> str:
     """Return ``died 14:02:11, SIGKILL, step 1203``."""
-    parts = [f"died {_clock(word.died)}", word.cause or "of what could not be seen"]
+    parts = [f"died {_clock(word.died)}", word.cause or "cause unknown"]
     if word.step is not None:
         parts.append(f"step {word.step}")
     if word.note:
@@ -127,7 +127,7 @@ def _of_silence(pid: int, before: Sample, group: ControlGroup) -> str:
         return f"its process {pid}: {'; '.join(one.text for one in found)}"
     main = after.threads.get(pid)
     doing = "" if main is None else f" (state {main.state}{f', {main.wait}' if main.wait else ''})"
-    return f"its process {pid} runs{doing}"
+    return f"its process {pid} is running{doing}"
 
 
 def pid_of(endpoint: Endpoint) -> int | None:

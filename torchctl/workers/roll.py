@@ -86,7 +86,7 @@ def find_workers(targets: Targets) -> Roll:
         found = _from(protocol.SOCKET_VARIABLE, find.named_by_environment())
         found = found or _from(RUNTIME_FOLDER, find.in_runtime_dir())
     if not found:
-        raise NoWorkersError(f"no worker found: {runtimedir.runtime_dir()} holds no socket")
+        raise NoWorkersError(f"no worker found: {runtimedir.runtime_dir()} has no sockets")
     return Roll(targets, found, errors, deadline, targets.ranks)
 
 

@@ -63,7 +63,7 @@ def of_job(outcomes: list[Outcome[T]], job: str | None) -> tuple[list[Outcome[T]
         return list(outcomes), []
     kept = [one for one in outcomes if one.value is None or one.identity.job_id == job]
     left = len(outcomes) - len(kept)
-    return kept, [f"left aside: {left} worker(s) of other jobs, or that do not tell theirs"] if left else []
+    return kept, [f"ignored: {left} worker(s) of other jobs, or that do not report their job"] if left else []
 
 
 def without_leftovers(outcomes: Sequence[Outcome[T]]) -> tuple[list[Outcome[T]], list[Endpoint]]:
@@ -125,7 +125,7 @@ def _stale(one: Outcome[T]) -> str:
     if one.endpoint.process is None:
         if None in (one.endpoint.rank, one.value.rank) or one.endpoint.rank == one.value.rank:
             return ""
-        return f"{one.endpoint} was named as rank {one.endpoint.rank}, and rank {one.value.rank} answers there"
+        return f"{one.endpoint} was given as rank {one.endpoint.rank}, but rank {one.value.rank} answers there"
     pid, started = one.endpoint.process
     began = getattr(one.value, "start_time", None)
     same = one.identity.pid in (None, pid) and (began is None or abs(began - started) < _SAME_START_S)
@@ -134,7 +134,7 @@ def _stale(one: Outcome[T]) -> str:
     who = "another process" if one.value.rank is None else f"rank {one.value.rank}"
     return (
         f"rank {one.endpoint.rank}: the store's address {one.endpoint} is from before a restart: "
-        f"pid {pid} had registered it, {who} with pid {one.identity.pid} answers"
+        f"pid {pid} registered it, and {who} with pid {one.identity.pid} answers"
     )
 
 

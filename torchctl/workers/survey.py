@@ -100,7 +100,7 @@ def survey(roll: Roll, question: Question[T]) -> Survey[T]:
     outcomes, leftovers = without_leftovers(outcomes)
     _explain(outcomes)
     if leftovers:
-        notes.append(f"left aside: {len(leftovers)} socket(s) of ended workers ({sockets_named(leftovers)})")
+        notes.append(f"ignored: {len(leftovers)} socket(s) of workers that have ended ({sockets_named(leftovers)})")
     if not outcomes and not roll.ranks:
         raise NoWorkersError(f"no live worker in {runtimedir.runtime_dir()}; {'; '.join(notes)}")
     missing = unclaimed(roll.ranks or [], outcomes)
@@ -115,7 +115,7 @@ def _relays(roll: Roll, question: Question[T]) -> Transport | None:
     if not any(endpoint.node for endpoint in roll.endpoints):
         return None
     if not question.name:
-        raise TorchctlError("this command cannot ask workers of other hosts", hint="leave --nodes out")
+        raise TorchctlError("this command cannot reach workers on other hosts", hint="leave --nodes out")
     from torchctl.workers.hosts.nodes import Relays
 
     targets = roll.targets

@@ -33,7 +33,7 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
     for rank in ranks[:8]:
         evidence += _of_absent(court, rank, operation)
     made: Kind = "p2p_mismatch" if is_p2p else "not_entered"
-    says = "has not come to its end of" if is_p2p else "never entered"
+    says = "has not reached its end of" if is_p2p else "never entered"
     says = says if len(ranks) == 1 else says.replace("has", "have").replace("its", "their")
     summary = f"{ranks_of(ranks)} {says} {what}"
     if waiting:
@@ -53,7 +53,9 @@ def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Uncle
     # Half of a group that no worker answers for is more likely on a host that nobody has asked.
     too_many = len(not_found) * 2 > size or (court.proofs.evidence.live and len(not_found) * 2 == size)
     if too_many and len(not_found) > 1:
-        return Unclear(f"there is nothing from {ranks_of(not_found)}, and others wait in {what}: ask them too")
+        return Unclear(
+            f"there is nothing from {ranks_of(not_found)}, and others wait in {what}: include their hosts or dumps"
+        )
     evidence = [f"rank {rank}: {_reason(court, rank)}" for rank in ranks[:8]]
     reason = _reason(court, ranks[0]) if len(ranks) == 1 else evidence[0]
     silent = court.proofs.evidence.silent.issuperset(ranks)
@@ -69,12 +71,12 @@ def _reason(court: Court, rank: int) -> str:
     if rank in court.proofs.evidence.failed:
         return court.proofs.evidence.failed[rank]
     if rank in court.proofs.empty:
-        return "its dump holds no entry, although it has worked with the others"
+        return "its dump has no entries, although it has communicated with the others"
     if rank in court.proofs.stale:
         return "its dump is older than the others'"
     if rank in court.trace.ranks:
-        return "its only dump is of another recorder than the others'"
-    return "no worker answers for it" if court.proofs.evidence.live else "there is no dump of it"
+        return "its only dump comes from a different recorder than the others'"
+    return "no worker answers for that rank" if court.proofs.evidence.live else "there is no dump from that rank"
 
 
 def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:

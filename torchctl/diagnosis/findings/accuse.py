@@ -118,7 +118,7 @@ class _Cases:
         elif node.kind == "op" and self.waits.open.ops[node.number] not in self.waits.open.holding:
             self._case(("stuck", self._call(node)), [node], lambda court: stuck(court, node))
         elif node.kind == "pair":
-            self.unclear.append("a send and its recv are both there and not done; they may be in flight")
+            self.unclear.append("a send and its recv are both recorded and not done; they may be in flight")
         elif node.kind == "hidden":
             self._case(("hidden", node.name), [node], lambda court: nobody_left(court, node))
 
@@ -136,7 +136,7 @@ class _Cases:
             del self.awaited[key]
         self.unclear.append(
             f"others wait for {ranks_of(ranks)}, and gloo does not record the sends and receives in which one of them"
-            " may wait for another: their stacks would tell"
+            " may be waiting for another: their stacks would show it"
         )
 
     def _undecided(self, nodes: Sequence[Node]) -> None:
@@ -146,8 +146,8 @@ class _Cases:
         more = f" (and {len(nodes) - 1} more like it)" if len(nodes) > 1 else ""
         self.unclear.append(
             f"rank {pair.rank} has a {mine} open{more} for which rank {pair.partner} has no {other} open; their rings"
-            " have lost their beginnings, so it may be done and not marked yet, or wait for its other end:"
-            " dumps taken again some seconds later, or both ranks' stacks, would tell"
+            " no longer hold the oldest entries, so it may be done but not yet marked, or waiting for its other end:"
+            " dumps taken a few seconds later, or both ranks' stacks, would show which"
         )
 
     def _call(self, node: Node) -> str:

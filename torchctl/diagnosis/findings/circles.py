@@ -108,6 +108,10 @@ def _out_of_step(
     culprits = () if tie else tuple(few)
     everybody = tuple(sorted({*ranks, *waiting} - set(culprits)))
     summary = f"{ranks_of(ranks)} are in different operations of {group_words(group)}"
-    summary += ", a tie: which side is wrong is not to be told" if tie else f"; {ranks_of(few)} differ from most"
+    summary += (
+        ", a tie: it cannot be determined which side is wrong"
+        if tie
+        else f"; {ranks_of(few)} {verb(few, 'differs', 'differ')} from the majority"
+    )
     location = court.location(culprits)
     return Finding("op_mismatch", "likely", summary, culprits, everybody, group, collective, location, steps)

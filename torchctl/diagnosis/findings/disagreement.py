@@ -8,7 +8,11 @@ from torchctl.diagnosis.model import Confidence, Finding, Location
 from torchctl.diagnosis.waits.mismatch import Mismatch
 from torchctl.diagnosis.waits.waiting import Node
 
-_WORDS = {"op_mismatch": "another operation", "shape_mismatch": "other sizes", "dtype_mismatch": "another type"}
+_WORDS = {
+    "op_mismatch": "a different operation",
+    "shape_mismatch": "different sizes",
+    "dtype_mismatch": "a different type",
+}
 
 
 def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
@@ -26,9 +30,9 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
     waiting = court.waiting([node], mismatch.minority) if is_open else ()
     if mismatch.minority:
         few = mismatch.minority
-        summary = f"{ranks_of(few)} {verb(few, 'has', 'have')} {_WORDS[mismatch.what]} than the others in"
+        summary = f"{ranks_of(few)} {verb(few, 'has', 'have')} {_WORDS[mismatch.what]} from the others in"
     elif len(mismatch.sides) == 1:
-        summary = "the sizes contradict each other, on every rank that shows it, in"
+        summary = "the sizes contradict each other on every rank that shows them, in"
     else:
         sides = " against ".join(ranks_of(side) for side in mismatch.sides[:4])
         lead = "a tie, " if not mismatch.unseen else ""
@@ -36,7 +40,7 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
         if mismatch.unseen:
             evidence.append(
                 f"{ranks_of(mismatch.unseen)} {verb(mismatch.unseen, 'does', 'do')} not show this operation any"
-                " more, so which side differs from most is not to be told"
+                " more, so it cannot be determined which side differs from the majority"
             )
     summary += f" {call_words(collective, group)}"
     if waiting:

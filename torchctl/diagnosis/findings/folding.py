@@ -12,11 +12,11 @@ _MAX_EVIDENCE = 7  # and a line that counts the rest: as many as the screen has 
 _SAYS = {
     "not_entered": "never entered",
     "rank_lost": "are lost, and others wait for them in",
-    "p2p_mismatch": "have not come to their end of",
+    "p2p_mismatch": "have not reached their end of",
     "order_cycle": "wait in circles, in",
-    "op_mismatch": "have another operation than the others in",
-    "shape_mismatch": "have other sizes than the others in",
-    "dtype_mismatch": "have another type than the others in",
+    "op_mismatch": "have a different operation from the others in",
+    "shape_mismatch": "have different sizes from the others in",
+    "dtype_mismatch": "have a different type from the others in",
 }
 
 
@@ -32,13 +32,13 @@ def fold(findings: Sequence[Finding], waiting: Sequence[int]) -> Finding:
     where = _where(findings)
     if first.kind == "stuck_running":
         summary = (
-            f"all members are in {where} and {len(findings)} operations do not end: look at the network, the devices"
+            f"all members are in {where} and {len(findings)} operations do not finish: look at the network, the devices"
             " and the communication library, not at a rank's code"
         )
     elif culprits:
         summary = f"{ranks_of(culprits)} {_SAYS[first.kind]} {where}"
     else:
-        summary = f"ranks disagree ({first.kind}), and which side is wrong is not to be told, in {where}"
+        summary = f"ranks disagree ({first.kind}), and it cannot be determined which side is wrong, in {where}"
     if waiting and first.kind != "stuck_running":
         summary += f"; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')}"
     evidence = [finding.summary.partition(";")[0].partition(": look")[0] for finding in findings[:_MAX_EVIDENCE]]

@@ -2,7 +2,7 @@
 
 How this works. Clocks of hosts differ, so a rank's clock is first set right by the completion times of
 collectives that all its group finished, which are one moment. Then each rank's lateness in an operation is how
-long after the last but one it came. A rank that could not come sooner, because it was held in another group, is
+long after the second to last it came. A rank that could not come sooner, because it was held in another group, is
 no straggler: only operations before which it was free as early as the others count, and of a rank that uses gloo's
 send and recv, which leave no entry, that is never known.
 """

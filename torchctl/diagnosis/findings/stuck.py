@@ -17,7 +17,7 @@ def stuck(court: Court, node: Node) -> Finding | Unclear:
     if candidates is not None and (op.missing or op.skipped):
         return Unclear(
             f"{ranks_of(candidates)} have not entered {call_words(collective, group)}, and gloo does not record"
-            " the sends and receives in which one of them may wait for another: their stacks would tell"
+            " the sends and receives in which one of them may be waiting for another: their stacks would show it"
         )
     if candidates is not None:
         return Unclear(
@@ -28,13 +28,13 @@ def stuck(court: Court, node: Node) -> Finding | Unclear:
     confidence: Confidence = "likely" if hard or court.proofs.compared else "possible"
     places = court.proofs.evidence.places
     hosts = sorted({place.host for rank in inside if (place := places.get(rank)) is not None and place.host})
-    evidence = [f"all {len(inside) + len(op.done)} members have entered, and nobody has finished"]
+    evidence = [f"all {len(inside) + len(op.done)} members have entered, and none has finished"]
     if any(court.trace.state[row] == State.STARTED for row in op.rows.values()):
         evidence.append("the operation has started on the device")
     if hosts:
         evidence.append(f"the group runs on {', '.join(hosts)}")
     summary = (
-        f"all members of {group_words(group)} are in {call_words(collective, group)} and it does not end:"
+        f"all members of {group_words(group)} are in {call_words(collective, group)} and it does not finish:"
         " look at the network, the devices and the communication library, not at a rank's code"
     )
     waiting = court.waiting([node], ())
@@ -46,6 +46,6 @@ def nobody_left(court: Court, node: Node) -> Unclear:
     waiting = court.waiting([node], ())
     return Unclear(
         f"{ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside torch.distributed's {node.name}, which leaves"
-        " no entry, and no rank is in code of its own"
+        " no entry, and no rank is in its own code"
     )
     return []

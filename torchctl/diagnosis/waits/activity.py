@@ -1,4 +1,4 @@
-"""What a rank is doing, by its Python stacks: in torch.distributed, in code of its own, or not to be told.
+"""What a rank is doing, by its Python stacks: in torch.distributed, in its own code, or not to be told.
 
 How this works. A call that waits inside torch.distributed has one of its frames innermost. Python's own library
 innermost (a queue, a lock's wrapper, a socket) is a wait that has nothing to do with the job's ranks. The user's
@@ -27,8 +27,8 @@ class Doing(Enum):
     """What a rank's thread is in."""
 
     COLLECTIVE = "in torch.distributed"
-    OWN_CODE = "in code of its own"
-    UNCLEAR = "in code of its own, or in a wait that leaves no frame"
+    OWN_CODE = "in its own code"
+    UNCLEAR = "in its own code, or in a wait that leaves no frame"
 
 
 @dataclass(frozen=True, slots=True)

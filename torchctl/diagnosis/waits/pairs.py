@@ -23,7 +23,7 @@ class OpenPair:
 
     Attributes:
         rank: the rank that is in it; `partner` the one at the other end.
-        alone: the partner's dump shows that it has not come to its end of it; None where it has no dump.
+        alone: the partner's dump shows that it has not reached its end of it; None where it has no dump.
         row: the row of the open one.
         other: row of the partner's end where there is one.
     """

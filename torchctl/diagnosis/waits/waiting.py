@@ -91,7 +91,7 @@ class Waits:
 
         Where a ring has lost its beginning, the ends are paired by what is open, and an end that the watchdog has not
         marked done yet looks like one whose partner never came. What decides is a second look, proof that it hangs, or
-        stacks that show the one inside and the other in code of its own.
+        stacks that show the one inside and the other in its own code.
         """
         proofs = self.proofs
         if node.kind != "pair" or proofs.compared:

@@ -65,7 +65,7 @@ def columns_of(value: object, *, whole: bool = True, members: MemberTexts | None
         Refused: it is not shaped as a dump; the sentence names the entry and the field.
     """
     if type(value) is not dict or not any(mark in value for mark in _MARKS):
-        raise Refused("is no flight-recorder dump: it has neither entries nor pg_config nor pg_status")
+        raise Refused("is not a flight-recorder dump: it has no entries, no pg_config and no pg_status")
     strings = Strings()
     columns: dict[str, Any] = {}
     _head(value, strings, columns)
@@ -139,7 +139,7 @@ def _entries(entries: object, strings: Strings, columns: dict[str, Any], left_ou
     if entries is None:  # JSON leaves an empty list out
         entries = []
     if type(entries) is not list or not set(map(type, entries)) <= {dict}:
-        raise Refused("is malformed: entries is no list of dictionaries")
+        raise Refused("is malformed: entries is not a list of dictionaries")
     if len(entries) > MAX_ENTRIES:
         raise Refused(f"has {len(entries)} entries; torchctl reads at most {MAX_ENTRIES}")
     fields = _transpose(entries, left_out)

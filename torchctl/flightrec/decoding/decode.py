@@ -82,15 +82,15 @@ def read_file(path: str | os.PathLike[str], limits: Limits | None = None) -> byt
         # Looked at before it is opened for good: opening a pipe would wait for its writer.
         status = os.stat(source)
         if stat.S_ISDIR(status.st_mode):
-            raise DumpError(f"{source} is a folder", hint="name the dumps in it")
+            raise DumpError(f"{source} is a folder", hint="give the dumps in it")
         if not stat.S_ISREG(status.st_mode):
-            raise DumpError(f"{source} is no regular file", hint="copy what it gives into a file first")
+            raise DumpError(f"{source} is not a regular file", hint="copy its content into a file first")
         if status.st_size > limits.input_bytes:
             raise too_large(source, status.st_size, limits)
         with open(os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             return file.read(limits.input_bytes + 1)  # a file that grows meanwhile is refused by the guard
     except ValueError:
-        raise DumpError(f"{source!r} is no file name") from None
+        raise DumpError(f"{source!r} is not a file name") from None
     except OSError as error:
         raise DumpError(
             f"{source} cannot be read: {error.strerror}", hint="check the path and its permissions"

@@ -123,7 +123,7 @@ class Guard:
                     env=os.environ | _ENVIRONMENT,
                 )
             except OSError as error:
-                raise DumpError(f"the decoding process cannot be started: {error.strerror}") from error
+                raise DumpError(f"cannot start the decoding process: {error.strerror}") from error
             assert child.stdin is not None and child.stdout is not None
             for pipe in (child.stdin, child.stdout):
                 os.set_blocking(pipe.fileno(), False)
@@ -152,12 +152,12 @@ class Guard:
             _send(child.stdin.fileno(), data, deadline)
             answer, size = wire.HEADER.unpack(_receive(child.stdout.fileno(), wire.HEADER.size, deadline))
             if size > MAX_REPLY_BYTES:
-                raise DumpError(f"{source} holds more than {MAX_REPLY_BYTES >> 20} MiB once decoded")
+                raise DumpError(f"{source} takes more than {MAX_REPLY_BYTES >> 20} MiB once decoded")
             return answer, _receive(child.stdout.fileno(), size, deadline)
         except TimeoutError:
             raise DumpError(
                 f"{source} was not decoded within {self.limits.wall_s:g} s",
-                hint="the machine is overloaded or the file hostile; try again on a quiet one",
+                hint="the machine is overloaded or the file is hostile; try again on an idle machine",
             ) from None
         except (BrokenPipeError, EOFError):
             raise self._death(child, source) from None
@@ -171,7 +171,7 @@ class Guard:
         if status == -signal.SIGXCPU:
             return DumpError(f"{source} needs more than {self.limits.cpu_s} s of CPU time to decode")
         if status < 0:
-            return DumpError(f"{source} could not be decoded: the decoding process died of signal {-status}")
+            return DumpError(f"{source} could not be decoded: the decoding process died from signal {-status}")
         return DumpError(
             f"{source} could not be decoded: the decoding process ended with status {status}",
             hint=f"check that `{sys.executable} -I -S -c pass` runs",
@@ -182,7 +182,7 @@ def too_large(source: str, size: int, limits: Limits) -> DumpError:
     """Return the error for a dump over the limit on its size."""
     return DumpError(
         f"{source} has {size} bytes; torchctl decodes at most {limits.input_bytes >> 20} MiB",
-        hint="take the dump with fewer entries (TORCH_FR_BUFFER_SIZE) or without stack traces",
+        hint="take a dump with fewer entries (TORCH_FR_BUFFER_SIZE) or without stack traces",
     )
 
 

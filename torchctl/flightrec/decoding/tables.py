@@ -38,7 +38,7 @@ class Strings(dict[str, int]):
 
     def __missing__(self, text: str) -> int:
         if len(text) > MAX_TEXT:
-            raise Refused(f"is malformed: a text in it has {len(text)} characters")
+            raise Refused(f"is malformed: a string in it has {len(text)} characters")
         number = self[text] = len(self.texts)
         self.texts.append(text)
         return number
@@ -105,7 +105,7 @@ class ShapeTable:
             row = _flat(tensors, key)
         # Checked before it is hashed: a tuple of shared tuples takes for ever to hash.
         if not set(map(type, row)) <= _INT:
-            raise Refused(f"is malformed: {key} of an entry holds a size that is no integer")
+            raise Refused(f"is malformed: {key} of an entry holds a size that is not an integer")
         number = self._numbers.get(row)
         if number is None:
             try:
@@ -126,7 +126,7 @@ def _flat(tensors: Sequence[Any], key: str) -> tuple[Any, ...]:
     flat: list[Any] = []
     for sizes in tensors:
         if (type(sizes) is not list and type(sizes) is not tuple) or len(sizes) > MAX_DIMENSIONS:
-            raise Refused(f"is malformed: {key} of an entry is no list of tensor sizes")
+            raise Refused(f"is malformed: {key} of an entry is not a list of tensor sizes")
         flat.append(len(sizes))
         flat += sizes
     return tuple(flat)
@@ -151,7 +151,7 @@ class DtypeTable:
 
     def number(self, dtypes: Sequence[Any], key: str) -> int:
         if len(dtypes) > MAX_TENSORS or not set(map(type, dtypes)) <= _STR:
-            raise Refused(f"is malformed: {key} of an entry is no list of type names")
+            raise Refused(f"is malformed: {key} of an entry is not a list of type names")
         row = tuple(dtypes)
         number = self._numbers.get(row)
         if number is None:
@@ -217,7 +217,7 @@ class StackTable:
 
     def _frame(self, frame: object) -> int:
         if type(frame) is not dict:
-            raise Refused("is malformed: a frame is no dictionary")
+            raise Refused("is malformed: a frame is not a dictionary")
         line = _line(frame)
         key = (
             self._strings[text_of(frame.get("filename"), "the filename of a frame")],
@@ -254,5 +254,5 @@ def _line(frame: Mapping[str, object]) -> int:
     if line is None:
         return 0
     if type(line) is not int or not 0 <= line < 2**63:
-        raise Refused("is malformed: the line of a frame is no line number")
+        raise Refused("is malformed: the line of a frame is not a line number")
     return line

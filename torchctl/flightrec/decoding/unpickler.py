@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FOREIGN = (
-    (b"\x1f\x8b", "is compressed by gzip", "unpack it with gunzip first"),
-    (b"\xfd7zXZ", "is compressed by xz", "unpack it with unxz first"),
-    (b"BZh", "is compressed by bzip2", "unpack it with bunzip2 first"),
-    (b"\x28\xb5\x2f\xfd", "is compressed by zstd", "unpack it with unzstd first"),
+    (b"\x1f\x8b", "is compressed with gzip", "unpack it with gunzip first"),
+    (b"\xfd7zXZ", "is compressed with xz", "unpack it with unxz first"),
+    (b"BZh", "is compressed with bzip2", "unpack it with bunzip2 first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it with unzstd first"),
     (b"PK\x03\x04", "is a zip archive, such as torch.save writes", ""),
     (b"\x89PNG", "is a PNG picture", ""),
     (b"\x7fELF", "is an executable or a library", ""),
@@ -51,7 +51,7 @@ def load(data: bytes) -> object:
         MemoryError: they want more memory than the process may have.
     """
     if not data.strip(b"\0 \t\r\n"):
-        raise Refused("is empty" if not data else "holds nothing but blanks")
+        raise Refused("is empty" if not data else "contains only whitespace")
     if data[:1] == b"\x80":
         return load_pickle(data)
     for magic, sentence, hint in _FOREIGN:
@@ -60,7 +60,7 @@ def load(data: bytes) -> object:
     body = data.removeprefix(b"\xef\xbb\xbf")
     if body.lstrip(b" \t\r\n")[:1] == b"{":
         return load_json(body)
-    raise Refused("is no flight-recorder dump: it is neither a pickle nor a JSON object")
+    raise Refused("is not a flight-recorder dump: it is neither a pickle nor a JSON object")
 
 
 def load_pickle(data: bytes) -> object:
@@ -87,10 +87,10 @@ def run(unpickler: Unpickler, reader: io.BufferedReader[Any], size: int) -> obje
     except UnpicklingError as error:
         if "truncated" in str(error):
             raise Refused(f"is cut short: the pickle does not end within its {size} bytes") from None
-        raise Refused(f"is no readable pickle: {error}") from None
+        raise Refused(f"is not a readable pickle: {error}") from None
     except Exception as error:
         # The machine meets its stack in every wrong order: TypeError, IndexError, ValueError and so on.
-        raise Refused(f"is no readable pickle: {type(error).__name__}: {str(error)[:200]}") from None
+        raise Refused(f"is not a readable pickle: {type(error).__name__}: {str(error)[:200]}") from None
     rest = size - reader.tell()
     if rest:
         raise Refused(f"has {rest} bytes after the end of its pickle")
@@ -106,14 +106,14 @@ def load_json(data: bytes) -> object:
     except RecursionError:
         raise Refused("is nested too deeply") from None
     except UnicodeDecodeError as error:
-        raise Refused(f"is no readable JSON: byte {error.start} is not UTF-8") from None
+        raise Refused(f"is not readable JSON: byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
         if error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string"):
             raise Refused(f"is cut short: the JSON does not end within its {len(data)} bytes") from None
-        raise Refused(f"is no readable JSON: {error.msg} at character {error.pos}") from None
+        raise Refused(f"is not readable JSON: {error.msg} at character {error.pos}") from None
     except ValueError:  # Python's own limit on the digits of an integer
-        raise Refused("is no readable JSON: a number in it has thousands of digits") from None
+        raise Refused("is not readable JSON: it contains a number with thousands of digits") from None
 
 
 def _refuse_constant(name: str) -> object:
-    raise Refused(f"is no readable JSON: {name} is no number there")
+    raise Refused(f"is not readable JSON: {name} is not a JSON number")

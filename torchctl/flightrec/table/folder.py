@@ -76,7 +76,7 @@ def rank_by_pattern(path: str, pattern: re.Pattern[str]) -> int | None:
         return None
     text = match[1] if match.re.groups else match[0]
     if text is None or not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise DumpError(f"--rank-from finds {text!r} in {path}, which is no rank", hint="write it like 'gpu(\\d+)'")
+        raise DumpError(f"--rank-from finds {text!r} in {path}, which is not a rank", hint="write it like 'gpu(\\d+)'")
     return int(text)
 
 

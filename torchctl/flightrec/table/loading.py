@@ -83,8 +83,8 @@ def load_raw(
 
         if raw.rank is None:
             raise DumpError(
-                f"{raw.source} does not say which rank it is of",
-                hint="name the rank with --rank-from REGEX, whose first group is the rank in the path",
+                f"{raw.source} does not say which rank it is from",
+                hint="use --rank-from REGEX, whose first group is the rank in the path",
             )
         return piece_of(raw, dump, shared)
 
@@ -149,7 +149,7 @@ def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
     try:
         pattern = re.compile(rank_from)
     except re.error as error:
-        raise DumpError(f"--rank-from {rank_from!r} is no regular expression: {error}") from None
+        raise DumpError(f"--rank-from {rank_from!r} is not a regular expression: {error}") from None
     return [Found(file.path, rank_by_pattern(file.path, pattern), file.claimed) for file in files]
 
 
@@ -165,7 +165,7 @@ def _one_per_rank(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
             continue
         better, worse = (piece, other) if _worth(piece) > _worth(other) else (other, piece)
         best[key] = better
-        notes.append(f"rank {piece.rank}: {worse.raw.source} is left aside for {better.raw.source}")
+        notes.append(f"rank {piece.rank}: {worse.raw.source} is ignored in favor of {better.raw.source}")
     filled = {piece.rank for piece in best.values() if len(piece)}
     kept = [piece for piece in best.values() if len(piece) or piece.rank not in filled]
     return sorted(kept, key=lambda piece: (piece.rank, piece.raw.source)), notes

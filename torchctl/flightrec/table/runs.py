@@ -32,7 +32,7 @@ def of_newest_run(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
     kept = []
     for piece in pieces:
         if id(piece) in old:
-            notes.append(f"{piece.raw.source} is left aside: it is of another run, with {old[id(piece)]} ranks")
+            notes.append(f"{piece.raw.source} is ignored: it is from another run, with {old[id(piece)]} ranks")
         else:
             kept.append(piece)
     return _after_beginning(kept, notes), notes
@@ -50,7 +50,7 @@ def _after_beginning(pieces: list[Piece], notes: list[str]) -> list[Piece]:
     kept = []
     for piece in pieces:
         if len(piece) and _newest_ns(piece) + _timeout_ns(piece) < begin - _APART_NS:
-            notes.append(f"{piece.raw.source} is left aside: it ends before the others begin, so it is of another run")
+            notes.append(f"{piece.raw.source} is ignored: it ends before the others begin, so it is from another run")
         else:
             kept.append(piece)
     return kept

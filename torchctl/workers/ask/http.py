@@ -47,14 +47,14 @@ class ResponseParser:
         """Take the next bytes, ``b""`` for the end of the connection.
 
         Raises:
-            ValueError: this is no HTTP response.
+            ValueError: this is not an HTTP response.
             ConnectionResetError: the connection ended within the response.
             TooLargeError: the body is over its limit.
         """
         if not data:
             # Without a length the connection's end is the body's.
             if not self._in_body or self._headers.keys() & {"content-length", "transfer-encoding"}:
-                raise ConnectionResetError("the connection ended early")
+                raise ConnectionResetError("the connection closed early")
             self.complete = True
             return
         if not self._in_body:
@@ -67,7 +67,7 @@ class ResponseParser:
         if self._size > self._max_bytes:
             raise TooLargeError(f"sent more than {self._max_bytes} bytes", endpoint="")
         if not self._in_body and not self.complete and self._head_bytes > _MAX_HEAD_BYTES:
-            raise ValueError("the response's head has no end")
+            raise ValueError("the response headers never end")
 
     def reply(self, elapsed_s: float) -> Reply:
         """Return the complete response."""

@@ -147,7 +147,7 @@ class _Run(Generic[T]):
 
     def all_outcomes(self) -> list[Outcome[T]]:
         """Return one outcome per endpoint, once `main` has ended."""
-        never = "was not asked: the deadline came while it waited for its turn"
+        never = "was not asked: the deadline passed while it waited for its turn"
         return [
             outcome
             or Outcome(

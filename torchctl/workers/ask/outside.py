@@ -46,8 +46,8 @@ def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
     elif request.handler == "info":
         body = _info(identity, start_ticks(endpoint.pid))
     else:
-        what = request.handler or "its handlers"
-        raise HandlerError(f"has no server, which {what} would need", endpoint=str(endpoint), status=501)
+        what = request.handler or "a list of handlers"
+        raise HandlerError(f"has no server, which {what} requires", endpoint=str(endpoint), status=501)
     elapsed = time.monotonic() - began
     now = sample(endpoint.pid, [endpoint.pid])
     found = reasons(now, now, 0, (ControlGroup(), ControlGroup()))
@@ -89,7 +89,7 @@ def _pyspy(endpoint: Endpoint, deadline: float) -> bytes:
         result = subprocess.run(arguments, capture_output=True, stdin=subprocess.DEVNULL, timeout=left)
     except subprocess.TimeoutExpired:
         took = time.monotonic() - began
-        raise DeadlineError(f"was not read by py-spy within {took:.1f} s", endpoint=str(endpoint)) from None
+        raise DeadlineError(f"could not be read by py-spy within {took:.1f} s", endpoint=str(endpoint)) from None
     if result.returncode == 0:
         return result.stdout
     raise _refused(endpoint, result.stderr.decode("utf-8", "replace"))

@@ -20,8 +20,8 @@ from torchctl.protocol.identity import NOBODY, Identity
 from torchctl.workers.endpoint import Endpoint
 
 _MESSAGE_CHARS = 500  # of a failing handler's text
-_OTHER_DOOR = "ask as the user who owns the job, by the host's own name, or by 127.0.0.1"
-_LATER = "set TORCHCTL_TOKEN or --token-file to the server's token, and try again in a few seconds"
+_OTHER_DOOR = "connect as the user who owns the job, and use the host's own name or 127.0.0.1"
+_LATER = "set TORCHCTL_TOKEN or --token-file to the server's token and try again in a few seconds"
 
 
 class Reply(NamedTuple):
@@ -82,16 +82,16 @@ def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
     if reply.status == 401:
         return wants_token(endpoint, rank)
     if reply.status == 403 and not text.startswith("Handler "):
-        return AccessDeniedError(f"lets us not in: {text}", endpoint=where, rank=rank, hint=_OTHER_DOOR)
+        return AccessDeniedError(f"denied access: {text}", endpoint=where, rank=rank, hint=_OTHER_DOOR)
     if reply.status == 426:
-        hint = "name the authority of its certificate: --ca FILE"
-        return AccessDeniedError("speaks TLS only", endpoint=where, rank=rank, hint=hint)
+        hint = "give the CA of its certificate: --ca FILE"
+        return AccessDeniedError("requires TLS", endpoint=where, rank=rank, hint=hint)
     if reply.status == 429:
         return BusyError("has seen too many wrong tokens from this host", endpoint=where, rank=rank, hint=_LATER)
     if reply.status == 503 and "connections of this server are in use" in text:
         return BusyError("is busy: all its connections are in use", endpoint=where, rank=rank)
     if reply.status < 400 or (reply.status == 404 and reply.pid is None):
-        return NotAWorkerError(f"is no worker: it answered HTTP {reply.status}", endpoint=where, rank=rank)
+        return NotAWorkerError(f"is not a worker: it answered HTTP {reply.status}", endpoint=where, rank=rank)
     return HandlerError(
         f"answered HTTP {reply.status}: {text or 'no message'}", endpoint=where, rank=rank, status=reply.status
     )
@@ -101,9 +101,9 @@ def wants_token(endpoint: Endpoint, rank: int | None) -> AccessDeniedError:
     """Return the error for a worker that did not accept our token, or got none."""
     if endpoint.untrusted:
         return AccessDeniedError(
-            "wants a token, and gets none: only the store has named this address",
+            "requires a token, and none was sent: only the store named this address",
             endpoint=str(endpoint),
             rank=rank,
-            hint="--trust-store sends it, to loopback or over TLS that --ca verifies; or name the worker with --host",
+            hint="--trust-store sends it over loopback or TLS verified by --ca; or give the worker with --host",
         )
-    return AccessDeniedError("wants a token, and did not accept ours", endpoint=str(endpoint), rank=rank)
+    return AccessDeniedError("requires a token and did not accept ours", endpoint=str(endpoint), rank=rank)

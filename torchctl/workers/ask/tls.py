@@ -31,8 +31,8 @@ def context(ca: str) -> ssl.SSLContext:
     try:
         made = ssl.create_default_context(cafile=ca)
     except ssl.SSLError as error:
-        hint = "it is a PEM file: -----BEGIN CERTIFICATE-----"
-        raise TorchctlError(f"the CA file {ca} holds no certificate", hint=hint) from error
+        hint = "it must be a PEM file: -----BEGIN CERTIFICATE-----"
+        raise TorchctlError(f"the CA file {ca} has no certificate", hint=hint) from error
     except OSError as error:
         raise TorchctlError(f"the CA file {ca} cannot be read: {error.strerror}") from error
     made.minimum_version = ssl.TLSVersion.TLSv1_2

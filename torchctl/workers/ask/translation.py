@@ -35,8 +35,8 @@ def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, conne
         if type(cause).__name__ == "SSLEOFError":
             return make(UnreachableError, "closed the connection without a full answer")
         if reason:
-            return make(CertificateError, f"is not proved to be the worker: {reason}")
-        return make(NotAWorkerError, "did not come to terms over TLS; does it speak TLS at all?")
+            return make(CertificateError, f"could not be verified as the worker: {reason}")
+        return make(NotAWorkerError, "failed the TLS handshake; does it use TLS at all?")
     if isinstance(cause, TimeoutError):
         if connected:
             return make(DeadlineError, f"accepted the connection and did not answer within {elapsed_s:.1f} s")
@@ -45,24 +45,24 @@ def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, conne
         return make(NoSuchSocketError, "does not exist")
     if isinstance(cause, ConnectionRefusedError):
         if endpoint.path and not _is_socket(endpoint.path):
-            return make(NotAWorkerError, "is no socket")
+            return make(NotAWorkerError, "is not a socket")
         return make(RefusedError, "refused the connection")
     if isinstance(cause, PermissionError) and endpoint.path:
-        return make(AccessDeniedError, "may not be opened by this user")
+        return make(AccessDeniedError, "cannot be opened by this user")
     if isinstance(cause, socket.gaierror):
-        return make(UnknownHostError, f"is not known: {cause.strerror}")
+        return make(UnknownHostError, f"cannot be resolved: {cause.strerror}")
     if isinstance(cause, BlockingIOError):
         return make(BusyError, "is busy: its queue of waiting connections is full")
     if isinstance(cause, ConnectionResetError | BrokenPipeError):
         return make(UnreachableError, "closed the connection without a full answer")
     if len(os.fsencode(endpoint.path)) > protocol.MAX_SOCKET_PATH_BYTES:
         limit = protocol.MAX_SOCKET_PATH_BYTES
-        return make(NoSuchSocketError, f"is no socket's path: the system takes at most {limit} bytes")
+        return make(NoSuchSocketError, f"is too long for a socket path: the system allows {limit} bytes")
     if isinstance(cause, OSError) and cause.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
-        return make(NotAWorkerError, "is a socket of another type")
+        return make(NotAWorkerError, "is a different type of socket")
     if isinstance(cause, OSError):
         return make(UnreachableError, f"cannot be reached: {cause.strerror or cause}")
-    return make(NotAWorkerError, "answered something that is no worker's HTTP")
+    return make(NotAWorkerError, "sent something that is not a worker's HTTP answer")
 
 
 def _is_socket(path: str) -> bool:

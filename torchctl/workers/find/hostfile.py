@@ -41,7 +41,7 @@ def read_hostfile(path: str) -> list[Endpoint]:
             except ValueError as error:
                 raise TorchctlError(f"{path}, line {number}: {error}") from error
     if not found:
-        raise TorchctlError(f"the host file {path} names nobody")
+        raise TorchctlError(f"the host file {path} has no addresses")
     return found
 
 
@@ -91,9 +91,9 @@ def _of_line(line: str) -> list[Endpoint]:
     if rest:
         match = _RANK.fullmatch(rest[0])
         if match is None or len(rest) > 1:
-            raise ValueError(f"{' '.join(rest)!r} is no rank; write `HOST:PORT rank=3`")
+            raise ValueError(f"{' '.join(rest)!r} is not a rank; write `HOST:PORT rank=3`")
         rank = int(match[1])
     endpoints = [Endpoint(path=address)] if os.path.isabs(address) else parse_endpoints(address)
     if rank is not None and len(endpoints) > 1:
-        raise ValueError("one rank for several hosts")
+        raise ValueError("one rank is given for several hosts")
     return [replace(endpoint, rank=rank) for endpoint in endpoints]

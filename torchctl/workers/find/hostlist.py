@@ -52,7 +52,7 @@ def checked_host(name: str) -> str:
         ValueError: it cannot.
     """
     if not HOST.fullmatch(name) or name.startswith("-"):
-        raise ValueError(f"{name!r} is no host name or address")
+        raise ValueError(f"{name!r} is not a host name or an address")
     return name
 
 
@@ -92,7 +92,7 @@ def _size(text: str) -> int:
         for part in inner.split(","):
             match = re.fullmatch(r"(\d{1,18})-(\d{1,18})(?:/\d+)?", part.strip(), re.ASCII)
             if match is None and "-" in part:
-                raise ValueError(f"{part!r} is no range; write 01-04")
+                raise ValueError(f"{part!r} is not a range; write 01-04")
             count += int(match[2]) - int(match[1]) + 1 if match else 1
         size *= max(count, 1)
     return size
@@ -104,10 +104,10 @@ def _node_set(text: str) -> Any:
     except ImportError:
         raise NoClusterShellError(f"{text!r} is a list of hosts, and ClusterShell is not installed") from None
     if text.startswith(("@", "-")) or ("@" in text):
-        raise ValueError(f"{text!r}: groups of hosts are not looked up here")
+        raise ValueError(f"{text!r}: host groups are not supported")
     if _size(text) > MAX_HOSTS:  # before ClusterShell writes each of them out
         raise ValueError(f"{text!r} names more than {MAX_HOSTS} hosts")
     try:
         return NodeSet(text, resolver=RESOLVER_NOGROUP)
     except (NodeSetException, ValueError) as error:
-        raise ValueError(f"{text!r} is no list of hosts: {error}") from None
+        raise ValueError(f"{text!r} is not a list of hosts: {error}") from None

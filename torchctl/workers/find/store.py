@@ -35,7 +35,7 @@ class BadAddressError(WorkerError):
     """The store names something that is no ``http://HOST:PORT``, nor https."""
 
     kind = "bad_address"
-    hint = "somebody else wrote this key; name the worker with --host"
+    hint = "something else wrote this key; give the worker with --host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _checked(
                 raise ValueError("it is not http://HOST:PORT")
             endpoint = parse_endpoint(match[2])
             if match[1] and not ca:
-                raise ValueError("it speaks TLS; name the authority of its certificate with --ca")
+                raise ValueError("it speaks TLS; give the CA of its certificate with --ca")
         except ValueError as error:
             detail = f"names {value[:200]!r} for it: {error}"
             errors.append(BadAddressError(detail, endpoint=f"{store} {prefix}/rank{rank}", rank=rank))

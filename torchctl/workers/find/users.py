@@ -34,7 +34,7 @@ def in_runtime_dirs_of(user: str, root: str = "/tmp") -> list[Endpoint]:
         if stat.S_ISDIR(status.st_mode) and status.st_uid == int(match[1]) and not status.st_mode & 0o077:
             found += _look(entry.path)
     if not found:
-        raise NoWorkersError(f"no worker found: no runtime folder of user {user} in {root} holds a socket")
+        raise NoWorkersError(f"no worker found: no runtime folder of user {user} in {root} has a socket")
     return found
 
 
@@ -42,7 +42,7 @@ def _look(path: str) -> list[Endpoint]:
     try:
         return in_folder(path, found=True)
     except PermissionError:
-        raise RuntimeDirError(f"{path} may not be read", hint="--user is for root") from None
+        raise RuntimeDirError(f"{path} cannot be read", hint="only root can use --user for other users") from None
 
 
 def _uid(user: str) -> int:

@@ -46,21 +46,21 @@ class NoTorchctlError(UnreachableError):
     """The host was reached and has no torchctl."""
 
     kind = "no_torchctl"
-    hint = "install torchctl there, or say where it is: --remote /path/to/torchctl"
+    hint = "install torchctl on that host, or give its path: --remote /path/to/torchctl"
 
 
 class NoLoginError(UnreachableError):
     """The host let nobody in."""
 
     kind = "no_login"
-    hint = "try `ssh -o BatchMode=yes HOST true`; --via names another way"
+    hint = "try `ssh -o BatchMode=yes HOST true`; --via sets another command"
 
 
 class NobodyThereError(UnreachableError):
     """A relay ran and found no worker."""
 
     kind = "no_workers"
-    hint = "no rank of the job runs there as this user, or its workers have no server"
+    hint = "no rank of the job runs on that host as this user, or its workers have no server"
 
 
 class HostSilentError(DeadlineError):
@@ -188,22 +188,22 @@ class _Heard(Generic[T]):
             return stopped(Endpoint(node=host))
         if host in self._late or code is None:
             took = time.monotonic() - self._began
-            what = "began to answer and did not end" if reader.began else "did not answer"
+            what = "began to answer and did not finish" if reader.began else "did not answer"
             return HostSilentError(f"{what} within {took:.1f} s", endpoint=host)
         said = " ".join(self._said.get(host, b"").decode("utf-8", "replace").split())[-300:]
         if not reader.began and (code in _NOT_FOUND or _NO_MODULE.search(said)):
             return NoTorchctlError(f"has no torchctl: {said or f'exit code {code}'}", endpoint=host)
         if code == _SSH_FAILED and not reader.began:
             return _of_ssh(host, said)
-        return UnreachableError(f"its relay ended with exit code {code}: {said or 'without a word'}", endpoint=host)
+        return UnreachableError(f"its relay ended with exit code {code}: {said or 'no output'}", endpoint=host)
 
 
 def _of_ssh(host: str, said: str) -> WorkerError:
     """Return the error for a host that ssh did not get into."""
     if _NO_NAME.search(said):
-        return UnknownHostError(f"is not known: {said}", endpoint=host)
+        return UnknownHostError(f"cannot be resolved: {said}", endpoint=host)
     if _TOO_SLOW.search(said):
-        return HostSilentError(f"did not let us in in time: {said}", endpoint=host)
+        return HostSilentError(f"did not accept the login in time: {said}", endpoint=host)
     if _NO_WAY.search(said):
         return UnreachableError(f"cannot be reached: {said}", endpoint=host)
-    return NoLoginError(f"let nobody in: {said or 'no reason given'}", endpoint=host)
+    return NoLoginError(f"refused the login: {said or 'no reason given'}", endpoint=host)

@@ -63,7 +63,7 @@ def decode_errand(word: str) -> Errand:
         if not 0 < float(errand.timeout_s) <= 86400 or not isinstance(errand.arguments, dict):
             raise ValueError("its values are out of range")
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{word[:40]!r} is no errand: {error}") from None
+        raise ValueError(f"{word[:40]!r} is not an errand: {error}") from None
     return errand
 
 
@@ -198,7 +198,7 @@ class Reader:
             elif "end" in document:
                 self.ended = True
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError):
-            self._end_with(NotAWorkerError("sent a line that no relay writes", endpoint=self.node))
+            self._end_with(NotAWorkerError("sent a line that is not a relay's", endpoint=self.node))
 
     def _end_with(self, error: WorkerError) -> None:
         self.outcomes.append(Outcome(Endpoint(node=self.node), None, error))

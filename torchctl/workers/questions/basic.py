@@ -30,7 +30,9 @@ def ping(endpoint: Endpoint) -> Asking[Reply]:
     """
     reply = yield handler_request("ping", max_bytes=_PING_BYTES)
     if reply.body.strip() != b"pong" and reply.identity.degraded is None:
-        raise NotAWorkerError("answered the ping with something else", endpoint=str(endpoint), rank=reply.rank)
+        raise NotAWorkerError(
+            "answered the ping with something other than pong", endpoint=str(endpoint), rank=reply.rank
+        )
     return reply
 
 
@@ -122,5 +124,5 @@ def call_question(handler: str, params: Mapping[str, str], body: bytes) -> Quest
 def _relayed_call(arguments: Mapping[str, Any]) -> Question[Reply]:
     handler, params, body = arguments["handler"], arguments["params"], bytes.fromhex(arguments["body"])
     if not isinstance(handler, str) or not all(isinstance(one, str) for pair in params.items() for one in pair):
-        raise ValueError("the arguments of `call` have another form")
+        raise ValueError("the arguments of `call` are in an unexpected form")
     return call_question(handler, params, body)

@@ -36,7 +36,7 @@ def read_had(document: Any) -> dict[str, Had]:
     had = {}
     for path, (pid, parts) in document.items():
         if not (pid is None or isinstance(pid, int)) or not set(parts) <= set(PARTS):
-            raise ValueError("the arguments of `everything` have another form")
+            raise ValueError("the arguments of `everything` are in an unexpected form")
         had[path] = Had(pid, tuple(parts))
     return had
 

@@ -62,7 +62,9 @@ def ask_info(endpoint: Endpoint) -> Asking[WorkerInfo]:
         if not str(document["schema"]).startswith(SCHEMA_PREFIX):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise NotAWorkerError("answered `info` in another form", endpoint=str(endpoint), rank=reply.rank) from error
+        raise NotAWorkerError(
+            "answered `info` in an unexpected form", endpoint=str(endpoint), rank=reply.rank
+        ) from error
     return replace(_checked(document), degraded=reply.identity.degraded, since=reply.identity.since)
 
 
