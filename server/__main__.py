@@ -19,7 +19,7 @@ from torchctl.server.options import flags_help, from_command_line
 _USAGE = f"""usage: python -m torchctl.server [OPTIONS] SCRIPT [ARGS...]
        python -m torchctl.server [OPTIONS] -m MODULE [ARGS...]
 
-Options (each can also be set by an environment variable):
+Options, each with the environment variable that also sets it:
 {flags_help()}"""
 
 

@@ -14,11 +14,11 @@ class WorkerOptions(NamedTuple):
     """What a server can be told. A tuple, not a dataclass: that one's module would bring `inspect` into every rank.
 
     Attributes:
-        read_only: switch off the handlers that change or cost something: `torch_profile`, `pyspy_dump`, and your own
-            unless they are registered with ``costly=False``. Else TORCHCTL_READ_ONLY=1 does.
+        read_only: turn off the handlers that change something or are expensive: `torch_profile`, `pyspy_dump`, and
+            your own unless they are registered with ``costly=False``. Else TORCHCTL_READ_ONLY=1 does.
         token_file: path of the file with the token for TCP, closed to others. Else TORCHCTL_TOKEN_FILE names it, else
             TORCHCTL_TOKEN is the token.
-        tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then speaks TLS only. Else TORCHCTL_TLS_CERT and
+        tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then requires TLS. Else TORCHCTL_TLS_CERT and
             TORCHCTL_TLS_KEY.
         sentinel: have a small process beside this one answer while this one cannot; one for all servers of the process,
             started by the first. It speaks no TLS. TORCHCTL_SENTINEL=0 in the environment turns it off.
@@ -49,7 +49,7 @@ class WorkerOptions(NamedTuple):
         cert = self.tls_cert or os.environ.get(protocol.TLS_CERT_VARIABLE, "")
         key = self.tls_key or os.environ.get(protocol.TLS_KEY_VARIABLE, "")
         if bool(cert) != bool(key):
-            raise ServerError("TLS needs both a certificate and its key, and one of them is missing")
+            raise ServerError("TLS needs both a certificate and its key; one of them is missing")
         tls = None
         if cert:
             from torchctl.server.http.tls import ServerTls
@@ -102,19 +102,19 @@ FLAGS = (
     Flag(
         "read_only",
         False,
-        "switch off the handlers that change or cost something",
+        "turn off handlers that change something or are expensive",
         f"{protocol.READ_ONLY_VARIABLE}=1",
     ),
-    Flag("token_file", True, "the token that clients on TCP must have; closed to others", protocol.TOKEN_FILE_VARIABLE),
-    Flag("tls_cert", True, "TLS on TCP: the certificate, PEM", protocol.TLS_CERT_VARIABLE),
-    Flag("tls_key", True, "and its key", protocol.TLS_KEY_VARIABLE),
+    Flag("token_file", True, "a file with the token for TCP, readable only by you", protocol.TOKEN_FILE_VARIABLE),
+    Flag("tls_cert", True, "use TLS on TCP, with this certificate (PEM)", protocol.TLS_CERT_VARIABLE),
+    Flag("tls_key", True, "the certificate's key (PEM)", protocol.TLS_KEY_VARIABLE),
 )
 
 
 def flags_help() -> str:
-    """Return the flags, a line each."""
+    """Return what each flag does, and below it the variable that does the same."""
     lines = [(f"{flag.name} FILE" if flag.is_file else flag.name, flag) for flag in FLAGS]
-    return "".join(f"  {typed:18} {flag.help} ({flag.variable})\n" for typed, flag in lines)
+    return "".join(f"  {typed:18} {flag.help}\n  {'':18} [env: {flag.variable}]\n" for typed, flag in lines)
 
 
 def from_command_line(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -14,24 +14,14 @@ import click
 from torchctl import __version__
 from torchctl.errors import EXIT_FAILED, EXIT_INTERRUPTED, TorchctlError
 
-# Commands in the order of --help: name -> module under torchctl.commands, whose `command` it is.
-COMMANDS: dict[str, str] = {
-    "ps": "ps",
-    "ping": "ping",
-    "traceback": "traceback",
-    "nccl-trace": "nccl_trace",
-    "diagnose": "diagnose",
-    "doctor": "doctor",
-    "handlers": "handlers",
-    "call": "call",
-    "barrier": "barrier",
-    "synchronize": "synchronize",
-    "store": "store",
-    "collect": "collect",
-    "relay": "relay",
-    "completion": "completion",
-    "help": "help",
+# Commands as --help lists them; the module of each, under torchctl.commands, has its name and holds it as `command`.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Look": ("ps", "ping", "traceback", "nccl-trace", "handlers"),
+    "Diagnose": ("diagnose", "doctor", "collect"),
+    "Step in": ("call", "barrier", "synchronize", "store"),
+    "Plumbing": ("relay", "completion", "help"),
 }
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 
 class Root(click.Group):
@@ -43,12 +33,16 @@ class Root(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"torchctl.commands.{module}").command
+        command = importlib.import_module(f"torchctl.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from torchctl.commands.grouping import list_commands
+
+        list_commands(self, ctx, formatter, GROUPS)
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any

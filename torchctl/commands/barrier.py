@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import click
 
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.store_options import (
     confirm,
     debug_asked,
@@ -31,10 +32,16 @@ from torchctl.storeutil.sockets import is_local
 from torchctl.text import printable
 
 
-@click.command("barrier", short_help="Join a barrier of the job, see who is missing, or let the others go.")
+@click.command(
+    "barrier", cls=GroupedCommand, short_help="Join a barrier of the job, see who is missing, or release it."
+)
 @store_option(required=False)
-@click.option("--world-size", type=click.IntRange(1, 1_000_000), metavar="N", required=True, help="Ranks that meet.")
-@click.option("--rank", type=click.IntRange(0), metavar="R", help="I am rank R: others can see that it has come.")
+@click.option(
+    "--world-size", type=click.IntRange(1, 1_000_000), metavar="N", required=True, help="The number of ranks that meet."
+)
+@click.option(
+    "--rank", type=click.IntRange(0), metavar="R", help="Join as rank R, so that others can see that it has arrived."
+)
 @click.option(
     "--key-prefix",
     metavar="P",
@@ -46,9 +53,9 @@ from torchctl.text import printable
 @prefix_option
 @timeout_option(300)
 @click.option("--count", type=click.IntRange(1), metavar="K", default=1, help="Join for K ranks at once.")
-@click.option("--status", is_flag=True, help="Look, without joining.")
-@click.option("--release", is_flag=True, help="Let the waiting ranks go without the missing ones.")
-@click.option("--serve", is_flag=True, help="Host the store here if nobody does, until all have left.")
+@click.option("--status", is_flag=True, help="Show who has arrived, without joining.")
+@click.option("--release", is_flag=True, help="Release the waiting ranks without the missing ones.")
+@click.option("--serve", is_flag=True, help="Host the store here if no one does, until all ranks have left.")
 @yes_option
 @json_option
 def command(
@@ -65,10 +72,10 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Join a barrier and wait until all have come; or look at it, or release it.
+    """Join a barrier and wait until all ranks have arrived; or look at it, or release it.
 
-    The keys are torch's own: ranks that wait in torch's store barrier are released by this command, and this
-    command by them. A key prefix serves one barrier.
+    The keys are torch's own, so this command and ranks in torch's store barrier release each other. Use each key
+    prefix for one barrier only.
     """
     if status + release + serve > 1:
         raise click.UsageError("use only one of --status, --release and --serve")

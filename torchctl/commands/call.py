@@ -11,6 +11,7 @@ import click
 
 from torchctl import protocol
 from torchctl.commands.finish import finish
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.files import write_file
 from torchctl.render.failures import failures_json
@@ -60,17 +61,24 @@ def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     return params
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("name", shell_complete=handler_names)
-@click.option("-p", "params", metavar="KEY=VALUE", multiple=True, callback=_parameters, help="A parameter. Repeatable.")
-@click.option("--body", type=click.File("rb"), help="Send this file, or - for stdin, as the request's body.")
-@click.option("--output", metavar="FILE", help="Write the answer here; FILE.rankN of several workers.")
+@click.option(
+    "-p",
+    "params",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_parameters,
+    help="A parameter of the handler. Repeatable.",
+)
+@click.option("--body", type=click.File("rb"), help="Send this file (- for stdin) as the request body.")
+@click.option("--output", metavar="FILE", help="Write the answer to FILE (FILE.rankN for several workers).")
 @worker_options
 def command(targets: Targets, name: str, params: dict[str, str], body: IO[bytes] | None, output: str | None) -> None:
-    """Call any handler and print its answer as it came.
+    """Call a handler and print its raw answer.
 
-    On a terminal control characters are escaped; a pipe or --output gets the bytes untouched. The answers of
-    several workers stand below one another, each under a line with its rank.
+    On a terminal, control characters are escaped; a pipe or --output gets the bytes unchanged. With several
+    workers, each answer follows a line with its rank.
     """
     data = b"" if body is None else body.read(protocol.MAX_BODY_BYTES + 1)
     if len(data) > protocol.MAX_BODY_BYTES:

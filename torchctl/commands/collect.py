@@ -6,6 +6,7 @@ import click
 from click.core import ParameterSource
 
 from torchctl.commands.finish import finish
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.errors import EXIT_DEADLINE, EXIT_OK, EXIT_UNREACHABLE
 from torchctl.ranks import fold_ranks
@@ -19,21 +20,22 @@ from torchctl.workers.targets import Targets
 _PIPE_TIMEOUT_S = 30.0  # torch looks at its pipes once a second, and a dump takes seconds
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @worker_options
-@click.option("--pipe", metavar="STEM", help="Ask a job without a server: its TORCH_NCCL_DEBUG_INFO_PIPE_FILE.")
+@click.option("--pipe", metavar="STEM", help="For a job without a server: its TORCH_NCCL_DEBUG_INFO_PIPE_FILE.")
 @click.option(
     "--dump-prefix",
     metavar="PREFIX",
     multiple=True,
-    help="With --pipe: where the job writes dumps, without the rank (TORCH_FR_DUMP_TEMP_FILE).",
+    help="With --pipe: where the job writes its dumps, without the rank (TORCH_FR_DUMP_TEMP_FILE).",
 )
 @click.argument("folder", type=click.Path(file_okay=False), metavar="DIR")
 def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[str, ...]) -> None:
-    """Save everything that every worker tells into DIR: info, stacks, traces, and what is missing and why.
+    """Save what every worker reports into a folder.
 
-    For the minute before a job is restarted. A second run into the same DIR asks for what is missing. The files
-    are read by the commands that take a folder, such as `torchctl traceback DIR`.
+    Run it before you restart a job: DIR gets each worker's info, stacks and traces, and a list of what is missing
+    and why. A second run with the same DIR asks only for what is missing. Commands that take a folder, such as
+    `torchctl traceback DIR`, read the files.
     """
     if pipe is not None:
         raise SystemExit(_from_pipes(targets, folder, pipe, dump_prefix))

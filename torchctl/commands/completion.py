@@ -12,14 +12,14 @@ _VARIABLE = "_TORCHCTL_COMPLETE"
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the completion script for a shell.
+    """Print the completion script of a shell.
 
     \b
     bash:  eval "$(torchctl completion bash)"        in ~/.bashrc
     zsh:   eval "$(torchctl completion zsh)"         in ~/.zshrc
     fish:  torchctl completion fish | source         in ~/.config/fish/config.fish
 
-    Socket paths and handler names complete from the live workers.
+    Completes commands and options, and the live workers' sockets and handlers.
     """
     click.echo(script(shell), nl=False)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.commands.types import Seconds
 from torchctl.errors import EXIT_FAILED, EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, TorchctlError
@@ -20,19 +22,22 @@ if TYPE_CHECKING:
     from torchctl.diagnosis.model import Diagnosis
 
 
-@click.command()
-@worker_options
-@click.option("--rank-from", metavar="REGEX", help="Where a path says its rank: the first group of this pattern.")
+@click.command(cls=GroupedCommand)
+@partial(worker_options, unlisted={"ranks"})
+@click.option("--rank-from", metavar="REGEX", help="Take the rank from a file's path: the first group of this pattern.")
 @click.option(
-    "--save", type=click.Path(), metavar="DIR", help="Keep what the workers gave; DIR gives the same verdict."
+    "--save",
+    type=click.Path(),
+    metavar="DIR",
+    help="Save the workers' evidence; `diagnose DIR` gives the same verdict.",
 )
-@click.option("--watch", is_flag=True, help="Look again and again until something is wrong.")
+@click.option("--watch", is_flag=True, help="Keep looking until something is wrong.")
 @click.option(
     "--interval",
     type=Seconds(),
     default=1.0,
     show_default=True,
-    help="Seconds between the two looks at live workers; with --watch between the rounds too.",
+    help="Pause between two looks at live workers, and between rounds of --watch.",
 )
 @click.argument("paths", nargs=-1, type=click.Path(), metavar="[DIR|FILE]...")
 def command(
@@ -43,10 +48,12 @@ def command(
     interval: float,
     paths: tuple[str, ...],
 ) -> int:
-    """Name the rank that holds the job up, say where it stands and who only waits for it.
+    """Find the rank that holds up the job, and what it is doing.
 
-    Reads flight-recorder dumps and stacks (traceback_rank_3.txt, stacks_3.txt, py-spy's) from folders and files;
-    without any it asks the live workers, twice. Exit code 0: nothing is wrong, 6: something is, 1: cannot tell.
+    Without arguments, diagnose looks at the live workers twice. Given folders or files, it reads their
+    flight-recorder dumps and stacks (traceback_rank_3.txt, stacks_3.txt, py-spy's).
+
+    Exit code 0: nothing is wrong. 6: something is wrong. 1: it cannot be determined.
     """
     named = bool(targets.sockets or targets.hosts or targets.ranks is not None)
     if paths and (named or save is not None or watch):
@@ -54,7 +61,9 @@ def command(
     if rank_from is not None and not paths:
         raise click.UsageError("--rank-from reads ranks from paths: give a folder of dumps")
     if targets.ranks is not None:
-        raise click.UsageError("a verdict needs every rank: a rank that is not asked would look lost")
+        raise click.UsageError(
+            "--ranks cannot be used here: a verdict needs every rank, and one that is not asked would look lost"
+        )
     _require_numpy()
     if paths:
         from torchctl.reports.evidence import read_evidence

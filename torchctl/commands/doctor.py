@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from torchctl import protocol
+from torchctl.commands.grouping import LIMITS, GroupedCommand, shared_option
 from torchctl.commands.options import format_options
 from torchctl.commands.types import Seconds, SocketPath
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from torchctl.reports.doctor import Report
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("pid", type=click.IntRange(1, (1 << 22) - 1), required=False)
-@click.option("--socket", "path", type=SocketPath(), help="The process that listens here.")
-@click.option(
+@click.option("--socket", "path", type=SocketPath(), help="The process that listens on this socket.")
+@shared_option(
+    LIMITS,
     "--timeout",
     type=Seconds(),
     default=protocol.DEFAULT_TIMEOUT_S,
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
     help="For the answer of its server, and for py-spy.",
 )
 def command(pid: int | None, path: str | None, timeout: float, output_format: str, json: bool) -> None:
-    """Explain one process of this host in full: does it answer, what keeps it from it, where does it stand.
+    """Examine one process on this host and what blocks it.
 
-    Works for a process that never had a server too. Nothing stops or signals the process.
+    Also works for a process that never had a server. The process is neither stopped nor signaled.
     """
     from torchctl.reports.doctor import examine
 
@@ -51,7 +53,7 @@ def command(pid: int | None, path: str | None, timeout: float, output_format: st
     raise SystemExit(EXIT_OK if report.well else EXIT_UNREACHABLE)
 
 
-for _option in reversed(format_options()):
+for _option in format_options():
     command = _option(command)
 
 

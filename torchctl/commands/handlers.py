@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from torchctl.commands.finish import finish
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
@@ -15,12 +18,12 @@ from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
 
-@click.command()
-@worker_options
+@click.command(cls=GroupedCommand)
+@partial(worker_options, unlisted={"pid"})
 def command(targets: Targets) -> None:
     """List the handlers that the workers offer.
 
-    A name that only some workers have is followed by their ranks.
+    If only some workers have a handler, its name is followed by their ranks.
     """
     result = survey(find_workers(targets), ask_names)
     text = _json(result) if targets.as_json else _lines(result)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError, TorchctlError
 from torchctl.files import write_file
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from torchctl.flightrec.view.view import TraceView
 
 
-@click.command("nccl-trace")
-@click.option("--only-active", is_flag=True, help="Only operations that have not come to their end.")
-@click.option("--no-stacktraces", is_flag=True, help="Leave the frames out.")
+@click.command("nccl-trace", cls=GroupedCommand)
+@click.option("--only-active", is_flag=True, help="Only operations that have not completed.")
+@click.option("--no-stacktraces", is_flag=True, help="Omit the stack frames.")
 @click.option("--no-collectives", is_flag=True, help="Only the summary of process groups.")
 @click.option("--group", metavar="NAME", help="Only the process group with this name or description.")
 @click.option(
@@ -41,11 +42,11 @@ if TYPE_CHECKING:
     metavar="N",
     default=DEFAULT_LAST,
     show_default=True,
-    help="Show the last N entries, and the oldest 50 active ones; 0 shows all.",
+    help="Show the last N entries and the oldest 50 active ones; 0 shows all.",
 )
-@click.option("--output", type=click.Path(), metavar="FILE", help="Also save the dump's raw bytes.")
+@click.option("--output", type=click.Path(), metavar="FILE", help="Also save the raw dump.")
 @worker_options
-@click.option("--file", "more", multiple=True, type=click.Path(), metavar="DUMP", help="A dump's file.")
+@click.option("--file", "more", multiple=True, type=click.Path(), metavar="DUMP", help="A dump file. Repeatable.")
 @click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE|DIR]...")
 def command(
     targets: Targets,
@@ -58,10 +59,10 @@ def command(
     more: tuple[str, ...],
     files: tuple[str, ...],
 ) -> int:
-    """Show what the flight recorder (NCCL's, gloo's or another) holds, rank by rank.
+    """Show each rank's flight recorder: NCCL's, gloo's or another.
 
-    Reads dump FILEs and all dumps of a DIR, pickle or JSON of any format version 2; without them it asks the live
-    workers. Nothing in a dump is ever executed. By default the active operations and the last 20 are shown.
+    Without arguments, nccl-trace asks the live workers. Given FILEs or a DIR, it reads the dumps there: pickle or
+    JSON, format 2.x. Nothing in a dump is ever executed. By default it shows the active operations and the last 20.
     """
     choice = Choice(last, group, only_active, not no_collectives, not no_stacktraces)
     paths = _dumps_of([*files, *more])

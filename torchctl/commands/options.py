@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from torchctl import protocol
+from torchctl.commands.grouping import HOSTS, LIMITS, OUTPUT, SECURITY, WORKERS, shared_option
 from torchctl.commands.types import Host, Nodes, Pids, Ranks, Seconds, SocketPath, Store
 from torchctl.errors import TorchctlError
 from torchctl.workers.targets import Targets
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def worker_options(function: F) -> F:
-    """Add the options that say which workers to ask; the command gets them as one `Targets`."""
+def worker_options(function: F, unlisted: Collection[str] = ()) -> F:
+    """Add the options that say which workers to ask; the command gets them as one `Targets`.
+
+    Args:
+        unlisted: options that the command refuses, which its --help leaves out.
+    """
 
     @wraps(function)
     def command(**values: Any) -> Any:
@@ -34,64 +39,109 @@ def worker_options(function: F) -> F:
             raise
 
     options = [
-        click.option(
+        shared_option(
+            WORKERS,
             "--socket",
             type=SocketPath(),
             multiple=True,
-            help="A worker's Unix socket, or a folder of them. Repeatable.",
+            help="A worker's Unix socket, or a folder of sockets. Repeatable.",
         ),
-        click.option(
-            "--host", type=Host(), multiple=True, help="A worker's TCP address, or node[01-04]:25[000-007]. Repeatable."
+        shared_option(
+            WORKERS,
+            "--host",
+            type=Host(),
+            multiple=True,
+            help="A worker's TCP address, or a pattern such as node[01-04]:25[000-007]. Repeatable.",
         ),
-        click.option(
-            "--hostfile", type=click.Path(), multiple=True, metavar="FILE", help="A file with an address a line."
+        shared_option(
+            WORKERS,
+            "--hostfile",
+            type=click.Path(),
+            multiple=True,
+            metavar="FILE",
+            help="A file of worker addresses, one per line. Repeatable.",
         ),
-        click.option(
-            "--nodes", type=Nodes(), multiple=True, help="Other hosts, node[001-128]: the workers' sockets there."
+        shared_option(WORKERS, "--store", type=Store(), help="The job's TCPStore, where its workers are registered."),
+        shared_option(
+            WORKERS,
+            "--prefix",
+            metavar="NS",
+            default=protocol.STORE_PREFIX,
+            show_default=True,
+            help="The prefix of their keys.",
         ),
-        click.option(
-            "--via", metavar="COMMAND", default="ssh", show_default=True, help="How; else a command with {host}."
+        shared_option(WORKERS, "--pid", type=Pids(), multiple=True, help="Processes without a server, read by py-spy."),
+        shared_option(WORKERS, "--user", metavar="NAME", help="The workers of this user, or of `all`. For root."),
+        shared_option(WORKERS, "--ranks", type=Ranks(), help="Only these ranks, such as 0,3-7."),
+        shared_option(WORKERS, "--job", metavar="ID", help="Only the workers of this job."),
+        shared_option(
+            HOSTS,
+            "--nodes",
+            type=Nodes(),
+            multiple=True,
+            help="Ask workers on hosts such as node[001-128]. Repeatable.",
         ),
-        click.option("--remote", metavar="PATH", default="torchctl", show_default=True, help="The torchctl there."),
-        click.option("--store", type=Store(), help="The job's TCPStore, in which its workers are registered."),
-        click.option(
-            "--prefix", metavar="NS", default=protocol.STORE_PREFIX, show_default=True, help="Of the store's keys."
+        shared_option(
+            HOSTS,
+            "--via",
+            metavar="COMMAND",
+            default="ssh",
+            show_default=True,
+            help="ssh, or a command with {host} in it.",
         ),
-        click.option(
-            "--trust-store", is_flag=True, help="Let the store's addresses have the token: TLS, loopback only."
+        shared_option(
+            HOSTS,
+            "--remote",
+            metavar="PATH",
+            default="torchctl",
+            show_default=True,
+            help="The path of torchctl on them.",
         ),
-        click.option(
+        shared_option(
+            SECURITY,
             "--token-file",
             type=click.Path(),
             metavar="FILE",
             envvar=protocol.TOKEN_FILE_VARIABLE,
-            help="The token for workers on TCP; closed to others. Else TORCHCTL_TOKEN.",
+            help="A file with the token for workers on TCP, readable only by you. Or set TORCHCTL_TOKEN.",
         ),
-        click.option(
+        shared_option(
+            SECURITY,
             "--ca",
             type=click.Path(),
             metavar="FILE",
             envvar=protocol.CA_VARIABLE,
-            help="TLS to workers on TCP, verified by these authorities (PEM).",
+            help="Use TLS for workers on TCP, verified against the CAs in this PEM file.",
         ),
-        click.option("--pid", type=Pids(), multiple=True, help="Processes without a server, looked at by py-spy."),
-        click.option("--user", metavar="NAME", help="The workers of this user, or of all; for root."),
-        click.option("--ranks", type=Ranks(), help="Only these ranks, such as 0,3-7."),
-        click.option("--job", metavar="ID", help="Only the workers of this job."),
-        click.option(
-            "--jobs", type=click.IntRange(1), metavar="N", help="Ask at most N workers at a time; default all."
+        shared_option(
+            SECURITY,
+            "--trust-store",
+            is_flag=True,
+            help="Send the token to the store's addresses too, over TLS or loopback.",
         ),
-        click.option(
+        shared_option(
+            LIMITS,
             "--timeout",
             type=Seconds(),
             default=protocol.DEFAULT_TIMEOUT_S,
             show_default=True,
-            help="Limit of the whole command.",
+            help="For the whole command.",
+        ),
+        shared_option(
+            LIMITS,
+            "--jobs",
+            type=click.IntRange(1),
+            metavar="N",
+            show_default="all",
+            help="Most workers to ask at once.",
         ),
         *format_options(),
     ]
     for option in reversed(options):
         command = option(command)
+    for param in command.__click_params__:  # type: ignore[attr-defined]
+        if param.name in unlisted:
+            param.hidden = True
     return command  # type: ignore[return-value]
 
 
@@ -148,13 +198,14 @@ def _progress() -> Progress | None:
 def format_options() -> list[Callable[[F], F]]:
     """Return --format and its short form --json, as `output_format` and `json`."""
     return [
-        click.option(
+        shared_option(
+            OUTPUT,
             "--format",
             "output_format",
             type=click.Choice(["table", "json"]),
             default="table",
             show_default=True,
-            help="What stdout gets.",
+            help="The format of stdout.",
         ),
-        click.option("--json", is_flag=True, help="Short for --format json."),
+        shared_option(OUTPUT, "--json", is_flag=True, help="Short for --format json."),
     ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from torchctl.commands.finish import finish
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.render.failures import failures_json
 from torchctl.workers.ask.reply import Reply, degraded_words
@@ -14,13 +17,13 @@ from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
 
-@click.command()
-@worker_options
+@click.command(cls=GroupedCommand)
+@partial(worker_options, unlisted={"pid"})
 def command(targets: Targets) -> None:
-    """Ask every worker for a sign of life.
+    """Check that every worker answers.
 
-    Prints the round-trip time of one request on a new connection. For a worker that cannot answer its sentinel says
-    `degraded`, since when and why.
+    Prints the round-trip time of one request on a new connection. If a worker cannot answer, its sentinel
+    reports `degraded`, with the time and the reason.
     """
     result = survey(find_workers(targets), ping)
     text = _json(result) if targets.as_json else _table(result)

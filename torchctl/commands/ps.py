@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from torchctl.commands.finish import finish
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.errors import NoWorkersError
 from torchctl.protocol import runtimedir
@@ -24,15 +25,17 @@ if TYPE_CHECKING:
     from torchctl.process.lastword import LastWord
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @worker_options
-@click.option("--save", metavar="FILE", type=click.Path(), help="Also write a host file with them, for --hostfile.")
-@click.option("--forget", is_flag=True, help="Remove the last words of dead workers first.")
+@click.option(
+    "--save", metavar="FILE", type=click.Path(), help="Also write the workers' addresses to FILE, for --hostfile."
+)
+@click.option("--forget", is_flag=True, help="First delete the records of dead workers.")
 def command(targets: Targets, save: str | None, forget: bool) -> None:
-    """List the workers: rank, host, pid, job, uptime, step, state, endpoint; below them those that died today.
+    """List the workers, with their job, uptime, step and state.
 
-    Without --socket or --host: those that TORCH_WORKER_SERVER_SOCKET names, else every live worker in this
-    user's runtime folder.
+    Workers that died today are listed below them. Without options, ps lists the workers that
+    TORCH_WORKER_SERVER_SOCKET names, or else every live worker in this user's runtime folder.
     """
     if forget:
         from torchctl.process import lastword

@@ -20,10 +20,10 @@ from torchctl.workers.targets import Targets
 @click.command()
 @click.argument("errand")
 def command(errand: str) -> int:
-    """Ask the workers of this host on behalf of a torchctl elsewhere.
+    """Ask this host's workers for a torchctl on another host.
 
-    Run by `--nodes` on each host; ERRAND is what it asks, in a form of its own. Writes one line of JSON per
-    worker. A stack that several workers share is written once.
+    `--nodes` runs this on each host; ERRAND is its request, encoded. Writes one line of JSON per worker. A stack
+    that several workers share is written once.
     """
     try:
         wanted = decode_errand(errand)

@@ -7,6 +7,7 @@ import threading
 
 import click
 
+from torchctl.commands.grouping import GroupedCommands
 from torchctl.commands.store_options import (
     confirm,
     json_option,
@@ -42,21 +43,24 @@ _SMALL = 1 << 20  # bytes
 _READING_S = 30.0
 
 
-@click.group("store", short_help="Look into the job's store, and change it.")
+@click.group("store", cls=GroupedCommands)
 def command() -> None:
-    """Look into the store of a job, and change it. Nothing here waits for an absent key unless asked to."""
+    """Read and change the keys in the job's store.
+
+    Nothing here waits for an absent key unless you ask for it.
+    """
 
 
 @command.command("keys")
 @store_option()
 @prefix_option
 @click.argument("pattern", required=False)
-@click.option("--all", "show_all", is_flag=True, help="Every key on a line of its own: key, kind, value.")
+@click.option("--all", "show_all", is_flag=True, help="One line per key: key, kind, value.")
 @json_option
 def keys(address: tuple[str, int], namespace: str, pattern: str | None, show_all: bool, as_json: bool) -> None:
-    """List the keys, those that belong together on one line, with what torch means by them.
+    """List the keys and what torch uses them for.
 
-    PATTERN selects keys by shell wildcards: 'b*/num_members'.
+    Keys that belong together share a line. PATTERN selects keys by shell wildcards: 'b*/num_members'.
     """
     session = open_session(address, namespace)
 
@@ -92,11 +96,14 @@ def keys(address: tuple[str, int], namespace: str, pattern: str | None, show_all
 @store_option()
 @prefix_option
 @click.argument("key", callback=unicode_only)
-@click.option("--wait", "wait", is_flag=True, help="Wait for the key if it is absent.")
+@click.option("--wait", "wait", is_flag=True, help="If the key is absent, wait for it.")
 @timeout_option(300)
 @json_option
 def get(address: tuple[str, int], namespace: str, key: str, wait: bool, timeout_s: float, as_json: bool) -> None:
-    """Print the value of KEY: text and counters as they are, pickled objects as their structure, else hex."""
+    """Print the value of KEY.
+
+    Text and counters are printed as they are, pickled objects as their structure, and anything else in hex.
+    """
     session = open_session(address, namespace)
     if wait:
         _wait(session, [key], timeout_s)
@@ -116,7 +123,7 @@ def get(address: tuple[str, int], namespace: str, key: str, wait: bool, timeout_
 @click.argument("value")
 @yes_option
 def set_(address: tuple[str, int], namespace: str, key: str, value: str, yes: bool) -> None:
-    """Set KEY to VALUE, to the content of @FILE, or to standard input (-)."""
+    """Set KEY to VALUE, to the content of @FILE, or to stdin (-)."""
     data = read_value(value)
     session = open_session(address, namespace)
     old = _read(session, key)
@@ -132,7 +139,10 @@ def set_(address: tuple[str, int], namespace: str, key: str, value: str, yes: bo
 @click.argument("key", callback=unicode_only)
 @click.argument("amount", metavar="N", type=click.IntRange(-(2**62), 2**62))
 def add(address: tuple[str, int], namespace: str, key: str, amount: int) -> None:
-    """Add N to the counter KEY, which starts at 0. Write -- before a negative N."""
+    """Add N to the counter KEY, which starts at 0.
+
+    Write -- before a negative N.
+    """
     session = open_session(address, namespace)
 
     def checked_add(store: OperatorStore, stop: threading.Event) -> tuple[int, bytes | None]:

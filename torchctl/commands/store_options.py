@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from torchctl.commands.grouping import OUTPUT, STORE, shared_option
 from torchctl.commands.types import Seconds, Store
 from torchctl.errors import StoreError
 from torchctl.storeutil.operator.session import StoreSession
@@ -17,13 +18,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def store_option(*, required: bool = True) -> Callable[[Function], Function]:
-    return click.option(
+    return shared_option(
+        STORE,
         "--store",
         "address",
         type=Store(),
         required=required,
         envvar="TORCHCTL_STORE",
-        help="The job's TCPStore, its MASTER_ADDR:MASTER_PORT. [env: TORCHCTL_STORE]",
+        help="The job's TCPStore: its MASTER_ADDR:MASTER_PORT. [env: TORCHCTL_STORE]",
     )
 
 
@@ -37,16 +39,17 @@ def unicode_only(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return value
 
 
-prefix_option = click.option(
+prefix_option = shared_option(
+    STORE,
     "--prefix",
     "namespace",
     metavar="NS",
     default="",
     callback=unicode_only,
-    help="Namespace inside the store (torch's PrefixStore).",
+    help="A namespace inside the store (torch's PrefixStore).",
 )
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask before writing.")
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+json_option = shared_option(OUTPUT, "--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 def timeout_option(default_s: float) -> Callable[[Function], Function]:
@@ -54,10 +57,9 @@ def timeout_option(default_s: float) -> Callable[[Function], Function]:
         "--timeout",
         "timeout_s",
         type=Seconds(),
-        metavar="S",
         default=default_s,
         show_default=True,
-        help="Seconds for the whole wait.",
+        help="For the whole wait.",
     )
 
 

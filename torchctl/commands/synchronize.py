@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.store_options import (
     json_option,
     open_session,
@@ -26,11 +27,15 @@ from torchctl.storeutil.operator.session import look_s
 from torchctl.storeutil.operator.synchronize import Exchange, join_exchange
 
 
-@click.command("synchronize", short_help="Publish a rank's data through the store and get everybody's.")
+@click.command("synchronize", cls=GroupedCommand)
 @store_option()
-@click.option("--rank", type=click.IntRange(0), metavar="R", required=True, help="The rank that we publish as.")
+@click.option("--rank", type=click.IntRange(0), metavar="R", required=True, help="The rank to publish as.")
 @click.option(
-    "--world-size", type=click.IntRange(1, 1_000_000), metavar="N", required=True, help="Ranks that exchange."
+    "--world-size",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    required=True,
+    help="The number of ranks that exchange data.",
 )
 @click.option("--data", "data_text", metavar="TEXT|@FILE|-", required=True, help="What to publish.")
 @click.option(
@@ -43,8 +48,13 @@ from torchctl.storeutil.operator.synchronize import Exchange, join_exchange
 )
 @prefix_option
 @timeout_option(300)
-@click.option("--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="D", help="One file per rank.")
-@click.option("--overwrite", is_flag=True, help="Publish although there is data under our rank.")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="D",
+    help="Write each rank's data to a file in D.",
+)
+@click.option("--overwrite", is_flag=True, help="Publish even if this rank already has data.")
 @json_option
 def command(
     address: tuple[str, int],
@@ -58,9 +68,10 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Publish one rank's bytes and print everybody's, once all have published.
+    """Exchange data with a job's ranks through its store.
 
-    The keys are those of torch's synchronize, so the ranks of a job that wait in it are served.
+    Publishes one rank's data, waits until all ranks have published, and prints what they published. The keys are
+    those of torch's synchronize, so ranks that wait in it get the data too.
     """
     if rank >= world_size:
         raise click.UsageError(f"--rank {rank} must be less than --world-size {world_size}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from torchctl.commands.finish import finish
+from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.commands.types import Seconds
 from torchctl.errors import TorchctlError
@@ -18,22 +19,24 @@ from torchctl.workers.survey import Survey
 from torchctl.workers.targets import Targets
 
 
-@click.command()
-@click.option("--all-threads", is_flag=True, help="Every thread; by default the main one.")
-@click.option("--thread", metavar="NAME", help="Only threads of this name or role (main, autograd, data-loader ...).")
-@click.option("--classes", is_flag=True, help="Each class of equal stacks, with its ranks; no tree.")
-@click.option("--full", is_flag=True, help="Every frame; by default torch's and Python's own are folded.")
+@click.command(cls=GroupedCommand)
+@click.option("--all-threads", is_flag=True, help="Show every thread, not only the main one.")
+@click.option("--thread", metavar="NAME", help="Only threads with this name or role (main, autograd, data-loader ...).")
+@click.option("--classes", is_flag=True, help="List groups of equal stacks with their ranks, instead of a tree.")
+@click.option("--full", is_flag=True, help="Show every frame; by default torch's and Python's own are folded.")
 @click.option(
     "--samples",
     type=click.IntRange(1, 1000),
     metavar="K",
     default=1,
     show_default=True,
-    help="Ask K times and mark each branch as moving or still.",
+    help="Ask K times, and mark each branch as moving or still.",
 )
 @click.option("--interval", type=Seconds(), default=1.0, show_default=True, help="Pause between two samples.")
 @worker_options
-@click.option("--file", "more", multiple=True, type=click.Path(), metavar="PATH", help="A file or folder of stacks.")
+@click.option(
+    "--file", "more", multiple=True, type=click.Path(), metavar="PATH", help="A file or folder of stacks. Repeatable."
+)
 @click.argument("files", nargs=-1, type=click.Path(), metavar="[PATH]...")
 def command(
     targets: Targets,
@@ -46,12 +49,14 @@ def command(
     more: tuple[str, ...],
     files: tuple[str, ...],
 ) -> None:
-    """Show where every worker stands in its Python code.
+    """Show where every worker is in its Python code.
 
-    Ranks that stand at the same place are shown once: what all share first, then the branches, the smallest on
-    top. The most recent call comes last; `>` marks the innermost frame of the user's own code. A worker that cannot
-    answer (stopped, interpreter lock held) stands apart, with the reason: its stack was read from outside. A PATH is
-    read instead: a folder with traceback_rank_N.txt files, or such a file (faulthandler's text or py-spy's).
+    Equal stacks are shown once: first what all ranks share, then the branches, the smallest on top. The most recent
+    call comes last; `>` marks the innermost frame of the user's own code.
+
+    If a worker cannot answer (stopped, interpreter lock held), its stack is read from outside and shown separately,
+    with the reason. Given a PATH, traceback reads stacks from there: a folder with traceback_rank_N.txt files, or one
+    such file (faulthandler's text or py-spy's).
     """
     choice = Choice(all_threads, thread, samples, interval)
     paths = [*files, *more]
