@@ -250,10 +250,13 @@ def _replaced(folder: str, rank: int, entries: list[Entry]) -> Iterator[tuple[En
             continue
         if entry.files:
             names = ", ".join(sorted(set(entry.files.values())))
-            yield entry, f"rank {rank}: {names} left aside: {_words(present)} has taken the place of {_words(entry)}"
+            yield entry, f"rank {rank}: ignored {names}: {_words(present)} has replaced {_words(entry)}"
         elif entry.failures:
             reason = next(iter(entry.failures.values()))
-            yield entry, f"rank {rank}: {entry.endpoint} {reason}; what is known about the rank comes from {_words(present)}"
+            yield (
+                entry,
+                f"rank {rank}: {entry.endpoint} {reason}; what is known about the rank comes from {_words(present)}",
+            )
 
 
 def _words(entry: Entry) -> str:

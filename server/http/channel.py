@@ -33,7 +33,7 @@ class Stream(Protocol):
 class Channel:
     """The plain bytes of one connection; deadlines are in `time.monotonic` seconds.
 
-    All but `hang_up` and `close` raise OSError when the client has gone or the descriptor is not ours any more, and
+    All but `hang_up` and `close` raise OSError when the client has gone or the descriptor is no longer ours, and
     TimeoutError, which is one, at the deadline.
     """
 
@@ -52,7 +52,7 @@ class Channel:
     def socket(self) -> socket.socket:
         """The socket, for the one call that is made right now."""
         if not self._own.is_there():
-            raise ConnectionAbortedError("the descriptor is not ours any more")
+            raise ConnectionAbortedError("the descriptor is no longer ours")
         return self._own.sock
 
     def receive(self, size: int, deadline: float, flags: int = 0) -> bytes:

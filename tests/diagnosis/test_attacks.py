@@ -53,7 +53,7 @@ def test_a_majority_of_what_wrapped_rings_still_show_is_not_one_of_the_group() -
     dumps |= {rank: ring(rest, EIGHT, lost=49) for rank in range(3, 8)}
     found = only(look_at(dumps))
     assert (found.kind, found.culprit_ranks) == ("op_mismatch", ())
-    assert "ranks 3-7 do not show this operation any more" in " ".join(found.evidence)
+    assert "ranks 3-7 no longer show this operation" in " ".join(found.evidence)
 
 
 def test_a_later_sign_of_the_same_disagreement_that_all_show_names_the_rank() -> None:

@@ -152,13 +152,13 @@ def test_stacks_that_cannot_be_read_are_said(kind: str, job: Path, tmp_path: Pat
     torn = out / ("stacks_2.txt" if kind == "former_save" else "traceback_rank_2.txt")
     torn.write_text("Thread 0x00007f00")
     (out / "stacks-node-x.txt").write_text(WAITS_IN)
-    message = f"{torn} holds no stacks: no thread's stack is in it"
+    message = f"{torn} has no stacks: it holds no thread's stack"
     for command in ("diagnose", "traceback"):
         result = run(command, "--json", out)
         failures = {one["endpoint"]: one for one in json.loads(result.stdout)["failures"]}
         assert failures[str(torn)] == {"rank": 2, "endpoint": str(torn), "kind": "bad_file", "message": message}
         assert f"torchctl: rank 2: {message}\n" in result.stderr
-    nameless = f"{out}/stacks-node-x.txt does not say which rank it is of"
+    nameless = f"{out}/stacks-node-x.txt does not say which rank it is from"
     assert f"torchctl: {nameless}\n" in run("diagnose", out).stderr
     assert re.search(r"1 other worker\b", run("traceback", out).stdout)
 

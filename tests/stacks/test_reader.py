@@ -226,7 +226,7 @@ def test_a_folders_files_by_rank_and_what_is_wrong_with_one(tmp_path: Path) -> N
     assert [(one.rank, one.stacks is not None, one.reason) for one in found] == [
         (2, True, ""),
         (3, True, ""),
-        (4, False, "holds no stacks: it holds no thread's stack"),
+        (4, False, "has no stacks: it holds no thread's stack"),
         (5, False, "cannot be read: Is a directory"),
         (10, True, ""),
     ]

@@ -88,6 +88,6 @@ def test_one_worker_that_is_named_is_not_a_job_of_which_others_are_missed(target
 def test_nobody_is_an_error_and_another_host_is_somebody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHCTL_RUNTIME_DIR", str(folder / "none"))
     monkeypatch.delenv(SOCKET, raising=False)
-    with pytest.raises(NoWorkersError, match="holds no socket"):
+    with pytest.raises(NoWorkersError, match="has no sockets"):
         find_workers(Targets())
     assert [str(one) for one in find_workers(Targets(nodes=("n1",))).endpoints] == ["n1"]

@@ -43,9 +43,9 @@ def make_folder(folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         occupied = bool(os.listdir(folder))
     except OSError as error:
-        raise TorchctlError(f"{folder} cannot be made: {error.strerror}", hint="choose another folder") from error
+        raise TorchctlError(f"cannot create {folder}: {error.strerror}", hint="choose another folder") from error
     if occupied:
-        raise TorchctlError(f"{folder} is not empty", hint="name a new folder for --save")
+        raise TorchctlError(f"{folder} is not empty", hint="give --save a new folder")
 
 
 def save_evidence(evidence: Evidence, folder: str) -> None:
@@ -112,7 +112,7 @@ def _read_stacks(
             if claimed:
                 unread.append(Unread(path, rank, file.reason))
         elif rank is None:
-            unread.append(Unread(path, None, "does not say which rank it is of"))
+            unread.append(Unread(path, None, "does not say which rank it is from"))
         else:
             by_rank[rank].append(file)
     return {rank: _newest(rank, files, notes) for rank, files in by_rank.items()}, unread
@@ -168,7 +168,7 @@ def _newest(rank: int, files: list[StackFile], notes: list[str]) -> Stacks:
     at = times.index(max(times)) if all(times) and times else 0
     for other, file in enumerate(files):
         if other != at:
-            notes.append(f"rank {rank}: the stacks in {file.path} are left aside for those in {files[at].path}")
+            notes.append(f"rank {rank}: the stacks in {file.path} are ignored in favor of those in {files[at].path}")
     stacks = files[at].stacks
     assert stacks is not None
     return stacks

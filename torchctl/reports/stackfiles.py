@@ -55,7 +55,7 @@ def read_stack_files(paths: Sequence[str], reader: StackReader) -> Iterator[Stac
         found = _files(path)
         if not found:
             raise TorchctlError(
-                f"no file of stacks in {path}", hint="they are named traceback_rank_N.txt, as `torchctl collect` does"
+                f"no file of stacks in {path}", hint="`torchctl collect` names them traceback_rank_N.txt"
             )
         for name, entry in found:
             yield read_stack_file(os.path.join(path, name), entry, reader)
@@ -81,7 +81,7 @@ def read_stack_file(path: str, entry: Entry | None, reader: StackReader) -> Stac
     except OSError as error:
         return StackFile(path, rank, entry, None, f"cannot be read: {error.strerror or error}")
     except ValueError as error:
-        return StackFile(path, rank, entry, None, f"holds no stacks: {error}")
+        return StackFile(path, rank, entry, None, f"has no stacks: {error}")
 
 
 def _content(path: str) -> bytes:

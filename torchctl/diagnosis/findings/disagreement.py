@@ -39,8 +39,8 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
         summary = f"{lead}{sides}: they disagree ({_WORDS[mismatch.what]}) in"
         if mismatch.unseen:
             evidence.append(
-                f"{ranks_of(mismatch.unseen)} {verb(mismatch.unseen, 'does', 'do')} not show this operation any"
-                " more, so it cannot be determined which side differs from the majority"
+                f"{ranks_of(mismatch.unseen)} no longer {verb(mismatch.unseen, 'shows', 'show')} this operation"
+                ", so it cannot be determined which side differs from the majority"
             )
     summary += f" {call_words(collective, group)}"
     if waiting:

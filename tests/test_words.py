@@ -1,0 +1,61 @@
+"""What a user reads is plain English: none of the phrases of words.txt is in --help, errors, README or guide."""
+
+import pytest
+from click.testing import CliRunner
+
+from tests import words
+from torchctl.cli import COMMANDS, cli
+
+LISTED = words.phrases()
+
+
+def problems(texts: list[tuple[str, str]]) -> list[str]:
+    return [f"{where}: {one!r} -> {LISTED[one]}" for where, text in texts for one in words.found_in(text, LISTED)]
+
+
+def test_help() -> None:
+    pages = [(), *((name,) for name in COMMANDS)]
+    pages += [("store", name) for name in ("keys", "get", "set", "add", "delete", "wait")]
+    assert not problems([(" ".join(page), CliRunner().invoke(cli, [*page, "--help"]).stdout) for page in pages])
+
+
+def test_errors_hints_and_verdicts() -> None:
+    texts = list(words.product_strings())
+    assert len(texts) > 500
+    assert not problems(texts)
+
+
+def test_readme_and_guide() -> None:
+    assert not problems(list(words.documents()))
+
+
+@pytest.mark.parametrize(
+    ("code", "texts"),
+    [
+        ('"""A docstring."""\ndef f():\n    "Another."\n    raise E("left aside")\n', [(4, "left aside")]),
+        ('say(f"rank {rank} stands\\n at {place}")', [(1, "rank {} stands\n at {}")]),
+        ('hint = "cannot be"  " told"', [(1, "cannot be told")]),
+    ],
+)
+def test_the_strings_of_code_are_found(code: str, texts: list[tuple[int, str]]) -> None:
+    assert list(words.literals(code)) == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2 files are left aside", ["left aside"]),
+        ("Left\n  aside: x", ["left aside"]),
+        ("cleft aside, left asides, left-aside", []),
+        ("which is not to be told", ["be told"]),
+        ("it is ignored", []),
+    ],
+)
+def test_a_phrase_is_found_as_whole_words(text: str, found: list[str]) -> None:
+    assert words.found_in(text, LISTED) == found
+
+
+@pytest.mark.parametrize("text", ["left aside", "-> ignored", "left aside ->", "a -> b\na -> c"])
+def test_a_line_without_an_instead_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not `phrase -> instead`"):
+        words.phrases(text)
