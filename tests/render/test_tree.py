@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.stacks.texts import FEEDER, STUCK, TORCH, TRUNK, WAITING, dump
 from torchctl.ranks import Member
 from torchctl.render.members import counted, folded
-from torchctl.render.spans import plain
+from torchctl.render.spans import plain, shorten_path
 from torchctl.render.tree import TreeStyle, class_lines, tree_lines
 from torchctl.render.tree_json import job_json
 from torchctl.stacks.merge import Merged, Worker, merge
@@ -115,3 +115,14 @@ def test_who_in_few_words() -> None:
     assert len(short) <= 40
     assert short == "1,3,5,7,9,11,13,15,17,19,21,... (+2037)"
     assert folded(odd).count(",") == 2047
+
+
+def test_a_path_is_cut_before_a_whole_name_where_one_fits() -> None:
+    path = "torch/distributed/distributed_c10d.py"
+    assert [shorten_path(path, room) for room in (37, 36, 32, 22, 12)] == [
+        path,
+        "…/distributed/distributed_c10d.py",
+        "…/distributed_c10d.py",
+        "…/distributed_c10d.py",
+        "…ted_c10d.py",
+    ]

@@ -107,7 +107,9 @@ def test_every_command_reads_the_folder(kind: str, job: Path, tmp_path: Path) ->
 def test_a_single_file_of_the_folder_has_its_rank_from_the_manifest(kind: str, job: Path, tmp_path: Path) -> None:
     out = filled(kind, job, tmp_path / "out")
     name = "stacks_2.txt" if kind == "former_save" else "traceback_rank_2.txt"
-    assert run("traceback", out / name).stdout.splitlines()[0] == f"rank 2  pid 102  {out}/{name}"
+    result = run("traceback", out / name)
+    assert result.stdout.splitlines()[0] == f"rank 2  pid 102  {out}/{name}"
+    assert (result.exit_code, result.stderr) == (0, "")  # nobody else was asked for
 
 
 def test_the_two_commands_write_one_format(job: Path, tmp_path: Path) -> None:

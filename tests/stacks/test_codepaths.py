@@ -82,6 +82,8 @@ def test_whose_code_a_file_is(path: str, whose: str) -> None:
         ("/usr/lib/python3/dist-packages/numpy/core/numeric.py", "numpy/core/numeric.py"),
         ("/usr/lib/python3.11/queue.py", "queue.py"),
         ("/root/.pex/installed_wheels/0a/x-1-py3-none-any.whl/x/y.py", "x/y.py"),
+        ("/src/pytorch/torch/nn/modules/module.py", "torch/nn/modules/module.py"),
+        ("/home/me/src/torchctl/server/__main__.py", "torchctl/server/__main__.py"),
         ("/home/me/project/train.py", "/home/me/project/train.py"),
         ("/usr/lib/python3.11/", "/usr/lib/python3.11/"),
     ],

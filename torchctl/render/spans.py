@@ -50,6 +50,9 @@ def shorten(text: str, room: int) -> str:
     return text if len(text) <= room else text[: max(0, room - 1)] + "…"
 
 
-def shorten_front(text: str, room: int) -> str:
-    """Return text cut at its beginning: of a path, the end tells more."""
-    return text if len(text) <= room else "…" + text[len(text) - max(0, room - 1) :]
+def shorten_path(path: str, room: int) -> str:
+    """Return a path cut at its beginning, since its end says more; before a whole name if one fits."""
+    if len(path) <= room:
+        return path
+    end = path[len(path) - max(0, room - 1) :]
+    return "…" + end[max(end.find("/"), 0) :]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torchctl.render.members import counted, folded
-from torchctl.render.spans import Line, Span, shorten, shorten_front
+from torchctl.render.spans import Line, Span, shorten, shorten_path
 from torchctl.reports.stacks import JobStacks
 from torchctl.stacks import codepaths
 from torchctl.stacks.merge import Branch, Merged, RoleStacks, StackClass
@@ -208,7 +208,7 @@ def _place(frame: StackFrame, room: int, style: str) -> Line:
     """Return ``file:line in function``, the path cut at its front where there is too little room."""
     function = shorten(frame.function, max(_LEAST_FUNCTION, room // 2))
     end = f":{frame.line or '?'}"
-    path = shorten_front(codepaths.short(frame.file), max(_LEAST_PATH, room - len(end) - 4 - len(function)))
+    path = shorten_path(codepaths.short(frame.file), max(_LEAST_PATH, room - len(end) - 4 - len(function)))
     return [(path + end, style), (" in ", "dim"), (function, style)]
 
 

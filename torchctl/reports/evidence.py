@@ -119,32 +119,28 @@ def _read_stacks(
 
 
 def _take_manifest(evidence: Evidence, folder: str) -> None:
-    """Give evidence from files what the live diagnosis that kept them knew besides."""
+    """Give evidence from files what their manifest says, and what the live diagnosis that kept them knew besides."""
     try:
         manifest = read_manifest(folder)
     except TorchctlError:
         return  # `former_files` has said it
-    if manifest is None or not manifest.one_moment:
+    if manifest is None:
         return
-    moved, left = set(), set()
-    for entry in manifest.entries:
-        if entry.rank is None:
-            continue
+    evidence.world_size = max(evidence.world_size or 0, manifest.world_size or 0) or None
+    if not manifest.one_moment:
+        return
+    entries = [(entry.rank, entry) for entry in manifest.entries if entry.rank is not None]
+    for rank, entry in entries:
         if entry.files or entry.pid is not None:
-            evidence.places[entry.rank] = Place(entry.host, entry.pid)
+            evidence.places[rank] = Place(entry.host, entry.pid)
             if STACKS in entry.failures:
-                evidence.unread.append(no_stacks(entry.endpoint, entry.rank, entry.failures[STACKS]))
+                evidence.unread.append(no_stacks(entry.endpoint, rank, entry.failures[STACKS]))
         elif TRACE in entry.failures:
-            evidence.failed[entry.rank] = entry.failures[TRACE]
-        if entry.moved:
-            moved.add(entry.rank)
-        if entry.left:
-            left.add(entry.rank)
-    if any(entry.moved is not None for entry in manifest.entries):
-        evidence.moved = frozenset(moved)
-    evidence.silent = frozenset(entry.rank for entry in manifest.entries if entry.silent and entry.rank is not None)
-    evidence.left = frozenset(left)
-    evidence.world_size = manifest.world_size
+            evidence.failed[rank] = entry.failures[TRACE]
+    if any(entry.moved is not None for _, entry in entries):
+        evidence.moved = (evidence.moved or frozenset()) | {rank for rank, entry in entries if entry.moved}
+    evidence.silent |= {rank for rank, entry in entries if entry.silent}
+    evidence.left |= {rank for rank, entry in entries if entry.left}
     evidence.live = True
 
 

@@ -46,7 +46,9 @@ _NATIVE = re.compile(r"\A\?\?\Z|\.(?:so[.\d]*|c|cc|cpp|cu|cuh|h|hpp|pyx)\Z")
 # What was typed or handed to the interpreter; other names in angle brackets are of code that a library has made.
 _TYPED = re.compile(r"<(?:string|stdin|console|ipython-input-.*|torch_package_\d+>.*|cell.*)>?")
 _LIBRARY = re.compile(rf"{_INSTALLED}|\A(?:{_any(_LIBRARIES)})/|\A<")
-_BEFORE_PACKAGE = re.compile(rf"(?:.*(?:{_INSTALLED})|.*{_STANDARD})(?=.)", re.DOTALL)
+_BEFORE_PACKAGE = re.compile(
+    rf"(?:.*(?:{_INSTALLED})|.*{_STANDARD}|.*/pytorch/(?=torch/)|.*/(?=torchctl/(?:server|storeutil)/))(?=.)", re.DOTALL
+)
 
 
 @lru_cache(maxsize=8192)
