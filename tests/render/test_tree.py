@@ -126,3 +126,12 @@ def test_a_path_is_cut_before_a_whole_name_where_one_fits() -> None:
         "…/distributed_c10d.py",
         "…ted_c10d.py",
     ]
+
+
+def test_names_of_files_are_cut_to_the_width_with_their_folders_first() -> None:
+    names: list[Member] = [f"/shared/job/py-spy-{pid}.txt" for pid in (3290, 3291, 3292, 3293)]
+    assert folded(names, 110) == ", ".join([*map(str, names[:3]), "... (+1)"])
+    assert folded(names, 70) == "…/py-spy-3290.txt, …/py-spy-3291.txt, …/py-spy-3292.txt, ... (+1)"
+    assert folded(names, 40) == "…/py-spy-3290.txt, ... (+3)"
+    assert folded(names, 12) == "…/py-spy-3290.txt, ... (+3)"
+    assert folded([0, 1, "2@/run/job/a.sock", "2@node1:/run/job/b.sock"], 36) == "0-1, 2@…/a.sock, 2@node1:…/b.sock"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torchctl.ranks import Member, fold_ranks
 
 _NAMES_SHOWN = 3
+_FOLDERS = re.compile(r"[^@:]*/")  # of a path, which a rank or a host may precede
 
 
 def counted(members: Sequence[Member] | Sequence[int]) -> str:
@@ -22,7 +24,7 @@ def counted(members: Sequence[Member] | Sequence[int]) -> str:
 
 
 def folded(members: Sequence[Member] | Sequence[int], room: int = 0) -> str:
-    """Return ranks as ranges, then the names of other workers; cut to whole ranges where `room` is given.
+    """Return ranks as ranges, then the names of other workers; cut to whole ranges and names where `room` is given.
 
     Args:
         members: in order.
@@ -32,9 +34,8 @@ def folded(members: Sequence[Member] | Sequence[int], room: int = 0) -> str:
     names = [member for member in members if isinstance(member, str)]
     text = fold_ranks(ranks)
     if names:
-        shown = names if not room else names[:_NAMES_SHOWN]
-        rest = [f"... (+{len(names) - len(shown)})"] if len(names) > len(shown) else []
-        text = ", ".join([*([text] if text else []), *shown, *rest])
+        shown = _fitting(names, room - len(text)) if room else names
+        text = ", ".join([*([text] if text else []), *shown])
     if not room or len(text) <= room or not ranks:
         return text
     kept: list[str] = []
@@ -48,3 +49,15 @@ def folded(members: Sequence[Member] | Sequence[int], room: int = 0) -> str:
         low, _, high = part.partition("-")
         left -= int(high or low) - int(low) + 1
     return ",".join([*kept, f"... (+{left + len(names)})"]) if left + len(names) else ",".join(kept)
+
+
+def _fitting(names: list[str], room: int) -> list[str]:
+    """Return a few names, at least one, and how many are left out; paths cut at their front if that makes room."""
+    few = names[:_NAMES_SHOWN]
+    without_folders = [_FOLDERS.sub("…/", name, count=1) for name in few]
+    for shown in (few, *(without_folders[:count] for count in range(len(few), 0, -1))):
+        left = len(names) - len(shown)
+        fitting = [*shown, *([f"... (+{left})"] if left else [])]
+        if len(", ".join(fitting)) <= room:
+            break
+    return fitting
