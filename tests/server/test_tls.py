@@ -285,7 +285,7 @@ def test_a_tab_says_nothing_in_the_clear_where_tls_is_asked_for(
     monkeypatch.setenv("TORCHCTL_TOKEN", TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         context = click.Context(click.Command("call"))
-        context.params = {"host": ((Endpoint(host="127.0.0.1", port=listener.getsockname()[1]),),), "ca": pem.ca}
+        context.params = {"hosts": (Endpoint(host="127.0.0.1", port=listener.getsockname()[1]),), "ca": pem.ca}
         assert handler_names(context, click.Option(["--x"]), "") == []
         listener.setblocking(False)
         heard = b""

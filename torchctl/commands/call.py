@@ -41,9 +41,8 @@ def handler_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def _live_names(params: dict[str, Any]) -> list[str]:
-    hosts = tuple(endpoint for endpoints in params.get("host") or () for endpoint in endpoints)
-    token_file, ca = params.get("token_file") or "", params.get("ca") or ""
-    targets = Targets(params.get("socket") or (), hosts, timeout_s=_COMPLETION_S, token_file=token_file, ca=ca)
+    typed = {name: params[name] for name in ("sockets", "hosts", "token_file", "ca") if params.get(name)}
+    targets = Targets(**typed, timeout_s=_COMPLETION_S)
     roll = find_workers(targets)
     outcomes = ask_all(roll.endpoints[:_MOST_COMPLETED], ask_names, roll.deadline)
     return sorted({name for outcome in outcomes if outcome.value is not None for name in outcome.value.names})

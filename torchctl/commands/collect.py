@@ -54,7 +54,7 @@ def _from_pipes(targets: Targets, folder: str, stem: str, prefixes: tuple[str, .
     """Save the dumps that ranks without a server write when they are asked through torch's FIFOs."""
     from torchctl.reports.pipes import collect_from_pipes
 
-    given = click.get_current_context().get_parameter_source("timeout")
+    given = click.get_current_context().get_parameter_source("timeout_s")
     timeout_s = _PIPE_TIMEOUT_S if given is ParameterSource.DEFAULT else targets.timeout_s
     answers = collect_from_pipes(stem, folder, prefixes=prefixes, timeout_s=timeout_s)
     got = [answer for answer in answers if answer.path is not None]

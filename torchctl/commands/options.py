@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,18 +20,152 @@ if TYPE_CHECKING:
     from torchctl.workers.ask.transport import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
+# The fields of `Targets` that the operator types; the command itself knows the other two.
+TYPED = [field.name for field in fields(Targets) if field.name not in ("as_json", "progress")]
+
+
+def _flat(ctx: click.Context, param: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    """Make one list of an option that may be repeated and takes a list each time."""
+    return tuple(dict.fromkeys(one for value in values for one in value))
+
+
+def _checked_via(ctx: click.Context, param: click.Parameter, command: str) -> str:
+    if command != "ssh" and "{host}" not in command:
+        raise click.BadParameter("put {host} where the host name goes: 'srun --overlap -w {host}'")
+    return command
+
+
+# Each gives the field of `Targets` that it is named after, in its form.
+_TARGETS = [
+    shared_option(
+        WORKERS,
+        "--socket",
+        "sockets",
+        type=SocketPath(),
+        multiple=True,
+        help="A worker's Unix socket, or a folder of sockets. Repeatable.",
+    ),
+    shared_option(
+        WORKERS,
+        "--host",
+        "hosts",
+        type=Host(),
+        multiple=True,
+        callback=_flat,
+        help="A worker's TCP address, or a pattern such as node[01-04]:25[000-007]. Repeatable.",
+    ),
+    shared_option(
+        WORKERS,
+        "--hostfile",
+        "hostfiles",
+        type=click.Path(),
+        multiple=True,
+        metavar="FILE",
+        help="A file of worker addresses, one per line. Repeatable.",
+    ),
+    shared_option(WORKERS, "--store", type=Store(), help="The job's TCPStore, where its workers are registered."),
+    shared_option(
+        WORKERS,
+        "--prefix",
+        metavar="NS",
+        default=protocol.STORE_PREFIX,
+        show_default=True,
+        help="The prefix of their keys.",
+    ),
+    shared_option(
+        WORKERS,
+        "--pid",
+        "pids",
+        type=Pids(),
+        multiple=True,
+        callback=_flat,
+        help="Processes without a server, read by py-spy.",
+    ),
+    shared_option(WORKERS, "--user", metavar="NAME", help="The workers of this user, or of `all`. For root."),
+    shared_option(WORKERS, "--ranks", type=Ranks(), help="Only these ranks, such as 0,3-7."),
+    shared_option(WORKERS, "--job", metavar="ID", help="Only the workers of this job."),
+    shared_option(
+        HOSTS,
+        "--nodes",
+        type=Nodes(),
+        multiple=True,
+        callback=_flat,
+        help="Ask workers on hosts such as node[001-128]. Repeatable.",
+    ),
+    shared_option(
+        HOSTS,
+        "--via",
+        callback=_checked_via,
+        metavar="COMMAND",
+        default="ssh",
+        show_default=True,
+        help="ssh, or a command with {host} in it.",
+    ),
+    shared_option(
+        HOSTS,
+        "--remote",
+        metavar="PATH",
+        default="torchctl",
+        show_default=True,
+        help="The path of torchctl on them.",
+    ),
+    shared_option(
+        SECURITY,
+        "--token-file",
+        type=click.Path(),
+        default="",
+        metavar="FILE",
+        envvar=protocol.TOKEN_FILE_VARIABLE,
+        help="A file with the token for workers on TCP, readable only by you. Or set TORCHCTL_TOKEN.",
+    ),
+    shared_option(
+        SECURITY,
+        "--ca",
+        type=click.Path(),
+        default="",
+        metavar="FILE",
+        envvar=protocol.CA_VARIABLE,
+        help="Use TLS for workers on TCP, verified against the CAs in this PEM file.",
+    ),
+    shared_option(
+        SECURITY,
+        "--trust-store",
+        is_flag=True,
+        help="Send the token to the store's addresses too, over TLS or loopback.",
+    ),
+    shared_option(
+        LIMITS,
+        "--timeout",
+        "timeout_s",
+        type=Seconds(),
+        default=protocol.DEFAULT_TIMEOUT_S,
+        show_default=True,
+        help="For the whole command.",
+    ),
+    shared_option(
+        LIMITS,
+        "--jobs",
+        type=click.IntRange(1),
+        metavar="N",
+        show_default="all",
+        help="Most workers to ask at once.",
+    ),
+]
 
 
 def worker_options(function: F, unlisted: Collection[str] = ()) -> F:
     """Add the options that say which workers to ask; the command gets them as one `Targets`.
 
     Args:
-        unlisted: options that the command refuses, which its --help leaves out.
+        unlisted: fields of `Targets` whose options the command refuses: its --help leaves them out.
     """
 
     @wraps(function)
     def command(**values: Any) -> Any:
-        targets = _targets(values)
+        as_json = values.pop("json") or values["output_format"] == "json"
+        del values["output_format"]
+        typed = {name: values.pop(name) for name in TYPED}
+        targets = Targets(**typed, as_json=as_json, progress=_progress())
         try:
             return function(targets, **values)
         except TorchctlError as error:
@@ -38,106 +173,7 @@ def worker_options(function: F, unlisted: Collection[str] = ()) -> F:
                 _print_error(error)
             raise
 
-    options = [
-        shared_option(
-            WORKERS,
-            "--socket",
-            type=SocketPath(),
-            multiple=True,
-            help="A worker's Unix socket, or a folder of sockets. Repeatable.",
-        ),
-        shared_option(
-            WORKERS,
-            "--host",
-            type=Host(),
-            multiple=True,
-            help="A worker's TCP address, or a pattern such as node[01-04]:25[000-007]. Repeatable.",
-        ),
-        shared_option(
-            WORKERS,
-            "--hostfile",
-            type=click.Path(),
-            multiple=True,
-            metavar="FILE",
-            help="A file of worker addresses, one per line. Repeatable.",
-        ),
-        shared_option(WORKERS, "--store", type=Store(), help="The job's TCPStore, where its workers are registered."),
-        shared_option(
-            WORKERS,
-            "--prefix",
-            metavar="NS",
-            default=protocol.STORE_PREFIX,
-            show_default=True,
-            help="The prefix of their keys.",
-        ),
-        shared_option(WORKERS, "--pid", type=Pids(), multiple=True, help="Processes without a server, read by py-spy."),
-        shared_option(WORKERS, "--user", metavar="NAME", help="The workers of this user, or of `all`. For root."),
-        shared_option(WORKERS, "--ranks", type=Ranks(), help="Only these ranks, such as 0,3-7."),
-        shared_option(WORKERS, "--job", metavar="ID", help="Only the workers of this job."),
-        shared_option(
-            HOSTS,
-            "--nodes",
-            type=Nodes(),
-            multiple=True,
-            help="Ask workers on hosts such as node[001-128]. Repeatable.",
-        ),
-        shared_option(
-            HOSTS,
-            "--via",
-            metavar="COMMAND",
-            default="ssh",
-            show_default=True,
-            help="ssh, or a command with {host} in it.",
-        ),
-        shared_option(
-            HOSTS,
-            "--remote",
-            metavar="PATH",
-            default="torchctl",
-            show_default=True,
-            help="The path of torchctl on them.",
-        ),
-        shared_option(
-            SECURITY,
-            "--token-file",
-            type=click.Path(),
-            metavar="FILE",
-            envvar=protocol.TOKEN_FILE_VARIABLE,
-            help="A file with the token for workers on TCP, readable only by you. Or set TORCHCTL_TOKEN.",
-        ),
-        shared_option(
-            SECURITY,
-            "--ca",
-            type=click.Path(),
-            metavar="FILE",
-            envvar=protocol.CA_VARIABLE,
-            help="Use TLS for workers on TCP, verified against the CAs in this PEM file.",
-        ),
-        shared_option(
-            SECURITY,
-            "--trust-store",
-            is_flag=True,
-            help="Send the token to the store's addresses too, over TLS or loopback.",
-        ),
-        shared_option(
-            LIMITS,
-            "--timeout",
-            type=Seconds(),
-            default=protocol.DEFAULT_TIMEOUT_S,
-            show_default=True,
-            help="For the whole command.",
-        ),
-        shared_option(
-            LIMITS,
-            "--jobs",
-            type=click.IntRange(1),
-            metavar="N",
-            show_default="all",
-            help="Most workers to ask at once.",
-        ),
-        *format_options(),
-    ]
-    for option in reversed(options):
+    for option in reversed([*_TARGETS, *format_options()]):
         command = option(command)
     for param in command.__click_params__:  # type: ignore[attr-defined]
         if param.name in unlisted:
@@ -152,39 +188,6 @@ def _print_error(error: TorchctlError) -> None:
     told = {"kind": error.kind, "message": str(error), "hint": error.hint}
     name = click.get_current_context().info_name or ""
     click.echo(document(name, {"error": told, "failures": [], "workers": [], **error.details}))
-
-
-def _targets(values: dict[str, Any]) -> Targets:
-    """Take the worker options out of a command's values and return them as one object."""
-    as_json = values.pop("json") or values["output_format"] == "json"
-    del values["output_format"]
-    return Targets(
-        values.pop("socket"),
-        tuple(endpoint for endpoints in values.pop("host") for endpoint in endpoints),
-        values.pop("ranks"),
-        values.pop("timeout"),
-        as_json,
-        hostfiles=values.pop("hostfile"),
-        nodes=tuple(dict.fromkeys(node for nodes in values.pop("nodes") for node in nodes)),
-        via=_checked_via(values.pop("via")),
-        remote=values.pop("remote"),
-        pids=tuple(pid for pids in values.pop("pid") for pid in pids),
-        user=values.pop("user"),
-        store=values.pop("store"),
-        prefix=values.pop("prefix"),
-        trust_store=values.pop("trust_store"),
-        token_file=values.pop("token_file") or "",
-        ca=values.pop("ca") or "",
-        job=values.pop("job"),
-        jobs=values.pop("jobs"),
-        progress=_progress(),
-    )
-
-
-def _checked_via(command: str) -> str:
-    if command != "ssh" and "{host}" not in command:
-        raise click.BadParameter("put {host} where the host name goes: 'srun --overlap -w {host}'", param_hint="--via")
-    return command
 
 
 def _progress() -> Progress | None:

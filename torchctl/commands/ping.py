@@ -18,7 +18,7 @@ from torchctl.workers.targets import Targets
 
 
 @click.command(cls=GroupedCommand)
-@partial(worker_options, unlisted={"pid"})
+@partial(worker_options, unlisted={"pids"})
 def command(targets: Targets) -> None:
     """Check that every worker answers.
 
