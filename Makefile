@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Most tests wait: four at a time keep two cores busy.
+BESIDE ?= -n 4 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: demo test check fix types lint format-check pytest other-pythons bench completions soak
 .DEFAULT_GOAL := check
 
@@ -34,7 +37,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 pytest: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest $(BESIDE)
 
 other-pythons: $(READY)
 	$(BIN)/python tests/other_pythons.py

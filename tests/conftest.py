@@ -42,6 +42,7 @@ JOB_VARIABLES = (
 )
 
 
+LONGEST = Path(__file__).with_name("live")  # real jobs
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 _skips: list[tuple[str, str]] = []
 
@@ -52,12 +53,30 @@ def allowed_skips() -> set[str]:
     return {line for line in lines if line and not line.startswith("#")}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what waits the longest first, and keep together what shares a fixture that is dear to set up.
+
+    Tests run beside each other (``make pytest``): a long one that begins last would be waited for alone.
+    """
+    items.sort(key=lambda item: not item.path.is_relative_to(LONGEST))
+    for item in items:
+        if _shared(item) and item.config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+def _shared(item: pytest.Item) -> bool:
+    """Whether a test uses a fixture that is set up once for its module."""
+    by_name = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    return any(fixture.scope == "module" for fixtures in by_name.values() for fixture in fixtures)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and isinstance(report.longrepr, tuple):
         _skips.append((report.nodeid, str(report.longrepr[2]).removeprefix("Skipped: ")))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    # In each worker of pytest-xdist too, which counts its own tests alone; the run's exit code is the controller's.
     if any(reason not in allowed_skips() for _, reason in _skips):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[1]
+BESIDE = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")  # as in the Makefile; all versions run at once
 VERSIONS = ("3.10", "3.12", "3.13")
 
 
@@ -66,7 +67,7 @@ def start(version: str, interpreter: str) -> tuple[subprocess.Popen[bytes], IO[s
     """Start the tests of one version; return the run and the file of its output."""
     output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by main)
     python = environment(version, interpreter) / "bin" / "python"
-    command = [str(python), "-m", "pytest", "-q", "-m", "not torch and not once", "-p", "no:cacheprovider"]
+    command = [str(python), "-m", "pytest", "-q", "-m", "not torch and not once", "-p", "no:cacheprovider", *BESIDE]
     run = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     return run, output
 

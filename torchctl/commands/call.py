@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import sys
+import time
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -26,8 +27,10 @@ from torchctl.workers.targets import Targets
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# Of the half second that a Tab may take, the interpreter's start takes a good part.
+# Of the half second that a Tab may take, the interpreter's start takes a good part. If nobody has answered by then,
+# names that come late are still better than none.
 _COMPLETION_S = 0.25
+_SLOW_COMPLETION_S = 1.5
 _MOST_COMPLETED = 64  # workers asked
 
 
@@ -41,10 +44,15 @@ def handler_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def _live_names(params: dict[str, Any]) -> list[str]:
+    from torchctl.workers.causes import is_late
+
     typed = {name: params[name] for name in ("sockets", "hosts", "token_file", "ca") if params.get(name)}
     targets = Targets(**typed, timeout_s=_COMPLETION_S)
     roll = find_workers(targets)
-    outcomes = ask_all(roll.endpoints[:_MOST_COMPLETED], ask_names, roll.deadline)
+    asked = roll.endpoints[:_MOST_COMPLETED]
+    outcomes = ask_all(asked, ask_names, roll.deadline)
+    if all(is_late(one.error) for one in outcomes):
+        outcomes = ask_all(asked, ask_names, time.monotonic() + _SLOW_COMPLETION_S)
     return sorted({name for outcome in outcomes if outcome.value is not None for name in outcome.value.names})
 
 
