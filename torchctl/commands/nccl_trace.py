@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -70,7 +69,7 @@ def command(
         raise click.UsageError("--socket, --host and --ranks only apply to live workers, not to a FILE")
 
     def take() -> Iterator[RawDump | Failure]:
-        raw: Iterable[RawDump | Failure] = _read(paths) if paths else fetch_dumps(targets, choice)
+        raw: Iterable[RawDump | Failure] = read_files(paths) if paths else fetch_dumps(targets, choice)
         if output is not None:
             raw = list(raw)
             _save(raw, output)  # before decoding: what cannot be read is worth keeping
@@ -98,12 +97,6 @@ def _dumps_of(paths: list[str]) -> list[Found]:
             )
         found += sorted(dumps, key=lambda file: (file.rank is None, file.rank or 0, file.path))
     return found
-
-
-def _read(files: list[Found]) -> Iterator[RawDump | Failure]:
-    """Yield the bytes of each file with the rank that its name, or its folder's other names, tell."""
-    raw_dumps = read_files([file.path for file in files])
-    return (replace(raw, rank=file.rank) for file, raw in zip(files, raw_dumps, strict=True))
 
 
 def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:

@@ -9,25 +9,25 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torchctl.errors import DumpError
-from torchctl.flightrec.decoding.decode import decode_dump, rank_from_name, read_file
+from torchctl.flightrec.decoding.decode import decode_dump, read_file
 from torchctl.flightrec.decoding.guard import Guard
 from torchctl.flightrec.decoding.raw import Failure, RawDump
 
 if TYPE_CHECKING:
     from torchctl.flightrec.decoding.dump import Dump
     from torchctl.flightrec.decoding.entries import Members
+    from torchctl.flightrec.table.folder import Found
 
 MAX_JOBS = 16
 T = TypeVar("T")
 
 
-def read_files(paths: Sequence[str]) -> Iterator[RawDump | Failure]:
+def read_files(files: Sequence[Found]) -> Iterator[RawDump | Failure]:
     """Yield the bytes of each file, or why there are none, in the order given."""
-    for path in paths:
-        rank = rank_from_name(path)
+    for path, rank in ((file.path, file.rank) for file in files):
         try:
             data = read_file(path)
             written_ns = os.stat(path).st_mtime_ns
@@ -59,60 +59,87 @@ def decode_each(
         whole: as in `decode_dump`.
         meanwhile: called in each thread while its child starts: imports that `make` needs.
     """
-    jobs = min(jobs or processors(), MAX_JOBS)
-    waiting: queue.Queue[tuple[int, RawDump] | None] = queue.Queue(maxsize=jobs)
-    made: dict[int, T] = {}
-    failures: list[Failure] = []
-    broken: list[BaseException] = []
-    members: Members = {}
+    pool = _Pool(make, min(jobs or processors(), MAX_JOBS), whole, meanwhile)
+    pool.run(raw_dumps)
+    return [pool.made[number] for number in sorted(pool.made)], sorted(pool.failures, key=order)
 
-    def work() -> None:
-        with Guard() as guard:
-            try:
+
+class _Pool(Generic[T]):
+    """Threads that each drive one decoding child; one after the other is started while all before it are busy.
+
+    How this works. The calling thread puts dumps into a queue with room for one a child, and `None` for each thread at
+    the end. What a thread raises is raised in the calling one. Whoever fails, Ctrl-C in the calling thread included,
+    sets `stopped`: what is in the queue is then taken out and left, so that nobody waits for room in it.
+    """
+
+    def __init__(
+        self, make: Callable[[RawDump, Dump], T], jobs: int, whole: bool, meanwhile: Callable[[], object] | None
+    ) -> None:
+        self.make, self.jobs, self.whole, self.meanwhile = make, jobs, whole, meanwhile
+        self.made: dict[int, T] = {}
+        self.failures: list[Failure] = []
+        self.waiting: queue.Queue[tuple[int, RawDump] | None] = queue.Queue(maxsize=jobs)
+        self.members: Members = {}
+        self.threads: list[threading.Thread] = []
+        self.stopped = threading.Event()
+        self.raised: list[BaseException] = []
+
+    def run(self, raw_dumps: Iterable[RawDump | Failure]) -> None:
+        """Decode all dumps; return when no thread is left.
+
+        Raises:
+            BaseException: whatever iterating, `make` or starting a child has raised, a dump's DumpError apart.
+        """
+        self._start_one()
+        all_given = False
+        try:
+            for number, raw in enumerate(raw_dumps):
+                if self.stopped.is_set():
+                    break
+                if isinstance(raw, Failure):
+                    self.failures.append(raw)
+                    continue
+                self.waiting.put((number, raw))
+                if not self.waiting.empty() and len(self.threads) < self.jobs:
+                    self._start_one()
+            all_given = True
+        finally:
+            if not all_given:
+                self.stopped.set()  # the threads end after the dump that they are at
+            for _ in self.threads:
+                self.waiting.put(None)
+            for thread in self.threads:
+                thread.join()
+        if self.raised:
+            raise self.raised[0]
+
+    def _start_one(self) -> None:
+        self.threads.append(threading.Thread(target=self._work, daemon=True))  # a second Ctrl-C waits for none
+        self.threads[-1].start()
+
+    def _work(self) -> None:
+        ended = False
+        try:
+            with Guard() as guard:
                 guard.start()
-                if meanwhile is not None:
-                    meanwhile()
-            except BaseException as error:
-                broken.append(error)
-            while (one := waiting.get()) is not None:
-                if broken:
-                    continue  # the queue is emptied, so that nobody waits for room in it
-                number, raw = one
-                try:
-                    dump = decode_dump(raw.data, raw.source, guard=guard, whole=whole, members=members)
-                    made[number] = make(replace(raw, data=b""), dump)
-                except DumpError as error:
-                    failures.append(Failure(raw.source, raw.rank, error))
-                except BaseException as error:
-                    broken.append(error)
+                if self.meanwhile is not None:
+                    self.meanwhile()
+                while (one := self.waiting.get()) is not None:
+                    if not self.stopped.is_set():
+                        self._decode(*one, guard)
+                ended = True
+        except BaseException as error:
+            self.raised.append(error)
+            self.stopped.set()
+            while not ended:
+                ended = self.waiting.get() is None
 
-    threads: list[threading.Thread] = []
-
-    def one_more() -> None:
-        if len(threads) < jobs:
-            threads.append(threading.Thread(target=work, daemon=True))  # a second Ctrl-C waits for none
-            threads[-1].start()
-
-    one_more()
-    try:
-        for number, raw in enumerate(raw_dumps):
-            if broken:
-                break
-            if isinstance(raw, Failure):
-                failures.append(raw)
-                continue
-            waiting.put((number, raw))
-            if not waiting.empty():
-                one_more()
-    except BaseException as error:  # Ctrl-C, too: the threads end after the dump that they are at
-        broken.append(error)
-    for _ in threads:
-        waiting.put(None)
-    for thread in threads:
-        thread.join()
-    if broken:
-        raise broken[0]
-    return [made[number] for number in sorted(made)], sorted(failures, key=order)
+    def _decode(self, number: int, raw: RawDump, guard: Guard) -> None:
+        try:
+            dump = decode_dump(raw.data, raw.source, guard=guard, whole=self.whole, members=self.members)
+            self.made[number] = self.make(replace(raw, data=b""), dump)
+        except DumpError as error:
+            self.failures.append(Failure(raw.source, raw.rank, error))
 
 
 def processors() -> int:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torchctl.errors import DumpError
@@ -61,7 +60,7 @@ def load(
 def load_files(files: Sequence[Found], *, rank_from: str | None = None, jobs: int | None = None) -> Trace:
     """Return the table of files that `folder.find_files` has found; as `load`."""
     files = _named(files, rank_from)
-    return load_raw(_read(files), jobs=jobs, claimed=_claimed(files))
+    return load_raw(read_files(files), jobs=jobs, claimed=_claimed(files))
 
 
 def load_raw(
@@ -107,7 +106,7 @@ def _load_every(files: Sequence[Found], jobs: int | None) -> Trace:
         return piece_of(raw, dump, shared), dump
 
     with collector_off():
-        made, failures = decode_each(_read(files), both, jobs=jobs, meanwhile=_import_numpy)
+        made, failures = decode_each(read_files(files), both, jobs=jobs, meanwhile=_import_numpy)
         made.sort(key=lambda pair: order(pair[0].raw))
         trace = _table([piece for piece, _ in made], failures, _claimed(files), [])
     trace.recorded = Recorded([dump for _, dump in made])
@@ -131,12 +130,6 @@ def _table(
 def _import_numpy() -> None:
     """Import what pieces are made with: NumPy takes 50 ms."""
     import torchctl.flightrec.table.pieces  # noqa: F401
-
-
-def _read(files: Sequence[Found]) -> Iterator[RawDump | Failure]:
-    """Yield the bytes of each file with the rank that it was found to be of."""
-    for file, raw in zip(files, read_files([file.path for file in files]), strict=True):
-        yield replace(raw, rank=file.rank)
 
 
 def _claimed(files: Sequence[Found]) -> set[str]:
