@@ -29,7 +29,10 @@ _VARYING = {
     r"\b[\d.]+ ?m?s\b": "while",
     r"\bjob [\w-]+": "job",
     r"0x[0-9a-f]+": "address",
-    r"sleeps in \w+": "sleeps",  # where the kernel says so
+    r"sleep(ing|) in \w+": r"sleep\1",  # if the kernel says so
+    r"\bup +\S+": "up while",
+    r"\bprocess \d+": "process",
+    r"\b\d+ MiB": "MiB",
     r" +": " ",
 }
 
