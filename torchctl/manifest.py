@@ -11,8 +11,7 @@ import json
 import os
 import re
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ _MAX_BYTES = 1 << 30
 _TIME = re.compile(rb'# torchctl \{[^\n]*"time":\s?"(\d{4}-\d\d-\d\dT[0-9:.]{8,15}Z)"')
 _FORMER_SCHEMA = "torchctl.diagnose-info/1"
 _FORMER_STACKS = re.compile(r"stacks_(\d{1,9})\.txt")
-_FORMER_TRACE = re.compile(r"(nccl|\w+)_trace_rank_(\d{1,9})\.(?:pickle|json)")
+_FORMER_TRACE = re.compile(r"(\w+)_trace_rank_(\d{1,9})\.(?:pickle|json)")
 
 
 class Answer(NamedTuple):
@@ -203,64 +202,6 @@ def taken_at(stacks: bytes) -> str:
     """Return when stacks were taken, in a form that sorts by time; "" where their first line does not say."""
     match = _TIME.match(stacks[:10_000])
     return match[1].decode() if match else ""
-
-
-def former_files(paths: Iterable[str]) -> tuple[set[str], list[str]]:
-    """Return which files beside `paths` are of a process that another has replaced, and a sentence on each process.
-
-    A job that was restarted between two runs of `torchctl collect` leaves two processes for a rank in the folder. The
-    one that started last is the present one; where no start is known, the one that was found last.
-
-    Raises:
-        TorchctlError: a folder holds one rank of several jobs, so that nothing in it can be compared.
-    """
-    former: set[str] = set()
-    notes: list[str] = []
-    for folder in sorted({os.path.dirname(path) for path in paths}):
-        try:
-            manifest = read_manifest(folder)
-        except TorchctlError as error:
-            notes.append(error.message)
-            continue
-        by_rank: dict[int, list[Entry]] = defaultdict(list)
-        for entry in manifest.entries if manifest else ():
-            if entry.rank is not None:
-                by_rank[entry.rank].append(entry)
-        for rank, entries in by_rank.items():
-            for entry, note in _replaced(folder, rank, entries):
-                former.update(os.path.join(folder, name) for name in entry.files.values())
-                notes.append(note)
-    return former, notes
-
-
-def _replaced(folder: str, rank: int, entries: list[Entry]) -> Iterator[tuple[Entry, str]]:
-    """Yield what is not the present process of a rank, and a sentence about it."""
-    kept = [entry for entry in entries if entry.files]
-    jobs = sorted({entry.job_id for entry in kept if entry.job_id is not None})
-    if len(jobs) > 1:
-        raise TorchctlError(
-            f"{folder} holds rank {rank} of several jobs: {', '.join(jobs)}",
-            hint="collect each job into its own folder with --job, or move one job's files elsewhere",
-        )
-    if not kept:
-        return
-    present = max(enumerate(kept), key=lambda pair: (pair[1].start_time or 0.0, pair[0]))[1]
-    for entry in entries:
-        if entry is present:
-            continue
-        if entry.files:
-            names = ", ".join(sorted(set(entry.files.values())))
-            yield entry, f"rank {rank}: ignored {names}: {_words(present)} has replaced {_words(entry)}"
-        elif entry.failures:
-            reason = next(iter(entry.failures.values()))
-            yield (
-                entry,
-                f"rank {rank}: {entry.endpoint} {reason}; what is known about the rank comes from {_words(present)}",
-            )
-
-
-def _words(entry: Entry) -> str:
-    return f"process {entry.pid}" if entry.pid is not None else f"the process at {entry.endpoint}"
 
 
 def _headline(entry: Entry, answered_at: float) -> str:

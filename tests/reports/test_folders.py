@@ -169,3 +169,9 @@ def test_stacks_that_cannot_be_read_are_said(kind: str, job: Path, tmp_path: Pat
 def test_a_former_manifest_of_another_form_is_as_none(content: str, tmp_path: Path) -> None:
     (tmp_path / "diagnose_info.json").write_text(content)
     assert read_manifest(str(tmp_path)) is None
+
+
+def test_a_dump_named_alone_is_not_taken_for_the_whole_saved_folder(tmp_path: Path) -> None:
+    shutil.copytree(FORMER / "former_save", tmp_path / "out")
+    found = json.loads(run("diagnose", "--json", tmp_path / "out" / "generic_trace_rank_0.pickle").stdout)
+    assert (found["ranks"]["seen"], found["ranks"]["failed"]) == ([0], {})

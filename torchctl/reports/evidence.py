@@ -12,6 +12,7 @@ from torchctl.errors import DumpError, TorchctlError
 from torchctl.flightrec.decoding.decode import rank_from_name, read_file
 from torchctl.flightrec.table.folder import Found, find_files, rank_by_pattern
 from torchctl.flightrec.table.loading import load_files
+from torchctl.flightrec.table.restarted import former_files
 from torchctl.manifest import (
     FORMER,
     MANIFEST,
@@ -21,7 +22,6 @@ from torchctl.manifest import (
     FolderWriter,
     Manifest,
     entries_of,
-    former_files,
     read_manifest,
     taken_at,
 )
@@ -76,18 +76,24 @@ def read_evidence(
         TorchctlError: a folder of `torchctl collect` holds one rank of several jobs.
     """
     found, others = find_files(paths)
-    manifests = (MANIFEST, FORMER)
-    dumps = [one for one in found if os.path.basename(one.path) not in manifests]
-    texts = [one.path for one in dumps if one.path.lower().endswith(".txt")]
     everything = [*others, *(one.path for one in found)]
+    manifests = [path for path in everything if os.path.basename(path) in (MANIFEST, FORMER)]
     former, notes = former_files(everything)
-    kept: list[Found] = [one for one in dumps if one.path not in former and one.path not in texts]
-    whose = entries_of(everything)
-    stacks, unread = _read_stacks([path for path in [*others, *texts] if path not in former], whose, rank_from, notes)
-    trace = load_files(kept, rank_from=rank_from, jobs=jobs)
+    aside = former.union(manifests)
+    dumps: list[Found] = []
+    texts = [path for path in others if path not in aside]
+    for one in found:
+        if one.path in aside:
+            continue
+        if one.path.lower().endswith(".txt"):
+            texts.append(one.path)
+        else:
+            dumps.append(one)
+    stacks, unread = _read_stacks(texts, entries_of(everything), rank_from, notes)
+    trace = load_files(dumps, rank_from=rank_from, jobs=jobs)
     trace.notes[:0] = notes
     evidence = Evidence(trace, stacks, unread=unread)
-    for folder in sorted({os.path.dirname(path) for path in everything}):
+    for folder in sorted({os.path.dirname(path) for path in manifests}):
         _take_manifest(evidence, folder)
     return evidence
 
@@ -100,8 +106,6 @@ def _read_stacks(
     by_rank: dict[int, list[StackFile]] = defaultdict(list)
     unread: list[Unread] = []
     for path in paths:
-        if os.path.basename(path) in (MANIFEST, FORMER):
-            continue
         entry = whose.get(path)
         claimed = is_stack_file(path, entry)
         if not claimed and not _looks_like_stacks(path):

@@ -15,8 +15,8 @@ from torchctl.errors import DumpError
 from torchctl.flightrec.decoding.raw import Failure, RawDump
 from torchctl.flightrec.table.folder import Found, find_files, rank_by_pattern
 from torchctl.flightrec.table.gather import collector_off, decode_each, order, read_files
+from torchctl.flightrec.table.restarted import former_files
 from torchctl.flightrec.table.runs import of_newest_run
-from torchctl.manifest import former_files
 
 if TYPE_CHECKING:
     from torchctl.flightrec.decoding.dump import Dump
