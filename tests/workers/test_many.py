@@ -220,6 +220,26 @@ def test_on_another_thread_nothing_touches_signals(folder: Path) -> None:
     assert kinds(found) == {"ok": 2}
 
 
+def test_a_stop_from_another_thread_ends_the_asking(folder: Path) -> None:
+    reached = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        reached.set()
+        listeners.silent(connection)
+
+    many = Many()
+    found: list[Outcome[Reply]] = []
+    with listening(str(folder / "silent"), serve):
+        asked = [Endpoint(path=str(folder / "silent"))] * 2
+        thread = threading.Thread(target=lambda: found.extend(many.ask(asked, ping, time.monotonic() + 100)))
+        thread.start()
+        assert reached.wait(60)
+        many.stop()
+        thread.join(50)
+    assert kinds(found) == {"interrupted": 2}
+    many.stop()  # nothing is left to stop
+
+
 def test_the_open_file_limit_is_raised_as_far_as_it_goes() -> None:
     code = (
         "import resource, sys, time\n"
