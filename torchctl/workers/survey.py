@@ -1,4 +1,4 @@
-"""What came of asking the workers that the options name: one outcome per worker, and who is not among them."""
+"""One question to every worker of a roll, and what came of it: an outcome from each, and who is not among them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 How this works: ClusterShell runs the relay on every host, over ssh and its own tree where a topology is configured, or
 by a command of the operator's with the host's name filled in (`srun`, `kubectl exec`); see `commands`. Answers are
 taken in as their lines come. The relay gets a little less time than is left here, so that its own words about a silent
-worker arrive. What went wrong with a host as a whole is told by how its relay ended, and by what ssh said.
+worker arrive. How the relay ended, and what ssh said, show what went wrong with a host as a whole.
 """
 
 from __future__ import annotations
@@ -13,12 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from torchctl.errors import (
-    DeadlineError,
-    UnknownHostError,
-    UnreachableError,
-    WorkerError,
-)
+from torchctl.errors import DeadlineError, UnknownHostError, UnreachableError, WorkerError
 from torchctl.workers.ask.outcome import Outcome, stopped
 from torchctl.workers.ask.question import Question
 from torchctl.workers.ask.transport import Progress
