@@ -93,7 +93,7 @@ class AddressInUseError(ServerError):
     """A live server already holds the address; the message names its owner."""
 
     kind = "address_in_use"
-    hint = "stop that process, or give each worker its own path: {rank}, {local_rank} and {pid} are replaced"
+    hint = "stop that process, or give each worker its own path: {rank}, {local_rank} and {pid} are filled in"
 
 
 class NoWorkersError(TorchctlError):

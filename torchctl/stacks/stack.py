@@ -84,7 +84,7 @@ def stacks_from_json(text: str) -> Stacks:
             raise ValueError("its threads are not a list, or there are too many")
         return Stacks(tuple(_thread(thread) for thread in threads))
     except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"the JSON has not the form of {JSON_SCHEMA}: {type(error).__name__}") from error
+        raise ValueError(f"the JSON is not in the {JSON_SCHEMA} format: {type(error).__name__}") from error
 
 
 def _thread(thread: Any) -> ThreadStack:

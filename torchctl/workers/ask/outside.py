@@ -99,7 +99,7 @@ def _refused(endpoint: Endpoint, text: str) -> WorkerError:
     words = complaint(text)
     if "ermission" in text:
         hint = "py-spy needs ptrace rights: run as root, or with CAP_SYS_PTRACE, or see kernel.yama.ptrace_scope"
-        return AccessDeniedError(f"may not be read: {words}", endpoint=str(endpoint), hint=hint)
+        return AccessDeniedError(f"cannot be read: {words}", endpoint=str(endpoint), hint=hint)
     return UnreachableError(f"could not be read by py-spy: {words}", endpoint=str(endpoint), hint="")
 
 
