@@ -133,7 +133,7 @@ def _path_in_runtime_dir() -> str:
 
 
 def _sweep(folder: str) -> None:
-    """Remove socket files that nobody has listened on for a day."""
+    """Remove socket files that nothing has listened on for a day."""
     oldest = time.time() - _STALE_AFTER_S
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for _, entry in zip(range(_SWEEP_LIMIT), entries, strict=False):

@@ -11,7 +11,7 @@ from torchctl.server.http.gate import Gate
 
 
 class WorkerOptions(NamedTuple):
-    """What a server can be told. A tuple, not a dataclass: that one's module would bring `inspect` into every rank.
+    """The settings of a server. A tuple, not a dataclass: that one's module would bring `inspect` into every rank.
 
     Attributes:
         read_only: turn off the handlers that change something or are expensive: `torch_profile`, `pyspy_dump`, and

@@ -1,4 +1,4 @@
-"""The barrier: everybody waits until `world_size` have come, on torch's own keys.
+"""The barrier: every rank waits until `world_size` have come, on torch's own keys.
 
 How this works: arriving is one `add` on a counter; whoever brings it to `world_size` sets the key that all
 wait for. On a store that cannot look (no `check`) the operations are torch's, one for one. On any other
@@ -69,7 +69,7 @@ def barrier(
 
 
 def arrive(store: Store, world_size: int, key_prefix: str) -> str:
-    """Count ourselves in, let everybody go if we are the last, and return the key to wait for."""
+    """Count ourselves in, release the others if we are the last, and return the key to wait for."""
     last_key = key_prefix + LAST_MEMBER
     if store.add(key_prefix + NUM_MEMBERS, 1) == world_size:
         store.set(last_key, IGNORED)

@@ -35,8 +35,8 @@ def create_c10d_store(
 ) -> TCPStore:
     """Host a TCPStore, or connect to one, and wait for all to join.
 
-    A client keeps trying until `timeout`: its server may start later. It asks whoever listens whether he is a
-    TCPStore before it hands the address to torch, whose constructor waits for the answer without a limit.
+    A client keeps trying until `timeout`: its server may start later. It asks what listens there whether it is
+    a TCPStore before it hands the address to torch, whose constructor waits for the answer without a limit.
 
     Args:
         server_port: -1 picks a free port, with `retries` attempts; only for a world of one.
@@ -46,7 +46,7 @@ def create_c10d_store(
 
     Raises:
         DistNetworkError: no store there before the deadline, or the port is taken.
-        DistStoreError: not everybody joined before the deadline.
+        DistStoreError: not every rank joined before the deadline.
         ValueError: no port for a world of more than one.
 
     Source: torch.distributed.elastic.utils.distributed.create_c10d_store (2.13).

@@ -39,7 +39,7 @@ def is_silence(error: BaseException) -> bool:
 def is_timeout(error: BaseException) -> bool:
     """Return True if a store raised `error` because a key did not come in time.
 
-    TCPStore and HashStore raise DistStoreError, FileStore a bare RuntimeError, a store of one's own perhaps
+    TCPStore and HashStore raise DistStoreError, FileStore a bare RuntimeError, a custom store perhaps
     TimeoutError (the three as of torch 2.13). A lost connection is no timeout.
     """
     if isinstance(error, TimeoutError):

@@ -7,7 +7,7 @@ Source: torch.distributed.elastic.utils.store (2.13): `_NUM_MEMBERS`, `_LAST_MEM
 from __future__ import annotations
 
 NUM_MEMBERS = "/num_members"  # a counter, made with `add`: how many have arrived
-LAST_MEMBER = "/last_member"  # set by the last to arrive; everybody waits for it
+LAST_MEMBER = "/last_member"  # set by the last to arrive; every rank waits for it
 TRACE = "/TRACE"  # PREFIX + RANK + /TRACE: this rank has arrived
 TRACING_GATE = "/TRACING_GATE"  # set by rank 0 when it has reported the missing ranks
 WORLD_SIZE = "/TORCHCTL_WORLD_SIZE"  # ours: how many the waiting ranks expect

@@ -41,7 +41,7 @@ def probe_store(host: str, port: int, timeout_s: float) -> str:
 
     Raises:
         socket.gaierror: the name does not resolve.
-        ConnectionRefusedError: nobody listens at any of the addresses.
+        ConnectionRefusedError: nothing listens at any of the addresses.
         NotAStoreError: something else answered.
         SilentError: no answer in time.
         OSError: no route, and the like.

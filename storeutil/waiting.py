@@ -168,7 +168,7 @@ def read_counter(store: LookingStore, key: str) -> int:
     It is read and not added to: told to add to a value that is not a number, a TCPStore closes the connection.
 
     Raises:
-        NotACounterError: what is there is no number.
+        NotACounterError: what is there is not a number.
     """
     if not store.check([key]):
         return 0

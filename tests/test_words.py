@@ -20,7 +20,13 @@ def test_help() -> None:
 
 
 def test_errors_hints_and_verdicts() -> None:
-    texts = list(words.product_strings())
+    texts = list(words.of_product(words.literals))
+    assert len(texts) > 500
+    assert not problems(texts)
+
+
+def test_docstrings_and_comments() -> None:
+    texts = list(words.of_product(words.prose))
     assert len(texts) > 500
     assert not problems(texts)
 
@@ -39,6 +45,11 @@ def test_readme_and_guide() -> None:
 )
 def test_the_strings_of_code_are_found(code: str, texts: list[tuple[int, str]]) -> None:
     assert list(words.literals(code)) == texts
+
+
+def test_docstrings_and_comments_of_code_are_found() -> None:
+    code = 'def f():\n    """One\n    two."""\n    a = 1  # left\n    # aside\n\n    # apart: "not # this"\n'
+    assert list(words.prose(code)) == [(2, "One\n    two."), (4, "left aside"), (7, 'apart: "not # this"')]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -52,11 +54,28 @@ def literals(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def product_strings() -> Iterator[tuple[str, str]]:
-    """Yield where each string of the product is, and its text."""
+def prose(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of each docstring and of each comment, whose lines below one another are one text."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+    begun, last, text = 0, -1, ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line = token.start[0]
+            if line != last + 1 and text:
+                yield begun, text
+            begun, text = (begun, f"{text} ") if line == last + 1 else (line, "")
+            text, last = text + token.string.lstrip("# "), line
+    if text:
+        yield begun, text
+
+
+def of_product(read: Callable[[str], Iterable[tuple[int, str]]]) -> Iterator[tuple[str, str]]:
+    """Yield what `literals` or `prose` find in the product's code, and where it is."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
-            for line, text in literals(path.read_text()):
+            for line, text in read(path.read_text()):
                 if " " in text.strip():
                     yield f"{path.relative_to(ROOT)}:{line}", text
 

@@ -16,7 +16,7 @@ TorchctlError                 exit 1
 └── WorkerError                  one worker; carries rank and endpoint
     ├── UnreachableError      3
     │   ├── NoSuchSocketError 3  no file at that path
-    │   ├── RefusedError      3  nobody listens
+    │   ├── RefusedError      3  nothing listens there
     │   ├── AccessDeniedError 3  the operating system or the server's token says no
     │   ├── BusyError         3  backlog full, or all connections in use
     │   ├── DegradedError     3  the worker's sentinel answers, and has not what was asked for
@@ -188,7 +188,7 @@ class NoSuchSocketError(UnreachableError):
 
 
 class RefusedError(UnreachableError):
-    """The address exists and nobody listens there."""
+    """The address exists and nothing listens there."""
 
     kind = "refused"
     hint = "the process has ended or never started its server; check the job's log"
@@ -277,7 +277,7 @@ class DeadlineError(WorkerError):
 
 
 class NotAskedError(DeadlineError):
-    """Nobody has asked this worker: the deadline came while it waited for a free connection."""
+    """This worker was not asked: the deadline passed while it waited for a free connection."""
 
     kind = "not_asked"
     hint = "try a longer --timeout or more connections at once (--jobs)"

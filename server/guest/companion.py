@@ -124,7 +124,7 @@ class Companion:
         """Say goodbye and wait a moment until the sentinel has let go of the sockets."""
         self._own.give_up_lost()
         self._close_door()
-        with _sharing:  # from here on nobody is told to the sentinel over our link
+        with _sharing:  # from here on no connection is announced to the sentinel over our link
             self._stopped = True
             link, self._link = self._link, None
             _live.discard(self)
@@ -185,7 +185,7 @@ class Companion:
         return "" if self._door is None else str(self._door.getsockname()[1:].decode("ascii"))
 
     def _invite(self, other: Companion) -> bool:
-        """Tell the sentinel of another server of this process; False when it cannot be told."""
+        """Tell the sentinel of another server of this process; False when that fails."""
         if self._link is None or not self._own.give_up_lost():
             return False
         try:

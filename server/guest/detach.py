@@ -1,4 +1,4 @@
-"""Start a process that is nobody's child: no `wait` of the trainer ever sees it, and no SIGCHLD tells of it.
+"""Start a process that is nobody's child: no `wait` of the trainer ever sees it, and no SIGCHLD reports it.
 
 How this works: a detached process needs a process in between that starts it and ends. As an ordinary child of the
 trainer that one would be seen by an `os.wait()` on another thread, and its end would be a SIGCHLD, which cuts sleeps
@@ -8,7 +8,7 @@ with `vfork`, so nothing is copied however large the trainer is; and what it run
 of its own, with all signals blocked: no line of Python, no lock of Python's, no allocation. Four thousand starts
 beside two threads in `os.wait()` were seen by none of them; of the same number of plain shells two thirds were.
 
-Where that cannot be had (another libc, a sandbox that forbids it), an ordinary shell stands in for some milliseconds.
+Where that cannot be had (another libc, a sandbox that forbids it), an ordinary shell replaces it for some milliseconds.
 
 Source: clone(2), wait(2); glibc's sysdeps/posix/system.c, which spawns by `posix_spawn`.
 """

@@ -1,6 +1,6 @@
 """The last word of a worker whose main function has raised: it says it itself, as its sentinel sees an orderly end.
 
-Whether the process ends by that is not known here: who reads last words passes over those of processes that live on.
+Whether the process ends by that is not known yet: who reads last words passes over those of processes that live on.
 """
 
 from __future__ import annotations

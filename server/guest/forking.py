@@ -41,7 +41,7 @@ def watch(server: Forkable) -> None:
 
 
 def forget(server: Forkable) -> None:
-    """Take no part any more."""
+    """Take no further part."""
     _live.pop(id(server), None)
 
 

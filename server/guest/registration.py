@@ -1,7 +1,7 @@
-"""Tells a job's TCPStore where this worker's server listens, under the key that torch's debug server uses.
+"""Registers in a job's TCPStore where this worker's server listens, under the key that torch's debug server uses.
 
 How this works: a daemon thread waits until torch.distributed is initialised, which means that the store is up and
-torch loaded. It asks the store's port for a sign of life in the store's own words first, since torch's client would
+torch loaded. It checks that the store's port answers in the store's own protocol first, since torch's client would
 wait for ever, and noisily, for something else that listens there. The key is written by compare_set: an address that
 still answers is never overwritten, one from before a restart is. Whatever fails, the trainer hears nothing of it.
 

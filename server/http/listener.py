@@ -4,7 +4,7 @@ How this works: one daemon thread per listener sleeps in `poll` on the listening
 socket pair, without a timeout, so that an idle server never wakes up and `stop` is noticed at once. Each
 connection gets a thread of its own (`ThreadingMixIn`), bounded by the table in `connections`. All our threads
 block every signal that is not a fault of their own: a signal meant for the trainer must reach a thread of the
-trainer. What happens when the trainer forks stands in `forking`.
+trainer. What happens when the trainer forks is in `forking`.
 """
 
 from __future__ import annotations

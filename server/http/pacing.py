@@ -1,7 +1,7 @@
 """Refusals at a pace: who sends garbage must not take the interpreter from the training.
 
 How this works: a number of requests is refused at once; beyond it each refusal waits for its moment, so that the whole
-process refuses so many a second and no more. Who asks properly waits for nothing. In a crowd nobody is kept waiting:
+process refuses so many a second and no more. Who asks properly waits for nothing. In a crowd no one is kept waiting:
 there the places are wanted more than the pace.
 """
 

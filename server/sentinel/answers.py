@@ -85,7 +85,7 @@ class Desk:
             self._answer(client, 403, f"{problem}\n")
 
     def close(self) -> None:
-        """Hang up on everybody."""
+        """Hang up on all clients."""
         for task in self._tasks:
             if task.descriptor >= 0:
                 self._poll.unregister(task.descriptor)
@@ -114,7 +114,7 @@ class Desk:
             self._drop(descriptor)
 
     def next_deadline(self) -> float:
-        """Return when `sweep` has something to do, in `time.monotonic` seconds; infinity while nobody is here."""
+        """Return when `sweep` has something to do, in `time.monotonic` seconds; infinity without clients."""
         deadlines = [min(client.deadline, client.wake) for client in self._clients.values()]
         return min(deadlines + [task.wake for task in self._tasks], default=float("inf"))
 

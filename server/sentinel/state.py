@@ -38,7 +38,7 @@ class Degraded(NamedTuple):
 
 
 class State:
-    """The worker as it was handed over, as the shared page tells, and as it is now.
+    """The worker as it was handed over, as the shared page shows it, and as it is now.
 
     Attributes:
         degraded: None while the worker answers for itself.
@@ -75,7 +75,7 @@ class State:
         """Return the header lines that say whose answer it is, and why the worker has not given it.
 
         Args:
-            outside: it was had from outside, or could not be: it is no answer of the worker's own, even when the worker
+            outside: it was had from outside, or could not be: it is not the worker's own answer, even when the worker
                 has come to answer again meanwhile.
         """
         identity = self.identity()

@@ -5,7 +5,7 @@ in their backlog. One that waits at two looks in a row makes it probe the worker
 accepting thread answers by a word in the shared page. No answer within a second, and a reason for it in two looks
 at /proc: then the sentinel accepts and answers, until the worker answers the probe after all. Both ends' sockets
 are non-blocking, so that it does no harm when the other one was quicker. Without a reason it waits: a worker
-whose many threads take turns with the interpreter lock is slow, not stuck. The loop around it stands in `loop`.
+whose many threads take turns with the interpreter lock is slow, not stuck. The loop around it is in `loop`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torchctl.server.sentinel.handover import Handover
 from torchctl.server.sentinel.page import Page
 from torchctl.server.sentinel.state import Degraded, State
 
-_PATIENCE_S = 10.0  # with a worker that does not answer, and of which nothing tells why
+_PATIENCE_S = 10.0  # with a worker that does not answer, and nothing shows why
 _PROBE = b"?"
 
 

@@ -134,7 +134,7 @@ def join_barrier(
     Raises:
         StoreError: the prefix has been used, more would arrive than `world_size`, or the ranks that wait
             expect another number.
-        StoreTimeoutError: not everybody came; the arrival has been taken back.
+        StoreTimeoutError: not every rank came; the arrival was withdrawn.
         StoreInterruptedError: `stop`; the message says whether the arrival was taken back.
     """
     deadline = Deadline(timeout_s)
@@ -196,10 +196,10 @@ def _wait(
 
 
 def release_barrier(store: OperatorStore, key_prefix: str) -> str:
-    """Let everybody go who waits at a barrier, and return the key that was written.
+    """Release every rank that waits at a barrier, and return the key that was written.
 
     Raises:
-        StoreError: nobody has arrived there, or they have been let go already.
+        StoreError: no rank has arrived there, or they have been released already.
     """
     last_key = key_prefix + LAST_MEMBER
     if store.check([last_key]):
@@ -253,7 +253,7 @@ def _withdraw(store: OperatorStore, world_size: int, key_prefix: str, arrival: _
     """Take an arrival back unless it has released somebody; return which, as words.
 
     The counter decides: if it stood at `world_size` when we took ours away, the last has come and is about to
-    let everybody go. The counter itself is never deleted, somebody could be adding to it.
+    release the others. The counter itself is never deleted, somebody could be adding to it.
     """
     count = arrival.count
     counter, last_key = key_prefix + NUM_MEMBERS, key_prefix + LAST_MEMBER

@@ -151,7 +151,7 @@ def describe(found: Sorted, values: Mapping[str, bytes]) -> list[KeyGroup]:
 
 
 def family_of(key: str) -> str | None:
-    """Return what torch means by `key`, None if it is no key of torch's."""
+    """Return what torch means by `key`, None if it is not a key of torch's."""
     meaning = _family(key)
     return None if meaning is None else meaning.replace("{rank}", "")
 

@@ -98,7 +98,7 @@ class StoreSession:
 
         Args:
             changes: the operation changes the store, so what came of it is told after Ctrl-C too. One that only looks
-                ends in KeyboardInterrupt even if it came to its end: a write that follows it is then not wanted.
+                ends in KeyboardInterrupt even if it finished: a write that follows it is then not wanted.
             limit_s: seconds after which a store that does not answer is given up.
 
         Raises:

@@ -1,4 +1,4 @@
-"""An operator's hand in an exchange: publish for a rank, see who has published, and get everybody's data."""
+"""An operator's hand in an exchange: publish for a rank, see who has published, and get every rank's data."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Missing = Callable[[list[int], float], None]  # (ranks that have not published, 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What everybody has published.
+    """What all ranks have published.
 
     Attributes:
         data: one byte string per rank, in rank order.
         elapsed_s: how long it took.
-        all_read: False if we are rank 0 and not everybody had read the data at the deadline.
+        all_read: False if we are rank 0 and not every rank had read the data at the deadline.
     """
 
     data: list[bytes]
@@ -47,7 +47,7 @@ def join_exchange(
     overwrite: bool = False,
     progress: Missing = lambda missing, elapsed_s: None,
 ) -> Exchange:
-    """Publish `data` as `rank` and wait for everybody's; the keys are those of torch's `synchronize`.
+    """Publish `data` as `rank` and wait for that of all ranks; the keys are those of torch's `synchronize`.
 
     Args:
         overwrite: publish although there is data under our rank already.
@@ -56,7 +56,7 @@ def join_exchange(
 
     Raises:
         StoreError: there is data under our rank already.
-        StoreTimeoutError: not everybody published; the message names them, and our data stays for them.
+        StoreTimeoutError: not every rank published; the message names them, and our data stays for them.
         StoreInterruptedError: `stop`; the message says whether our data was withdrawn.
     """
     deadline = Deadline(timeout_s)

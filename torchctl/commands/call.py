@@ -27,7 +27,7 @@ from torchctl.workers.targets import Targets
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# Of the half second that a Tab may take, the interpreter's start takes a good part. If nobody has answered by then,
+# Of the half second that a Tab may take, the interpreter's start takes a good part. If no one has answered by then,
 # names that come late are still better than none.
 _COMPLETION_S = 0.25
 _SLOW_COMPLETION_S = 1.5

@@ -111,7 +111,7 @@ def _say(notes: Sequence[str], more: str) -> None:
 
 
 def exit_code(diagnosis: Diagnosis) -> int:
-    """Return 0 for a healthy job, 6 for one with a finding, 1 where it cannot be told."""
+    """Return 0 for a healthy job, 6 for one with a finding, 1 if it cannot be determined."""
     if diagnosis.healthy is None:
         return EXIT_FAILED
     return EXIT_OK if diagnosis.healthy else EXIT_FINDING

@@ -61,7 +61,7 @@ def _listener(path: str) -> int:
     """Return whose socket it is: who listens there, else who did according to its name or a last word.
 
     Raises:
-        NoWorkersError: nobody listens, and nothing tells who did.
+        NoWorkersError: nothing listens, and no record says which process did.
     """
     from torchctl.workers import causes
     from torchctl.workers.endpoint import Endpoint

@@ -96,7 +96,7 @@ def _died_json(died: list[LastWord]) -> list[dict[str, object]]:
 
 
 def _save(result: Survey[WorkerInfo], path: str) -> None:
-    """Write everybody that was found, the silent ones too: they may answer another time."""
+    """Write all workers that were found, the silent ones too: they may answer another time."""
     from torchctl.files import write_file
     from torchctl.workers.find.hostfile import hostfile_text
 

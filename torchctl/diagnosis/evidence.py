@@ -89,7 +89,7 @@ class Evidence:
     unasked: frozenset[int] = frozenset()
 
     def activities(self) -> dict[int, Activity]:
-        """Return what each rank with stacks is doing, where that can be told."""
+        """Return what each rank with stacks is doing, if that can be determined."""
         found = {rank: activity_of(rank, stacks) for rank, stacks in self.stacks.items()}
         return {rank: activity for rank, activity in found.items() if activity is not None}
 

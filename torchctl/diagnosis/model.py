@@ -23,7 +23,7 @@ Confidence = Literal["certain", "likely", "possible"]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a rank stands in the user's code."""
+    """Where a rank is in the user's code."""
 
     rank: int
     file: str
@@ -117,7 +117,7 @@ class Diagnosis:
     """What is wrong with a job.
 
     Attributes:
-        healthy: None when that cannot be told; `unknown` then says what is missing.
+        healthy: None if that cannot be determined; `unknown` then says what is missing.
         verdict: one sentence.
         seen, missing: ranks with evidence, and ranks of the job without any.
         failed: ranks whose evidence could not be had, and why.

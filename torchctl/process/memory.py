@@ -19,7 +19,7 @@ _NO_LIMIT = 1 << 60  # v1 writes "no limit" as a number near 2**63, v2 as the wo
 
 
 class ControlGroup(NamedTuple):
-    """What a process's memory group tells.
+    """What a process's memory group reports.
 
     Attributes:
         path: of the fullest group, as a folder here; "" where none was found.
@@ -41,7 +41,7 @@ class ControlGroup(NamedTuple):
 
     @property
     def full(self) -> bool:
-        """Whether it stands at its limit with memory that cannot be dropped."""
+        """Whether it is at its limit with memory that cannot be dropped."""
         return self.limit is not None and self.used - self.reclaimable >= self.limit * _FULL
 
     @property

@@ -147,7 +147,7 @@ def _run_per_switch(before: Sample, after: Sample, tid: int) -> float | None:
 
 
 def _by(before: Sample, after: Sample, waiting: set[int]) -> str:
-    """Return who holds the lock where that can be told: the one thread that computed all the time."""
+    """Return who holds the lock if that can be determined: the one thread that computed all the time."""
     elapsed_ns = (after.time - before.time) * 1e9
     busy = []
     for tid, now in after.threads.items():

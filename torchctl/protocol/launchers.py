@@ -18,7 +18,7 @@ _JOB_VARIABLES = ("TORCHCTL_JOB_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PBS
 
 
 class JobPlace(NamedTuple):
-    """Where a process stands in its job; None is unknown, never a guess."""
+    """Where a process is in its job; None is unknown, never a guess."""
 
     rank: int | None
     local_rank: int | None

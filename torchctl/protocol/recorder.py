@@ -17,7 +17,7 @@ _BATCH_END = "coalesced"
 
 
 def has_ended(state: object, completed_ns: int | None, retired: bool | None, profiling_name: str) -> bool:
-    """Whether an entry's operation has come to its end; what a watchdog has given up has not.
+    """Whether an entry's operation has finished; what a watchdog has given up has not.
 
     Args:
         state: the recorder's word.

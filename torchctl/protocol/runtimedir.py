@@ -1,7 +1,7 @@
 """The folder where workers of this user put their sockets, and whether it can be trusted.
 
 Worker and command line follow the same rule: `TORCHCTL_RUNTIME_DIR`, else `/tmp/torchctl-<uid>`. /tmp is
-open to everybody, so the folder counts only while it is a real folder, ours, and closed to others;
+open to all users, so the folder counts only while it is a real folder, ours, and closed to others;
 checked by lstat, since a link could point anywhere.
 """
 

@@ -98,7 +98,7 @@ def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Ev
 
 
 def _ask(roll: Roll, interval_s: float, second_look: str, begun: float) -> _Answers:
-    """Look at everybody twice, take the stacks, and wait for those that are slower than the others."""
+    """Look at all workers twice, take the stacks, and wait for those that are slower than the others."""
     first, late, second = (begun + share * roll.targets.timeout_s for share in _BY)
     question = sight_question(second_look)
     found = _Answers(survey(roll.until(first), sight_question("counters")).outcomes)

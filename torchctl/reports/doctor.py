@@ -1,6 +1,6 @@
-"""All that can be said of one process of this host: what it is, whether it answers, what holds it up, where it stands.
+"""All that can be said of one process of this host: what it is, whether it answers, what holds it up, where it is.
 
-How this works: what /proc tells comes first, since it cannot fail to answer; then the process's own server is asked,
+How this works: what /proc shows comes first, since it cannot fail to answer; then the process's own server is asked,
 then py-spy. Nothing stops, signals or changes the process. A process that never had a server is explained as well.
 """
 

@@ -143,7 +143,7 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
             error = StackFileError(entry.failures[STACKS], endpoint=entry.endpoint, rank=entry.rank, hint="")
             outcomes.append(Outcome(Endpoint(path=entry.endpoint, rank=entry.rank), None, error))
     world = min(max((manifest.world_size or 0 for manifest in manifests), default=0), MAX_RANKS)
-    if manifests or len(outcomes) > 1:  # one file alone is what was asked for, and nobody is missing
+    if manifests or len(outcomes) > 1:  # one file alone is what was asked for, and no rank is missing
         world = max(world, *(one.endpoint.rank + 1 for one in outcomes if one.endpoint.rank is not None), 0)
     known = [
         Outcome(

@@ -29,7 +29,7 @@ class Worker:
 
 @dataclass(slots=True)
 class StackClass:
-    """Threads of one role that stand at the same place.
+    """Threads of one role that are at the same place.
 
     Attributes:
         role: what the threads are for.

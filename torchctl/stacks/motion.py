@@ -11,7 +11,7 @@ from torchctl.stacks.stack import Stacks
 
 
 class Motion:
-    """What changed from sample to sample; workers are told apart by any hashable key."""
+    """What changed from sample to sample; workers are distinguished by any hashable key."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[object, int], Frames] = {}

@@ -1,6 +1,6 @@
 """Why a worker of this host is silent: what /proc and the last words say beyond what its socket did.
 
-How this works: a socket says only that nobody listens, or that somebody does and does not answer. Who that is the
+How this works: a socket says only that nothing listens, or that something does and does not answer. Who that is the
 kernel knows: the listener's pid comes with the connection. Two looks at that process a moment apart tell a stopped one
 from one whose interpreter lock is held; a last word says how a dead one died.
 """
@@ -44,7 +44,7 @@ def explain(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
 
 
 def explain_deaths(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
-    """Add to the error of each worker that nobody listens for any more how it died."""
+    """Add to the error of each worker whose socket no longer has a listener how it died."""
     dead = [(one, error) for one, error in failures if isinstance(error, RefusedError | NoSuchSocketError)]
     if dead:
         words = last_words()
@@ -131,7 +131,7 @@ def _of_silence(pid: int, before: Sample, group: ControlGroup) -> str:
 
 
 def pid_of(endpoint: Endpoint) -> int | None:
-    """Return the process of this host that listens at an address; None where that cannot be told."""
+    """Return the process of this host that listens at an address; None if that cannot be determined."""
     if endpoint.path:
         return listener_of(endpoint.path) or _named_pid(endpoint)
     if endpoint.port and _is_here(endpoint.host):

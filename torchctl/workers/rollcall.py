@@ -1,4 +1,4 @@
-"""Who is there, who is missing, who is there twice or from another time: read off the outcomes of asking everybody."""
+"""Who is there, who is missing, who is there twice or from another time: read off all outcomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SAME_START_S = 1.0  # start times come in clock ticks, and the boot time they c
 
 
 class HasRank(Protocol):
-    """What every answer tells: the rank that gave it."""
+    """What every answer has: the rank that gave it."""
 
     @property
     def rank(self) -> int | None: ...
@@ -82,7 +82,7 @@ def without_leftovers(outcomes: Sequence[Outcome[T]]) -> tuple[list[Outcome[T]],
             leftovers.append(one.endpoint)
         else:
             kept.append(one)
-            alive.add(rank if _is_dead(one) else None)  # of two dead sockets of one rank, one tells enough
+            alive.add(rank if _is_dead(one) else None)  # of two dead sockets of one rank, one is enough
     return kept, leftovers
 
 

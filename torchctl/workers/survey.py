@@ -37,9 +37,9 @@ class Survey(Generic[T]):
     Attributes:
         outcomes: one per worker asked, answers and errors.
         missing_ranks: ranks given with --ranks that no worker claims.
-        notes: for stderr; what was left aside, and why.
+        notes: for stderr; what was ignored, and why.
         from_store: the workers were looked up in a store, where not found means not registered.
-        interrupted: by Ctrl-C, when everybody had answered and more was to be asked.
+        interrupted: by Ctrl-C, when all had answered and more was to be asked.
         not_found: per job the ranks below its world size of which nothing was found; see `absent_ranks`.
     """
 
@@ -80,7 +80,7 @@ def survey(roll: Roll, question: Question[T]) -> Survey[T]:
     """Ask every worker of a roll one question.
 
     Raises:
-        NoWorkersError: nobody is left to speak of: no worker of the ranks asked for, or none that is alive.
+        NoWorkersError: no worker is left: no worker of the ranks asked for, or none that is alive.
         TorchctlError: workers of other hosts are named, and cannot be asked from here.
     """
     targets = roll.targets
@@ -150,7 +150,7 @@ def _claim(endpoint: Endpoint) -> Asking[_Claim]:
 def _of_ranks(roll: Roll) -> tuple[list[Endpoint], bool]:
     """Return the workers of the ranks asked for, and whether Ctrl-C came meanwhile.
 
-    The silent ones are among them, unless everybody is accounted for; so are other hosts, whose relays look themselves.
+    The silent ones are among them, unless all are accounted for; so are other hosts, whose relays look themselves.
 
     A worker's rank is its own answer to a ping, for which half of the time is allowed; a socket's name
     speaks for one that does not answer.

@@ -50,7 +50,7 @@ def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Uncle
     failed = court.proofs.evidence.failed
     not_found = [rank for rank in ranks if rank not in failed]
     size = len(group.ranks if group is not None else ranks)
-    # Half of a group that no worker answers for is more likely on a host that nobody has asked.
+    # Half of a group that no worker answers for is more likely on a host that was not asked.
     too_many = len(not_found) * 2 > size or (court.proofs.evidence.live and len(not_found) * 2 == size)
     if too_many and len(not_found) > 1:
         return Unclear(

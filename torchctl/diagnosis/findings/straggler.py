@@ -132,7 +132,7 @@ def _of_group(trace: Trace, rows: Ints, one_clock: bool, free: Ints) -> Straggle
 
 
 def _clock_shift(trace: Trace, table: Ints, one_clock: bool) -> Floats | None:
-    """Return how far each rank's clock is ahead, in milliseconds; None where that cannot be told."""
+    """Return how far each rank's clock is ahead, in milliseconds; None if that cannot be determined."""
     completed = trace.completed_ns[table]
     symmetric = np.array([operation.symmetric for operation in trace.operations])
     good = (completed != NO_TIME).all(axis=1) & symmetric[trace.operation[table]].all(axis=1)

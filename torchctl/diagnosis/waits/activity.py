@@ -1,4 +1,4 @@
-"""What a rank is doing, by its Python stacks: in torch.distributed, in its own code, or not to be told.
+"""What a rank is doing, by its Python stacks: in torch.distributed, in its own code, or unclear.
 
 How this works. A call that waits inside torch.distributed has one of its frames innermost. Python's own library
 innermost (a queue, a lock's wrapper, a socket) is a wait that has nothing to do with the job's ranks. The user's

@@ -34,7 +34,7 @@ class Mismatch:
         minority: the ranks that differ from most; empty for a tie, and where `unseen` ones could turn it.
         rows: one row of each rank.
         sides: ranks by what they say, the largest side first; one where its own sizes contradict each other.
-        unseen: members that have been in it, or may have been, and whose dump does not show it any more.
+        unseen: members that have been in it, or may have been, and whose dump no longer shows it.
     """
 
     what: What

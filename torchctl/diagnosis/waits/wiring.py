@@ -1,7 +1,7 @@
 """The wait-for graph of a job: operations wait for the ranks that have not entered them, ranks for operations.
 
 How this works. An operation that is open points to each member that has not entered it; a rank points to the
-operations that it has open itself. An operation that everybody has entered points to what its members have
+operations that it has open itself. An operation that all members have entered points to what its members have
 launched before it and not finished. Stacks correct this: a rank that is in its own code waits for no
 operation, whatever it has launched; a rank inside torch.distributed without an open entry is in something that
 the recorder does not show (gloo's send and recv, monitored_barrier), and that points to the ranks that are in

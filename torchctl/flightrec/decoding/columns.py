@@ -172,7 +172,7 @@ def _transpose(entries: list[dict[str, Any]], left_out: Sequence[str]) -> dict[s
     if not entries:
         return dict.fromkeys(_KEYS, ())
     # Entries of one dump have the same keys, so those that the first one lacks are rarely looked for.
-    if "collective_seq_id" not in entries[0] and "seq_id" in entries[0]:  # before the two counters were told apart
+    if "collective_seq_id" not in entries[0] and "seq_id" in entries[0]:  # before the two counters were separated
         entries = [entry | {"collective_seq_id": entry.get("seq_id")} for entry in entries]
     present = [key for key in _KEYS if key in entries[0] and key not in left_out]
     fields: dict[str, Sequence[Any]] = {}

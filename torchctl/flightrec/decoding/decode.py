@@ -63,7 +63,7 @@ def describe_pickle(data: bytes, *, source: str = "the pickle", guard: Guard | N
     text may hold control characters of the pickle's own only as escapes; it is cut after 5000 values.
 
     Raises:
-        DumpError: it is no pickle, or takes more than the limits allow.
+        DumpError: it is not a pickle, or takes more than the limits allow.
     """
     if guard is None:
         with Guard() as own:
@@ -98,7 +98,7 @@ def read_file(path: str | os.PathLike[str], limits: Limits | None = None) -> byt
 
 
 def rank_from_name(path: str | os.PathLike[str]) -> int | None:
-    """Return the rank that a dump's file name tells, None where it tells none.
+    """Return the rank that a dump's file name has, None if it has none.
 
     Understood: `rank_3` and the like anywhere (`nccl_fr_rank_3`, `host-12_rank3.json`), else a last number
     after an underscore (`trace_3`, `_dump_3`) or the whole name (`3.pkl`). A host's number (`node12`) or a

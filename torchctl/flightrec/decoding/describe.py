@@ -85,7 +85,7 @@ def describe(data: bytes) -> str:
     """Return one line of text that shows what a pickle holds.
 
     Raises:
-        Refused: it is no pickle, is cut short, or makes no sense to the pickle machine.
+        Refused: it is not a pickle, is cut short, or makes no sense to the pickle machine.
     """
     if not data:
         raise Refused("is empty")

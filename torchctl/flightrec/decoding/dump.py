@@ -98,7 +98,7 @@ class Dump:
     Args:
         source: the file or endpoint it came from.
         version: format version, "2.10", which is later than "2.9"; "" when the dump does not say.
-        comm_lib_version: of NCCL or what stands in its place; "" for gloo.
+        comm_lib_version: of NCCL or what replaces it; "" for gloo.
         unknown_keys: top-level keys that this reader does not know, such as a vendor's `hccl_comm_state`.
         groups: `pg_config`, in its order; of two groups with one name torch keeps the first.
         reported: `pg_status`, in its order.

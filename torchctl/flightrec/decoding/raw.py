@@ -13,7 +13,7 @@ class RawDump:
 
     Args:
         source: the file or endpoint it came from.
-        rank: the global rank, None where nothing tells it.
+        rank: the global rank, None if it is not known.
         data: the untrusted bytes.
         answered_ns: when a live worker gave it, wall-clock nanoseconds; None for a file.
         written_ns: when the file was last written; None for a live worker.

@@ -28,7 +28,7 @@ class Found:
     """One file that may be a dump.
 
     Attributes:
-        rank: as the manifest of its folder or its name tells, None where neither does.
+        rank: as the manifest of its folder or its name has it, None if neither does.
         claimed: its name says that it is a dump, or the operator has named it: not being one is worth a word.
     """
 
@@ -69,7 +69,7 @@ def rank_by_pattern(path: str, pattern: re.Pattern[str]) -> int | None:
     """Return the rank that the operator's pattern finds in a path: its first group, else the whole match.
 
     Raises:
-        DumpError: what it finds is no number.
+        DumpError: what it finds is not a number.
     """
     match = pattern.search(path)
     if match is None:
@@ -100,7 +100,7 @@ def _walk(folder: str, depth: int) -> Iterator[str]:
 
 
 def _with_ranks(files: Sequence[Found]) -> list[Found]:
-    """Give files without a rank the one number in which their names differ, where it stands by itself.
+    """Give files without a rank the one number in which their names differ, if it is separate.
 
     ``dump.0, dump.1`` have one; ``node01, node02`` do not: a number that belongs to a word may be a host's.
     """

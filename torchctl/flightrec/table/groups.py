@@ -6,7 +6,7 @@ backend and its members; and of several groups of one name on one rank, the firs
 rings are whole, else the newest with the newest. Where a
 name means several sets that a rank is in, what it does under that name is matched with nobody.
 Where a dump does not state the members (gloo after new_group), they are those who have been seen in it, and for
-the default group everybody.
+the default group all ranks.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
         number[at] = numbers[key]
         if piece.rank != NO_RANK:
             seen[numbers[key]].add(piece.rank)
-    # The default group has all ranks, those too that a gap in the dumps' ranks tells of.
+    # The default group has all ranks, those too that a gap in the dumps' ranks shows.
     everybody = set(range(max([world or 0, *(piece.rank + 1 for piece in pieces)])))
     for group, in_it in zip(groups, seen, strict=True):
         if not group.known:
@@ -93,7 +93,7 @@ class Members:
 
 
 class MemberSets:
-    """Each set of ranks once: a thousand dumps state the same thousand ranks, so sets are told apart by `id`."""
+    """Each set of ranks once: a thousand dumps state the same thousand ranks, so sets are compared by `id`."""
 
     def __init__(self) -> None:
         self._by_object: dict[int, Members] = {}

@@ -23,7 +23,7 @@ class Stage(Enum):
     UNKNOWN = "unknown"
 
     def __init__(self, word: str) -> None:
-        # Whether the operation has not come to its end, given up or not. Asked for every entry several times.
+        # Whether the operation has not finished, given up or not. Asked for every entry several times.
         self.active = word in _ACTIVE_WORDS
 
 

@@ -20,7 +20,7 @@ _TIMEOUT_MS = 1_800_000  # torch's longest default, of gloo; where a dump does n
 
 
 def of_newest_run(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
-    """Return the dumps of the newest run, and a note on each that is left aside."""
+    """Return the dumps of the newest run, and a note on each that is ignored."""
     worlds: dict[tuple[int, ...], list[Piece]] = defaultdict(list)
     for piece in pieces:
         ranks = _default_ranks(piece)

@@ -35,7 +35,7 @@ def tell_sizes(trace: Trace) -> None:
         elif high[number] and low[number] == high[number]:
             group.size = int(high[number])
             if group.default:
-                # The default group is the world, so its size tells the ranks that nothing else shows.
+                # The default group is the world, so its size gives the ranks that nothing else shows.
                 group.members = tuple(sorted({*group.members, *range(group.size)}))
                 trace.world_size = max(trace.world_size or 0, group.size)
 

@@ -53,7 +53,7 @@ class DumpInfo:
     """One dump of the job.
 
     Attributes:
-        rank: global rank; NO_RANK where nothing tells it, which only `load(..., every=True)` gives.
+        rank: global rank; NO_RANK if it is not known, which only `load(..., every=True)` gives.
         first_row, rows: its part of the table.
         wrapped: its ring may have lost its oldest entries, or it is a digest, which leaves some out.
         gaps: its counter of all operations is ahead of that of collectives: gloo has sends and receives that it
@@ -137,8 +137,8 @@ class Trace:
         created_ns, started_ns, completed_ns: by the clock of the rank's host; NO_TIME where not known.
         member: the row belongs to a coalesced batch that another row closes.
         follows: the row above it is what its rank recorded just before.
-        notes: dumps that were left aside, and why.
-        doubts: what of the groups could not be told; open rows of those are UNKNOWN and prove nothing.
+        notes: dumps that were ignored, and why.
+        doubts: what of the groups could not be determined; open rows of those are UNKNOWN and prove nothing.
         recorded: what the recorders wrote besides; None unless loaded with `every=True`.
     """
 

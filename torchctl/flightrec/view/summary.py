@@ -51,7 +51,7 @@ def summarise_groups(dump: Dump, progress: Sequence[Stage]) -> tuple[GroupSummar
     Args:
         progress: what `judge` says of the dump's entries, in their order.
     """
-    # A second init_process_group has the same name and a new number: groups are told apart by both.
+    # A second init_process_group has the same name and a new number: groups are distinguished by both.
     members: dict[tuple[int | None, str], list[tuple[Entry, Stage]]] = {}
     for entry, reached in zip(dump.entries, progress, strict=True):
         members.setdefault((entry.pg_id, entry.group), []).append((entry, reached))
@@ -109,7 +109,7 @@ def _summary_of_entries(
 
 
 def _summary_of_status(status: ReportedStatus, dump: Dump) -> GroupSummary:
-    """A group of which the ring holds nothing (any more): only its number and counters are known."""
+    """A group of which the ring holds nothing (or no longer does): only its number and counters are known."""
     # NCCL's recorder states the library's version, the generic one (gloo) leaves it empty.
     counted_by = "seq_id" if dump.comm_lib_version else "op_id"
     return GroupSummary(

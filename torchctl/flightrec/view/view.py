@@ -35,7 +35,7 @@ class TraceView:
 
     Args:
         source, version, comm_lib_version, unknown_keys: as in `Dump`.
-        rank: global rank, None where nothing tells it.
+        rank: global rank, None if it is not known.
         group_names: by which its groups can be asked for; () where no group was asked for.
         reference_ns: what ages count back from, wall-clock nanoseconds; None when the dump has no times.
         reference: "newest_event" or "answer", what that moment is.

@@ -47,7 +47,7 @@ async def connect_unix(path: str, note_busy: Callable[[bool], None]) -> socket.s
         note_busy: told whether the last attempt found the backlog full.
 
     Raises:
-        OSError: nobody listens, and the like.
+        OSError: nothing listens, and the like.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -1,7 +1,7 @@
 """Processes without a server, asked from outside: stacks by py-spy, identity from /proc.
 
 How this works: a process is asked the same questions as a worker. Where a worker would answer over a socket, py-spy's
-text or what /proc tells stands in, so both appear on one screen. The process is never stopped (``--nonblocking``).
+text or what /proc shows is used, so both appear on one screen. The process is never stopped (``--nonblocking``).
 """
 
 from __future__ import annotations

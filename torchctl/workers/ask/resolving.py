@@ -72,6 +72,6 @@ class Resolver:
             return
         if isinstance(found, OSError):
             future.set_exception(found)
-            future.exception()  # seen, even when nobody waits any more
+            future.exception()  # seen, even when no one waits for it now
         else:
             future.set_result(found)

@@ -1,6 +1,6 @@
 """Workers that a job's TCPStore names: registered by torchctl's server or by torch's own debug server.
 
-How this works: a `storeutil.session` asks the port for a sign of life, loads torch, and bounds what its client does.
+How this works: a `storeutil.session` checks that the port answers, loads torch, and bounds what its client does.
 The keys are listed (torch 2.11), or asked for one by one; a key that is absent is never waited for.
 
 A store is written by anybody in the job's network: its addresses are checked, and get no token; where the operator
@@ -66,7 +66,7 @@ def read_store(
         ca: path of the authorities that vouch for the workers whose addresses are https.
 
     Raises:
-        NoWorkersError: nobody is registered.
+        NoWorkersError: no worker is registered.
         StoreUnreachableError, StoreTimeoutError: there is no store, or it does not answer.
         StoreError: torch is missing, or the keys cannot be read.
     """

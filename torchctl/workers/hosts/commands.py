@@ -1,6 +1,6 @@
 """One command on each of many hosts, run by ClusterShell: over ssh and its tree, or by a command of the operator's.
 
-How this works: ClusterShell's engine starts the commands, at most `fanout` at a time, and tells a listener of each
+How this works: ClusterShell's engine starts the commands, at most `fanout` at a time, and reports to a listener each
 line, each end and each timeout. Where a topology is configured and this host is its root, ssh goes through gateways,
 on which ClusterShell's own gateway program runs; their Python has to have ClusterShell. A tree of which a part has no
 working gateway is given up: whoever has not ended is asked directly, in the time that is left. ClusterShell has no
@@ -183,7 +183,7 @@ def gateway_python(remote: str) -> str:
 
 
 def _handler(listener: Listener) -> Any:
-    """Return the object that ClusterShell tells of each line, each end, each timeout."""
+    """Return the object that ClusterShell calls for each line, each end, each timeout."""
     from ClusterShell.Event import EventHandler
 
     class Handler(EventHandler):  # type: ignore[misc]

@@ -173,7 +173,7 @@ class _Heard(Generic[T]):
         return found
 
     def _error_of(self, host: str, asked_for_ranks: bool, interrupted: bool) -> WorkerError | None:
-        """Return what went wrong with a host as a whole, None when its relay came to its end."""
+        """Return what went wrong with a host as a whole, None when its relay finished."""
         reader, code = self._readers[host], self._codes.get(host)
         if reader.ended:
             if reader.trouble and not (asked_for_ranks or reader.outcomes):

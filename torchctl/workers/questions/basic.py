@@ -49,7 +49,7 @@ def ask_names(endpoint: Endpoint) -> Asking[Handlers]:
     """Return the names that a worker lists.
 
     Raises:
-        WorkerError: none answers; NotAWorkerError when it is no list of names.
+        WorkerError: none answers; NotAWorkerError when it is not a list of names.
     """
     reply = yield Request("GET", HANDLER_PATH, max_bytes=_NAMES_BYTES)
     if reply.status == 401:

@@ -1,4 +1,4 @@
-"""Who a worker is: its `info` answer, checked; or what little torch's own server tells."""
+"""Who a worker is: its `info` answer, checked; or what little torch's own server reports."""
 
 from __future__ import annotations
 
