@@ -66,10 +66,14 @@ def test_in_a_pipe_a_page_is_its_markdown(topic: str) -> None:
     assert (result.exit_code, result.stdout) == (0, (GUIDE / f"{topic}.md").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("words", [["ping"], ["nccl-trace"], ["store", "get"], ["help"]])
-def test_a_command_without_a_page_shows_its_help(words: list[str]) -> None:
-    own = CliRunner().invoke(cli, [*words, "--help"], prog_name="torchctl")
-    assert (run(*words).exit_code, run(*words).stdout) == (0, own.stdout)
+@pytest.mark.parametrize(
+    ("words", "topic"),
+    [(["ping"], "workers"), (["nccl-trace"], "traces"), (["store", "get"], "store"), (["help"], "")],
+)
+def test_a_command_without_a_page_shows_its_help_and_names_the_page(words: list[str], topic: str) -> None:
+    own = CliRunner().invoke(cli, [*words, "--help"], prog_name="torchctl").stdout
+    more = f"\nThe guide: torchctl help {topic}\n" if topic else ""
+    assert (run(*words).exit_code, run(*words).stdout) == (0, own + more)
 
 
 def test_a_name_that_is_a_topic_and_a_command_shows_the_page() -> None:

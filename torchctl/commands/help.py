@@ -76,7 +76,7 @@ def _show(markdown: str) -> None:
 
 
 def _show_help_of(ctx: click.Context, words: tuple[str, ...]) -> None:
-    """Print the --help of a command, or of a group's command such as `store get`."""
+    """Print the --help of a command, or of a group's command such as `store get`, and which page says more."""
     assert ctx.parent is not None
     above, found = ctx.parent, ctx.parent.command
     for word in words:
@@ -85,6 +85,9 @@ def _show_help_of(ctx: click.Context, words: tuple[str, ...]) -> None:
             raise click.UsageError(_unknown(" ".join(words)), ctx)
         found, above = inner, click.Context(inner, parent=above, info_name=word)
     click.echo(found.get_help(above))
+    topic = next((topic for topic in topics() if f"`torchctl {words[0]} --help`" in page(topic)), None)
+    if topic is not None:
+        click.echo(f"\nThe guide: torchctl help {topic}")
 
 
 def _unknown(name: str) -> str:
