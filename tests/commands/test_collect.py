@@ -104,6 +104,26 @@ class Counting:
             listeners.reply(bodies.get(handler, b"trace"), headers=said)(connection)
 
 
+def test_what_came_before_workers_fell_silent_is_said_to_be_saved(folder: Path) -> None:
+    def hangs_on_traces(connection: socket.socket) -> None:
+        head = connection.recv(65536, socket.MSG_PEEK)
+        if b"trace_pickle" in head:
+            listeners.silent(connection)
+        elif head:
+            Counting(7)(connection)
+
+    with contextlib.ExitStack() as stack:
+        for rank in (3, 4):
+            path = str(folder / f"rank{rank}-7.sock")
+            stack.enter_context(listening(path, hangs_on_traces, read_first=False))
+        result = run("collect", str(folder / "out"), "--socket", str(folder), "--timeout", "2")
+    assert result.exit_code == 5
+    first, second, *_ = result.stdout.splitlines()
+    assert first == "everything of 0 workers"
+    assert second.startswith("something of 2 workers, ranks 3") and second.endswith(": run it again for the rest")
+    assert (folder / "out" / "traceback_rank_3.txt").is_file()
+
+
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "on another host"])
 def test_a_second_run_asks_a_worker_only_for_what_is_missing(folder: Path, elsewhere: bool) -> None:
     sockets, out, worker = folder / "n1", folder / "out", Counting(7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 from click.core import ParameterSource
 
@@ -13,7 +15,9 @@ from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
 from torchctl.reports.collection import Collected, Collection
 from torchctl.text import printable
+from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.roll import find_workers
+from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
@@ -45,7 +49,8 @@ def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[
     if targets.as_json:
         click.echo(_json(result, path))
     else:
-        click.echo("\n".join(_lines(result, path)))
+        begun = [one for one in result.outcomes if one.error is not None and collection.had_of(str(one.endpoint))]
+        click.echo("\n".join(_lines(result, begun, path)))
     partial = result.exit_code == EXIT_OK and any(answer.failures for _, answer in result.answers)
     finish(result, code=EXIT_UNREACHABLE if partial else None)
 
@@ -68,15 +73,22 @@ def _from_pipes(targets: Targets, folder: str, stem: str, prefixes: tuple[str, .
     return EXIT_DEADLINE if any("within" in answer.reason for answer in answers) else EXIT_UNREACHABLE
 
 
-def _lines(result: Survey[Collected], path: str) -> list[str]:
-    whole = [answer for _, answer in result.answers if not answer.failures]
-    ranks = fold_ranks(answer.rank for answer in whole if answer.rank is not None)
-    lines = [f"everything of {len(whole)} worker(s){f', ranks {ranks}' if ranks else ''}"]
+def _lines(result: Survey[Collected], begun: Sequence[Outcome[Collected]], path: str) -> list[str]:
+    """Return what was saved; `begun` are workers of which there is something, and then one failed to answer."""
+    lines = [f"everything of {_counted([answer.rank for _, answer in result.answers if not answer.failures])}"]
+    if begun:
+        lines.append(f"something of {_counted([rank_of(one) for one in begun])}: run it again for the rest")
     for _, answer in result.answers:
         for part, reason in sorted(answer.failures.items()):
             who = "rank ?" if answer.rank is None else f"rank {answer.rank}"
             lines.append(f"{who}: no {part}: {printable(reason)}")
     return [*lines, f"manifest: {printable(path)}"]
+
+
+def _counted(ranks: Sequence[int | None]) -> str:
+    folded = fold_ranks(rank for rank in ranks if rank is not None)
+    plural = "s" * (len(ranks) != 1)
+    return f"{len(ranks)} worker{plural}" + (f", rank{plural} {folded}" if folded else "")
 
 
 def _json(result: Survey[Collected], path: str) -> str:
