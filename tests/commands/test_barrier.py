@@ -51,7 +51,7 @@ def test_count_stands_in_for_several_ranks(server: Any) -> None:
     other.join(10)
     assert not other.is_alive()
     answer = json.loads(result.stdout)
-    assert answer.pop("elapsed_s") < 10
+    assert answer.pop("elapsed_s") < 60
     assert answer == {
         "schema": "torchctl.barrier/1",
         "action": "join",

@@ -39,7 +39,7 @@ def test_ps_lists_what_info_says(worker: str, monkeypatch: pytest.MonkeyPatch) -
     head, row = result.stdout.splitlines()
     assert head.split() == ["rank", "host", "pid", "job", "uptime", "step", "state", "endpoint"]
     assert re.fullmatch(
-        rf" *3  {socket.gethostname()} +{os.getpid()}  a-rather-long-job-id +\w+  1203 \(0s ago\)  ok +{worker} *", row
+        rf" *3  {socket.gethostname()} +{os.getpid()}  a-rather-long-job-id +\w+  1203 \(\d+s ago\)  ok +{worker} *", row
     )
     monkeypatch.setenv("COLUMNS", "80")
     narrow = run("ps").stdout

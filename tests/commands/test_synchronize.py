@@ -60,7 +60,7 @@ def test_json_has_base64_always_and_text_where_it_is_text(server: Any) -> None:
     server.set("s/0", b"\xff")
     result = run(server, "--rank", "1", "--world-size", "2", "--data", "-", "--json", text="in\n")
     answer = json.loads(result.stdout)
-    assert answer.pop("elapsed_s") < 10
+    assert answer.pop("elapsed_s") < 60
     assert answer == {
         "schema": "torchctl.synchronize/1",
         "key_prefix": "s/",

@@ -132,7 +132,7 @@ def test_samples_of_live_workers_moving_and_still(folder: Path) -> None:
         arguments = ["--socket", str(folder), "--samples", "3", "--interval", "0.01", "--timeout", "2"]
         began = time.monotonic()
         result = run("traceback", *arguments)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 60
     assert "1 rank: 0  moving\n" in result.stdout
     assert "1 rank: 1  still\n" in result.stdout
     assert "2 ranks answered of 16, job j, 3 samples\n" in result.stdout

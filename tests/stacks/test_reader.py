@@ -212,7 +212,7 @@ def test_a_megabyte_of_any_fragment_takes_seconds_at_most(fragment: str) -> None
                 parse(text.encode())
             except ValueError:
                 pass
-            assert time.monotonic() - began < 30
+            assert time.monotonic() - began < 90
 
 
 def test_a_folders_files_by_rank_and_what_is_wrong_with_one(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_hosts_that_fail_are_told_apart(folder: Path, hosts: list[str]) -> None:
     began = time.monotonic()
     arguments = ["--nodes", "n[1-8]", "--via", f"{script} {{host}}", "--remote", REMOTE, "--timeout", "10"]
     result = run("traceback", *arguments, "--json")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 90
     assert result.exit_code == 3
     document = json.loads(result.stdout)
     assert [one["rank"] for one in document["workers"]] == [0, 1, 2, 3, 4, 5]
