@@ -39,10 +39,11 @@ JOB_VARIABLES = (
     "SLURM_JOB_ID",
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_ERROR_FILE",
+    "COLUMNS",  # pytest-xdist sets it to its own terminal's width
 )
 
 
-LONGEST = Path(__file__).with_name("live")  # real jobs
+JOBS = Path(__file__).with_name("live")  # real jobs
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 _skips: list[tuple[str, str]] = []
 
@@ -58,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Tests run beside each other (``make pytest``): a long one that begins last would be waited for alone.
     """
-    items.sort(key=lambda item: not item.path.is_relative_to(LONGEST))
+    items.sort(key=lambda item: not (item.path.is_relative_to(JOBS) or item.path.name.startswith("test_random")))
     for item in items:
         if _shared(item) and item.config.pluginmanager.hasplugin("xdist"):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))

@@ -39,7 +39,7 @@ def run(*arguments: str) -> Result:
 
 
 def ask(*arguments: str) -> dict[str, Any]:
-    result = run(*arguments, "--json")
+    result = run(*arguments, "--json", "--timeout", "60")
     assert (result.exit_code, result.stderr) == (0, "")
     document = json.loads(result.stdout)
     assert isinstance(document, dict)

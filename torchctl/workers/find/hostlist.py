@@ -71,9 +71,21 @@ def is_list(text: str) -> bool:
 
 def _parted(text: str) -> tuple[str, list[str]]:
     """Part ``[IPV6]:PORT`` from the rest of a list, whose brackets are ranges."""
-    pieces = re.split(r",(?![^\[\]]*\])", text)  # at the commas that stand in no brackets
+    pieces = _split(text)
     numeric = [piece for piece in pieces if _IPV6.fullmatch(piece)]
     return ",".join(piece for piece in pieces if piece not in numeric), numeric
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas outside of brackets: those after which the next bracket, if there is one, opens."""
+    pieces, end, ahead = [], len(text), ""
+    for at in range(len(text) - 1, -1, -1):
+        if text[at] in "[]":
+            ahead = text[at]
+        elif text[at] == "," and ahead != "]":
+            pieces.append(text[at + 1 : end])
+            end = at
+    return [text[:end], *reversed(pieces)]
 
 
 def _unfolded(text: str) -> list[str]:
