@@ -76,8 +76,7 @@ def whole_folder(ranks: int, rounds: int = 3) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for rank in range(ranks):
             Path(folder, f"nccl_trace_rank_{rank}").write_bytes(pickle.dumps(dump_of(rank, ranks, ENTRIES, 1), 2))
-        sides = {"nccl-trace": ["nccl-trace"], "all entries as JSON": ["nccl-trace", "--last", "0", "--json"]}
-        sides["diagnose"] = ["diagnose", "--json"]
+        sides = {"nccl-trace": ["nccl-trace"], "diagnose": ["diagnose", "--json"]}
         print(f"{ranks} dumps of {ENTRIES} entries ({rounds} rounds, in turns)")
         cores = sorted(os.sched_getaffinity(0))[:2]
         seen: dict[str, list[tuple[float, float, int]]] = {name: [] for name in sides}
