@@ -3,6 +3,7 @@
 import ast
 import functools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ FAMILIES = {
     "process": {"protocol", "errors"},
     "stacks": {"protocol", "errors", "ranks", "text"},
     "flightrec": {"protocol", "stacks", "manifest", "errors", "ranks", "text"},
-    "diagnosis": {"flightrec", "stacks", "manifest", "files", "errors", "ranks", "text"},
+    "diagnosis": {"flightrec", "stacks", "manifest", "errors", "ranks", "text"},
     "storeutil": {"errors", "ranks", "text"},
     "workers": {"protocol", "process", "stacks", "storeutil", "manifest", "errors", "ranks", "text"},
     "reports": {"workers", "diagnosis", "flightrec", "stacks", "process", "protocol", *LEAVES},
@@ -55,6 +56,7 @@ QUESTIONS_KNOW = {
 }
 # Pure families, and what no module of them imports of the standard library.
 PURE = ("torchctl.diagnosis", "torchctl.render")
+READS_FILES = {"io", "os", "pathlib", "shutil", "tempfile"}
 NO_IO = {"socket", "asyncio", "subprocess", "select", "selectors", "multiprocessing", "http", "ssl", "signal"}
 
 
@@ -196,6 +198,15 @@ def test_pure_families_do_no_io(prefix: str) -> None:
     for name in MODULES:
         if within(name, prefix):
             assert not imports(name) & NO_IO, name
+
+
+def test_a_diagnosis_opens_no_file() -> None:
+    """Files are read in reports: what is in diagnosis can be tested without one."""
+    readers = {f"torchctl.flightrec.table.{name}" for name in ("folder", "gather", "loading")}
+    for name in MODULES:
+        if within(name, "torchctl.diagnosis"):
+            assert not imports(name) & (READS_FILES | readers), name
+            assert "open(" not in re.findall(r"\b\w+\(", MODULES[name].read_text()), name
 
 
 def test_a_question_does_not_know_how_it_travels() -> None:

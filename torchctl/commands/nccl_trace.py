@@ -176,9 +176,11 @@ def _refuse_unknown_group(views: list[TraceView], group: str) -> None:
 
 def _show(views: list[TraceView], failures: list[Failure], as_json: bool) -> None:
     if as_json:
-        from torchctl.render.nccl_trace_json import as_json as document
+        from torchctl.render.nccl_trace_json import json_parts
 
-        click.echo(document(views, failures))
+        for part in json_parts(views, failures):
+            click.echo(part, nl=False)
+        click.echo()
         return
     from torchctl.render.nccl_trace import plain_lines, print_rich, suits_rich
 

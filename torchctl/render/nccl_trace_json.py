@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,8 +14,15 @@ from torchctl.flightrec.view.view import Row, TraceView
 SCHEMA = "torchctl.nccl-trace/1"
 
 
-def as_json(views: Sequence[TraceView], failures: Iterable[Failure]) -> str:
-    """Return the object as one line: `dumps` by rank, and `failed` with the source and reason of each."""
+def json_parts(views: Sequence[TraceView], failures: Iterable[Failure]) -> Iterator[str]:
+    """Yield the object as one line in parts: `dumps` by rank, and `failed` with the source and reason of each.
+
+    All entries of a large job are hundreds of megabytes of text, and gigabytes as dictionaries, so one dump is made at
+    a time.
+    """
+    yield '{"dumps": ['
+    for number, view in enumerate(views):
+        yield (", " if number else "") + json.dumps(_dump(view), sort_keys=True)
     failed = [
         {
             "source": failure.source,
@@ -25,8 +32,7 @@ def as_json(views: Sequence[TraceView], failures: Iterable[Failure]) -> str:
         }
         for failure in failures
     ]
-    made = {"schema": SCHEMA, "dumps": [_dump(view) for view in views], "failed": failed}
-    return json.dumps(made, sort_keys=True)
+    yield "], " + json.dumps({"failed": failed, "schema": SCHEMA}, sort_keys=True)[1:]
 
 
 def _dump(view: TraceView) -> dict[str, Any]:
