@@ -10,7 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "torchctl" / "guide"
 README = ROOT / "README.md"
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (README, *GUIDE.glob("*.md"))}
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (README, *sorted(GUIDE.glob("*.md")))
+}
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"(?:\$ )?(torchctl [^#|]*[^#| ])(?:\s+[#|].*)?")
