@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from tests.processes import python
 from tests.stacks.texts import FEEDER, STUCK, WAITING, dump
-from torchctl.errors import TorchctlError
-from torchctl.reports.stackfiles import read_stack_files
 from torchctl.server import Request, Response, get_handler
 from torchctl.stacks.reader import StackReader, parse_stacks
 
@@ -213,26 +211,3 @@ def test_a_megabyte_of_any_fragment_takes_seconds_at_most(fragment: str) -> None
             except ValueError:
                 pass
             assert time.monotonic() - began < 90
-
-
-def test_a_folders_files_by_rank_and_what_is_wrong_with_one(tmp_path: Path) -> None:
-    (tmp_path / "traceback_rank_10.txt").write_bytes(dump(10, WAITING))
-    (tmp_path / "traceback_rank_2.txt").write_bytes(dump(2, STUCK))
-    (tmp_path / "node7_pyspy_rank3.txt").write_text(PYSPY)
-    (tmp_path / "traceback_rank_4.txt").write_text("nothing")
-    (tmp_path / "traceback_rank_5.txt").mkdir()
-    (tmp_path / "nccl_trace_rank_2").write_bytes(b"other")
-    found = list(read_stack_files([str(tmp_path)], StackReader()))
-    assert [(one.rank, one.stacks is not None, one.reason) for one in found] == [
-        (2, True, ""),
-        (3, True, ""),
-        (4, False, "has no stacks: it holds no thread's stack"),
-        (5, False, "cannot be read: Is a directory"),
-        (10, True, ""),
-    ]
-
-
-def test_no_file_of_stacks_is_an_error(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(TorchctlError):
-            list(read_stack_files([str(path)], StackReader()))

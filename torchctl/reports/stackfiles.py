@@ -1,7 +1,8 @@
 """Stacks in files, as `torchctl collect`, `diagnose --save`, torch's tools and people leave them.
 
-A rank is taken from the manifest of the file's folder, else from a name that says it (``pyspy_rank_3.txt``): a number
-alone may be a process id.
+A rank is taken from the manifest of the file's folder, else from a name that says it (``pyspy_rank_3.txt``). A number
+alone may be a process id, so ``stacks_3.txt``, as an older `diagnose --save` wrote it, needs a ``stacks_0.txt`` beside
+it: no process has that id.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torchctl.stacks.stack import Stacks
 _MAX_BYTES = 256 << 20
 # traceback_rank_3.txt, node7_pyspy_rank3.txt, stacks_rank_12.json ...
 _NAME = re.compile(r"(?:.*[_.-])?(?:traceback|stacks?|pyspy|py-spy)[_.-]rank[_.-]?(\d{1,9})(?:[_.-].*)?\.(?:txt|json)")
+_FORMER = re.compile(r"stacks_(\d{1,9})\.txt")
 _LOOSE = re.compile(r"(?:.*[_.-])?(?:traceback|stacks?|pyspy|py-spy)[_.-].*\.(?:txt|json)")
 
 
@@ -69,7 +71,12 @@ def is_stack_file(path: str, entry: Entry | None) -> bool:
 
 def named_rank(path: str) -> int | None:
     """Return the rank that the name of a file of stacks says, None where it says none."""
-    match = _NAME.fullmatch(os.path.basename(path))
+    folder, name = os.path.split(path)
+    match = _NAME.fullmatch(name)
+    if match is None:
+        match = _FORMER.fullmatch(name)
+        if match is not None and not os.path.exists(os.path.join(folder, "stacks_0.txt")):
+            match = None
     return int(match[1]) if match else None
 
 
@@ -106,7 +113,7 @@ def _files(folder: str) -> list[tuple[str, Entry | None]]:
     found = [(name, whose.get(name)) for name in names if is_stack_file(name, whose.get(name))]
 
     def order(one: tuple[str, Entry | None]) -> tuple[bool, int, str]:
-        rank = named_rank(one[0]) if one[1] is None else one[1].rank
+        rank = named_rank(os.path.join(folder, one[0])) if one[1] is None else one[1].rank
         return rank is None, rank or 0, one[0]
 
     return sorted(found, key=order)
