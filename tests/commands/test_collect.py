@@ -44,7 +44,7 @@ def worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_everything_of_a_worker_and_why_another_has_nothing(worker: Path, folder: Path) -> None:
     out = folder / "out"
     with listening(str(worker / "rank1-1.sock"), listeners.silent):
-        result = run("collect", str(out), "--socket", str(worker), "--timeout", "3")
+        result = run("collect", str(out), "--socket", str(worker), "--timeout", "8")
     assert result.exit_code == 3
     assert "rank 1: " in result.stderr
     names = sorted(path.name for path in out.iterdir())
@@ -116,7 +116,7 @@ def test_what_came_before_workers_fell_silent_is_said_to_be_saved(folder: Path) 
         for rank in (3, 4):
             path = str(folder / f"rank{rank}-7.sock")
             stack.enter_context(listening(path, hangs_on_traces, read_first=False))
-        result = run("collect", str(folder / "out"), "--socket", str(folder), "--timeout", "2")
+        result = run("collect", str(folder / "out"), "--socket", str(folder), "--timeout", "6")
     assert result.exit_code == 5
     first, second, *_ = result.stdout.splitlines()
     assert first == "everything of 0 workers"

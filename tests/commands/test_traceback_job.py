@@ -94,10 +94,10 @@ def test_live_workers_and_one_that_is_silent(folder: Path) -> None:
         listening(str(folder / "b"), stacks_of(1, STUCK)),
         listening(str(folder / "c"), listeners.silent),
     ):
-        result = run("traceback", "--socket", str(folder), "--timeout", "0.7")
+        result = run("traceback", "--socket", str(folder), "--timeout", "4")
     lines = result.stdout.splitlines()
     assert lines[0] == "2 ranks answered of 16, job j"
-    silent = rf"  {folder}/c accepted the connection and did not answer within 0\.\d s; its process \d+ is running .*"
+    silent = rf"  {folder}/c accepted the connection and did not answer within \d\.\d s; its process \d+ is running .*"
     assert re.fullmatch(silent, lines[1])
     assert lines[2] == "  ranks 2-15: not found (14; 1 that did not answer may be among them)"
     assert "├─ 1 rank: 0" in lines
@@ -129,7 +129,7 @@ def test_samples_of_live_workers_moving_and_still(folder: Path) -> None:
         listening(str(folder / "b"), stacks_of(1, WAITING)),
         listening(str(folder / "c"), listeners.silent),
     ):
-        arguments = ["--socket", str(folder), "--samples", "3", "--interval", "0.01", "--timeout", "2"]
+        arguments = ["--socket", str(folder), "--samples", "3", "--interval", "0.01", "--timeout", "9"]
         began = time.monotonic()
         result = run("traceback", *arguments)
         assert time.monotonic() - began < 60

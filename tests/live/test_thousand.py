@@ -65,7 +65,7 @@ def test_the_stacks_of_a_thousand_ranks_are_one_screen(folder: Path) -> None:
         lines = [f"127.0.0.1:{port}" for port in served.good]
         lines += [f"127.0.0.1:{port} rank={1000 + number}" for number, port in enumerate([*served.holes, *served.dead])]
         hosts.write_text("\n".join(lines))
-        result = run("traceback", "--hostfile", str(hosts), "--timeout", "8")
+        result = run("traceback", "--hostfile", str(hosts), "--timeout", "25")
     shown = result.stdout.splitlines()
     assert shown[0] == "1000 ranks answered of 1000"
     assert shown[1].startswith("  rank 1000: 127.0.0.1:")

@@ -130,7 +130,7 @@ def test_the_guide_shows_this_screen() -> None:
 
 
 def test_two_samples_show_that_nothing_moves(job: Job) -> None:
-    result = run("traceback", "--timeout", "4", "--samples", "2", "--interval", "0.2")
+    result = run("traceback", "--timeout", "16", "--samples", "2", "--interval", "0.2")
     assert f"├─ 1 rank: {STUCK}  still\n" in result.stdout
     assert "└─ 13 ranks: 0-4,6-8,10-11,13-15  still\n" in result.stdout
 
