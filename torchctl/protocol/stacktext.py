@@ -1,6 +1,6 @@
-"""How a process's stacks are written as text: faulthandler's grammar, which torch's server and ours send too.
+"""The text form of a process's stacks: faulthandler's grammar, which torch's server and ours send too.
 
-The patterns are text, not compiled: every rank imports this to write stacks, and only the command line reads them.
+The patterns are strings, not compiled: every rank imports this to write stacks, but only the command line reads them.
 
 Source: CPython's Python/traceback.c, _Py_DumpTracebackThreads (3.11 to 3.14).
 """

@@ -1,4 +1,4 @@
-"""Evidence in files: what a live diagnosis keeps, and what dumps, stacks in whatever form and a manifest tell."""
+"""Evidence in files: written by a live diagnosis, and read from dumps, stacks of any form, and manifests."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def save_evidence(evidence: Evidence, folder: str) -> None:
 def read_evidence(
     paths: Iterable[str | os.PathLike[str]], *, rank_from: str | None = None, jobs: int | None = None
 ) -> Evidence:
-    """Return what the files under `paths` tell of a job.
+    """Return the evidence about a job in the files under `paths`.
 
     Args:
         paths: folders, or single files.
@@ -101,7 +101,7 @@ def read_evidence(
 def _read_stacks(
     paths: Iterable[str], whose: dict[str, Entry], rank_from: str | None, notes: list[str]
 ) -> tuple[dict[int, Stacks], list[Unread]]:
-    """Return the stacks by rank, and the files that were to hold some and do not."""
+    """Return the stacks by rank, and the files that should hold stacks and do not."""
     reader = StackReader()
     by_rank: dict[int, list[StackFile]] = defaultdict(list)
     unread: list[Unread] = []
@@ -123,7 +123,7 @@ def _read_stacks(
 
 
 def _take_manifest(evidence: Evidence, folder: str) -> None:
-    """Give evidence from files what their manifest says, and what the live diagnosis that kept them knew besides."""
+    """Add to evidence from files what their manifest says of the workers."""
     try:
         manifest = read_manifest(folder)
     except TorchctlError:
@@ -163,7 +163,7 @@ def _rank_of(path: str, entry: Entry | None, rank_from: str | None) -> int | Non
 
 
 def _newest(rank: int, files: list[StackFile], notes: list[str]) -> Stacks:
-    """Return one of the stacks of a rank, the newest where all of them say when they were taken; note the others."""
+    """Return the newest stacks of a rank, or the first if one does not say when it was taken; note the others."""
     times = [taken_at(read_file(file.path)) for file in files] if len(files) > 1 else []
     at = times.index(max(times)) if all(times) and times else 0
     for other, file in enumerate(files):
@@ -175,7 +175,7 @@ def _newest(rank: int, files: list[StackFile], notes: list[str]) -> Stacks:
 
 
 def _looks_like_stacks(path: str) -> bool:
-    """Whether a file whose name does not say that it holds stacks seems to."""
+    """Whether a file seems to hold stacks although its name does not say so."""
     try:
         data = read_file(path)[:1_000_000]
     except DumpError:

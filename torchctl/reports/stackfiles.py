@@ -1,4 +1,4 @@
-"""Stacks in files, as `torchctl collect`, `diagnose --save`, torch's tools and people leave them.
+"""Files of stacks: those of `torchctl collect` and `diagnose --save`, of torch's tools, and of people.
 
 A rank is taken from the manifest of the file's folder, else from a name that says it (``pyspy_rank_3.txt``). A number
 alone may be a process id, so ``stacks_3.txt``, as an older `diagnose --save` wrote it, needs a ``stacks_0.txt`` beside
@@ -70,7 +70,7 @@ def is_stack_file(path: str, entry: Entry | None) -> bool:
 
 
 def named_rank(path: str) -> int | None:
-    """Return the rank that the name of a file of stacks says, None where it says none."""
+    """Return the rank in the name of a file of stacks, None if there is none."""
     folder, name = os.path.split(path)
     match = _NAME.fullmatch(name)
     if match is None:
@@ -81,7 +81,7 @@ def named_rank(path: str) -> int | None:
 
 
 def read_stack_file(path: str, entry: Entry | None, reader: StackReader) -> StackFile:
-    """Return what is in a file; `entry` is the manifest's, which knows its rank."""
+    """Return what is in a file; its rank is that of `entry`, if the manifest has one."""
     rank = named_rank(path) if entry is None else entry.rank
     try:
         return StackFile(path, rank, entry, reader.read(_content(path)))

@@ -1,7 +1,7 @@
 """Whose code a file is, judged by its path alone: the file is one of the worker's host and need not exist here.
 
-The one home of that question. A library is what is installed: whatever is below a site-packages, also where a virtual
-environment is a folder of the user's project. All else is the user's own: a package installed as editable, a zipapp, a
+A library is what is installed: whatever is below a site-packages folder, even if the virtual environment is inside the
+user's project. Everything else is the user's own: a package installed as editable, a zipapp, a
 notebook's cell, what `python -c` was given.
 """
 

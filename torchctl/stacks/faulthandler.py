@@ -21,7 +21,7 @@ _THREADS_CUT = f"\n{stacktext.THREADS_CUT}\n"
 
 
 def parse_faulthandler(text: str, read: Callable[[str], Body]) -> Stacks:
-    """Return the stacks in a text with line feeds alone; lines of other kinds are passed over.
+    """Return the stacks in a text whose lines end in line feeds; other lines are skipped.
 
     Without names the main thread is the last: the interpreter lists the newest first. That fails when the writer
     stopped at its limit of threads, which a line below the last thread says.

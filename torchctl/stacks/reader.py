@@ -1,7 +1,7 @@
 """Reads the stacks of many workers in any form: a stack that several have in the same words is read once and shared.
 
-How this works: which form a text has is decided by its first line that is the heading of a thread, a whole line and
-wherever it is: neither the length of a path nor what a log has put before changes that. Equal stacks are one object,
+How this works: the first whole line that is a thread's heading, wherever it is, decides which form a text has. Neither
+the length of a path nor log lines before it change that. Equal stacks are one object,
 by which merging groups them without comparing frames.
 """
 
@@ -28,7 +28,7 @@ def parse_stacks(data: bytes) -> Stacks:
 
 
 class _Bodies(dict[str, Body]):
-    """What is below each heading, by its words; what is new is read, and its frames kept."""
+    """The stack below each heading, by its text; a text is read when it is first looked up."""
 
     def __init__(self, keep: Callable[[Frames], Frames]) -> None:
         super().__init__()
@@ -84,5 +84,5 @@ class StackReader:
         return Stacks(tuple(threads), stacks.truncated)
 
     def keep(self, frames: Frames) -> Frames:
-        """Return the one object that stands for these frames."""
+        """Return the one object that equal frames share."""
         return self._frames.setdefault(frames, frames)

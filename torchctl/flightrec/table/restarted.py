@@ -1,4 +1,4 @@
-"""Which files of a folder are of a process that another has replaced: they are no evidence of the present."""
+"""Which files of a folder come from a process that has been replaced since, and so are no evidence of the present."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def former_files(paths: Iterable[str]) -> tuple[set[str], list[str]]:
 
 
 def _replaced(folder: str, rank: int, entries: list[Entry]) -> Iterator[tuple[Entry, str]]:
-    """Yield what is not the present process of a rank, and a sentence about it."""
+    """Yield the processes of a rank that have been replaced, each with a sentence about it."""
     kept = [entry for entry in entries if entry.files]
     jobs = sorted({entry.job_id for entry in kept if entry.job_id is not None})
     if len(jobs) > 1:
