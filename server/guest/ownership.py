@@ -9,13 +9,19 @@ get what C code prints.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 _STANDARD = (0, 1, 2)
+_LOST = "the descriptor is no longer ours"
 _SO_COOKIE = 57  # include/uapi/asm-generic/socket.h; since Linux 4.12
+_COOKIE_BYTES = 8
+_BUFFER_BYTES = 8192
 
 
 class Mark(NamedTuple):
@@ -52,17 +58,24 @@ def close(descriptor: int, marked: Mark | None) -> None:
 class OwnSocket:
     """A socket of ours, as long as its number is still that socket.
 
-    One that is lost before it can be looked at raises OSError.
+    One that is lost before it can be looked at raises OSError. So do `receive`, `send` and `shut_down`, which do not
+    wait, for one that is lost later; `close` leaves that one alone.
 
-    How this works: before each use the kernel is asked for the socket's cookie. Python makes this system call without
-    letting go of the interpreter lock, so the trainer does not get a turn by our asking. What is left is a trainer that
-    closes and opens files just between our question and the system call after it, a microsecond or so; Linux has no
-    call that does both. On kernels before 4.12 `fstat` has to do: it lets go of the lock, so there the gap lasts until
-    we have the lock again.
+    How this works: before each use the kernel is asked for the socket's cookie. Linux has no call that asks and acts in
+    one, so both calls are made without letting go of the interpreter lock: no Python code of the trainer can open a
+    file in between. `getsockopt` keeps the lock anyway; the other calls are libc's own through `ctypes.PyDLL`, since
+    `socket` lets go of the lock just before the system call, which wakes who waits for it: on two busy cores one
+    `os.closerange` in ten was overtaken so. And the interpreter may hand the lock on after each call that stands in the
+    code, but not while a `for` takes the next item: hence `map` in `_call`.
+
+    What is left is C code of the trainer's that opens files without the lock. Where there is no `ctypes`, or no cookie
+    (kernels before 4.12, where `fstat` has to do), the lock is free between question and call.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._libc = _libc()
+        self._buffer: Any = None
         try:
             self._cookie = _cookie(sock)
             self._mark = None if self._cookie else mark(sock.fileno())
@@ -84,10 +97,63 @@ class OwnSocket:
             self.sock.detach()
         return there
 
+    def receive(self, size: int, flags: int = 0) -> bytes:
+        """Return what has come; empty when the other side has sent all.
+
+        Raises:
+            BlockingIOError: nothing has come.
+        """
+        if self._libc is None:
+            return self._there().recv(size, flags)
+        if self._buffer is None:
+            self._buffer = (self._libc.c_char * _BUFFER_BYTES)()
+        count = self._call(self._libc.recv, self._buffer, min(size, _BUFFER_BYTES), flags | socket.MSG_DONTWAIT)
+        return bytes(self._buffer[:count])
+
+    def send(self, data: bytes) -> int:
+        """Send some of it and return how much; no SIGPIPE comes of it.
+
+        Raises:
+            BlockingIOError: there is no room.
+        """
+        if self._libc is None:
+            return self._there().send(data, socket.MSG_NOSIGNAL)
+        return self._call(self._libc.send, data, len(data), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+
+    def shut_down(self, how: int) -> None:
+        """Shut down one direction, or both."""
+        if self._libc is None:
+            self._there().shutdown(how)
+        else:
+            self._call(self._libc.shutdown, how)
+
     def close(self) -> None:
         """Close it, if it is still ours."""
-        if self.is_there():
-            self.sock.close()
+        if self._libc is None:
+            if self.is_there():
+                self.sock.close()
+            return
+        with contextlib.suppress(OSError):
+            self._call(self._libc.close)
+        self.sock.detach()
+
+    def _there(self) -> socket.socket:
+        if not self.is_there():
+            raise ConnectionAbortedError(_LOST)
+        return self.sock
+
+    def _call(self, function: Callable[..., int], *arguments: object) -> int:
+        """Call libc with our number, if it is still ours."""
+        assert self._libc is not None
+        number = self.sock.fileno()
+        if not self._cookie:
+            self._there()
+            return self._libc.checked(function(number, *arguments))
+        for cookie in map(self.sock.getsockopt, (socket.SOL_SOCKET,), (_SO_COOKIE,), (_COOKIE_BYTES,)):
+            if cookie == self._cookie:
+                return self._libc.checked(function(number, *arguments))
+        self.sock.detach()
+        raise ConnectionAbortedError(_LOST)
 
 
 class Sockets:
@@ -109,11 +175,43 @@ def _cookie(sock: socket.socket) -> bytes:
         OSError: the descriptor is closed, or no socket.
     """
     try:
-        return sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE_BYTES)
     except OSError as error:
         if error.errno in (errno.EBADF, errno.ENOTSOCK):
             raise
         return b""
+
+
+class _Libc:
+    """The calls that do not let go of the interpreter lock."""
+
+    def __init__(self) -> None:
+        import ctypes  # late: it costs memory, and fails where Python was built without it
+
+        calls = ctypes.PyDLL(None, use_errno=True)
+        self._get_errno = ctypes.get_errno
+        self.c_char = ctypes.c_char
+        number, pointer, size = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
+        self.recv, self.send, self.shutdown, self.close = calls.recv, calls.send, calls.shutdown, calls.close
+        for call in (self.recv, self.send):
+            call.argtypes, call.restype = [number, pointer, size, number], ctypes.c_ssize_t
+        self.shutdown.argtypes = [number, number]
+        self.close.argtypes = [number]
+
+    def checked(self, result: int) -> int:
+        """Return what a call has returned, or raise its error."""
+        if result < 0:
+            code = self._get_errno()
+            raise OSError(code, os.strerror(code))
+        return result
+
+
+@lru_cache(maxsize=1)
+def _libc() -> _Libc | None:
+    try:
+        return _Libc()
+    except (ImportError, OSError, AttributeError):
+        return None
 
 
 def keep_for_ever(thing: object) -> None:

@@ -33,13 +33,24 @@ class Stream(Protocol):
 class Channel:
     """The plain bytes of one connection; deadlines are in `time.monotonic` seconds.
 
+    Args:
+        connection: as accepted.
+        door: the listening socket's, see `door_of`.
+
     All but `hang_up` and `close` raise OSError when the client has gone or the descriptor is no longer ours, and
     TimeoutError, which is one, at the deadline.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, door: object) -> None:
         self.family = connection.family
         self._own = OwnSocket(connection)
+        # Its number may have become the trainer's since the accept: then it has not come in by our door.
+        if door_of(connection) != door or not self._own.is_there():
+            connection.detach()
+            raise ConnectionAbortedError("the descriptor is no longer ours")
+        self._number = connection.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._number, select.POLLIN)
         try:
             connection.setblocking(False)
             if self.family != socket.AF_UNIX:
@@ -58,17 +69,16 @@ class Channel:
     def receive(self, size: int, deadline: float, flags: int = 0) -> bytes:
         """Return what has come, or comes before the deadline; empty when the client has sent all."""
         while True:
-            try:
-                return self.socket.recv(size, flags)
-            except BlockingIOError:
-                self._wait(select.POLLIN, deadline)
+            self._wait(select.POLLIN, deadline)
+            with contextlib.suppress(BlockingIOError):
+                return self._own.receive(size, flags)
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send all of it."""
-        rest = memoryview(data)
-        while rest:
+        sent = 0
+        while sent < len(data):
             try:
-                rest = rest[self.socket.send(rest, socket.MSG_NOSIGNAL) :]
+                sent += self._own.send(data[sent : sent + _CHUNK_BYTES])
             except BlockingIOError:
                 self._wait(select.POLLOUT, deadline)
 
@@ -80,7 +90,7 @@ class Channel:
 
     def finish_sending(self) -> None:
         """Say that no more comes from us."""
-        self.socket.shutdown(socket.SHUT_WR)
+        self._own.shut_down(socket.SHUT_WR)
 
     def drain(self, timeout_s: float) -> None:
         """Read and drop what still comes, for at most `timeout_s`: an unread rest would reset the answer."""
@@ -92,17 +102,23 @@ class Channel:
     def hang_up(self) -> None:
         """Wake the connection's thread with an end of file; the thread closes the socket itself."""
         with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
+            self._own.shut_down(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the descriptor, if it is ours."""
         self._own.close()
 
     def _wait(self, events: int, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        self._poll.modify(self._number, events)
+        if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
-        poll = select.poll()
-        poll.register(self.socket, events)
-        if not poll.poll(left * 1000):
-            raise TimeoutError
+
+
+def door_of(sock: socket.socket) -> object:
+    """Return what a listening socket has in common with the connections that it accepts, and with no other socket.
+
+    Raises:
+        OSError: the descriptor is closed, or no socket.
+    """
+    name = sock.getsockname()
+    return name if sock.family == socket.AF_UNIX else name[1]  # a path, or the port

@@ -23,7 +23,7 @@ from torchctl import protocol
 from torchctl.server.guest import ownership
 from torchctl.server.guest.companion import Companion
 from torchctl.server.http import unixpath
-from torchctl.server.http.channel import Channel
+from torchctl.server.http.channel import Channel, door_of
 from torchctl.server.http.connection import Connection
 from torchctl.server.http.connections import Connections
 from torchctl.server.http.gate import Gate
@@ -67,6 +67,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             raise
         self.socket.setblocking(False)
         self._own = ownership.Sockets(self.socket, self._wake_end, self._stop_end)
+        self._door = door_of(self.socket)
         self.connections = connections
         self.pid = os.getpid()
         self.gate = gate
@@ -169,7 +170,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 self._wake_end.recv(1, socket.MSG_PEEK)
             return
         try:
-            channel = Channel(connection)
+            channel = Channel(connection, self._door)
         except OSError:
             return  # the trainer has closed it in between, or the client has gone already
         if self.connections.add(channel) is None:

@@ -51,6 +51,6 @@ def test_a_quarter_of_the_places_is_a_crowd_in_which_no_refusal_waits() -> None:
         crowded = []
         for _ in range(3):
             ends = [stack.enter_context(end) for end in socket.socketpair()]
-            assert table.add(Channel(ends[0])) is not None
+            assert table.add(Channel(ends[0], "")) is not None
             crowded.append(table.crowded)
     assert crowded == [False, False, True]
