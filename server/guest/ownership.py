@@ -65,8 +65,8 @@ class OwnSocket:
     one, so both calls are made without letting go of the interpreter lock: no Python code of the trainer can open a
     file in between. `getsockopt` keeps the lock anyway; the other calls are libc's own through `ctypes.PyDLL`, since
     `socket` lets go of the lock just before the system call, which wakes who waits for it: on two busy cores one
-    `os.closerange` in ten was overtaken so. And the interpreter may hand the lock on after each call that stands in the
-    code, but not while a `for` takes the next item: hence `map` in `_call`.
+    `os.closerange` in ten was overtaken so. And the interpreter may hand the lock on after a call, but not while a
+    `for` takes the next item: hence `map` in `_call`.
 
     What is left is C code of the trainer's that opens files without the lock. Where there is no `ctypes`, or no cookie
     (kernels before 4.12, where `fstat` has to do), the lock is free between question and call.

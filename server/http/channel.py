@@ -45,7 +45,11 @@ class Channel:
         self.family = connection.family
         self._own = OwnSocket(connection)
         # Its number may have become the trainer's since the accept: then it has not come in by our door.
-        if door_of(connection) != door or not self._own.is_there():
+        try:
+            came_in = door_of(connection) == door and self._own.is_there()
+        except OSError:
+            came_in = False
+        if not came_in:
             connection.detach()
             raise ConnectionAbortedError("the descriptor is no longer ours")
         self._number = connection.fileno()
@@ -121,4 +125,4 @@ def door_of(sock: socket.socket) -> object:
         OSError: the descriptor is closed, or no socket.
     """
     name = sock.getsockname()
-    return name if sock.family == socket.AF_UNIX else name[1]  # a path, or the port
+    return name[1] if isinstance(name, tuple) else name  # a port, or a path

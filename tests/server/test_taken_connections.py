@@ -1,6 +1,7 @@
 """A trainer that closes all descriptors while clients are connected, and opens files of its own at their numbers."""
 
 import contextlib
+import os
 import socket
 import ssl
 import sys
@@ -12,6 +13,7 @@ import pytest
 from tests.certificates import certificates
 from tests.http_client import connect, post
 from tests.processes import python, running
+from torchctl.server.http.channel import Channel
 
 PING = b"POST /handler/ping HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
 HELD = PING.replace(b"ping", b"held")
@@ -154,4 +156,44 @@ def test_questions_that_are_asked_again_and_again_open_no_file(folder: Path) -> 
         process.wait_for("looks")
         assert [post(path, one).status for one in questions] == [200] * len(questions)
         process.tell("end")
+        assert process.finish() == (0, "", "")
+
+
+def test_what_has_not_come_in_by_our_door_is_left_alone() -> None:
+    """Its number was an accepted connection's until the trainer closed that one and opened this."""
+    mine, other = socket.socketpair()
+    with mine, other, socket.create_server(("127.0.0.1", 0)) as listening:
+        taken = [socket.socket(fileno=os.dup(mine.fileno())), socket.socket(fileno=os.dup(listening.fileno()))]
+        for one, door in zip(taken, ("/run/s", 25000), strict=True):
+            number = one.fileno()
+            with pytest.raises(ConnectionAbortedError):
+                Channel(one, door)
+            assert one.fileno() == -1
+            assert os.get_blocking(number)
+            os.close(number)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import sys\nsys.modules['ctypes'] = None\n",
+        "from torchctl.server.guest import ownership\nownership._SO_COOKIE = 9999\n",
+    ],
+    ids=["a Python without ctypes", "a kernel without cookies"],
+)
+def test_where_the_better_way_is_not_to_be_had_clients_are_served_all_the_same(folder: Path, before: str) -> None:
+    code = before + (
+        "import sys, torchctl.server as s\n"
+        "@s.handler('large')\ndef large(request, response):\n    response.set_content(b'x' * (8 << 20), 'a/b')\n"
+        "server = s.WorkerServer(sys.argv[-1])\nprint('up', flush=True)\nsys.stdin.readline()\nserver.shutdown()\n"
+    )
+    path = str(folder / "s")
+    with running([sys.executable, "-c", code, path]) as process:
+        process.wait_for("up")
+        idle = connect(path)
+        assert post(path, "large").body == b"x" * (8 << 20)
+        assert post(path, "ping", b"y" * 100_000).body == b"pong"
+        process.tell("end")
+        assert idle.recv(1) == b""
+        idle.close()
         assert process.finish() == (0, "", "")
