@@ -51,7 +51,7 @@ def test_our_commands_on_torchs_own_server(torchs: tuple[Process, list[str]]) ->
     assert traceback.exit_code == 0
     assert "main thread: 2 workers" in traceback.stdout
     assert traceback.stdout.count("in wait_for_the_test") == 1
-    trace = run("nccl-trace", *where)
+    trace = run("nccl-trace", *where, "--timeout", "60")
     assert (trace.exit_code, trace.stdout.count("format 2.")) == (0, 2)
     ps = run("ps", *where, "--json")
     assert (ps.exit_code, [worker["state"] for worker in json.loads(ps.stdout)["workers"]]) == (0, ["ok", "ok"])

@@ -15,6 +15,8 @@ from torchctl.cli import cli
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
+PATIENT = ("--timeout", "60")  # the first dump with stacks resolves symbols: a second, and more beside other tests
+
 
 @pytest.fixture(scope="module")
 def job() -> Iterator[Path]:
@@ -39,7 +41,7 @@ def run(*arguments: str) -> Result:
 
 
 def ask(*arguments: str) -> dict[str, Any]:
-    result = run(*arguments, "--json", "--timeout", "60")
+    result = run(*arguments, *PATIENT, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     document = json.loads(result.stdout)
     assert isinstance(document, dict)
@@ -80,23 +82,23 @@ def test_the_others_have_an_active_collective_that_the_stuck_rank_never_entered(
 
 
 def test_parts_of_the_trace_can_be_left_out() -> None:
-    result = run("nccl-trace", "--ranks", "0", "--only-active", "--no-stacktraces")
+    result = run("nccl-trace", *PATIENT, "--ranks", "0", "--only-active", "--no-stacktraces")
     assert result.exit_code == 0
     assert "gloo:all_reduce" in result.stdout
     assert "train_step" not in result.stdout
     assert "retired" not in result.stdout
-    assert "gloo:all_reduce" not in run("nccl-trace", "--ranks", "0", "--no-collectives").stdout
+    assert "gloo:all_reduce" not in run("nccl-trace", *PATIENT, "--ranks", "0", "--no-collectives").stdout
 
 
 def test_a_dump_can_be_saved_and_read_back(folder: Path) -> None:
     saved = folder / "trace_0"
-    live = run("nccl-trace", "--ranks", "0", "--output", str(saved))
+    live = run("nccl-trace", *PATIENT, "--ranks", "0", "--output", str(saved))
     assert live.exit_code == 0
     assert "gloo:all_reduce" in run("nccl-trace", str(saved)).stdout
 
 
 def test_a_rank_that_does_not_exist_is_named_missing() -> None:
-    result = run("nccl-trace", "--ranks", "0,9", "--json")
+    result = run("nccl-trace", *PATIENT, "--ranks", "0,9", "--json")
     assert result.exit_code == 3
     assert "rank 9: no worker found" in result.stderr
     assert [dump["rank"] for dump in json.loads(result.stdout)["dumps"]] == [0]
