@@ -108,3 +108,14 @@ def test_an_output_that_cannot_be_written_is_one_sentence(folder: Path, command:
         arguments = [*TORCHCTL, *command.split(), "--socket", str(folder / "s")]
         out = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (out.returncode, out.stderr) == (1, "torchctl: cannot write the output: No space left on device\n")
+
+
+def test_the_commands_load_with_a_click_whose_parameter_types_take_no_value_type() -> None:
+    code = (
+        "import importlib, click\n"
+        "click.ParamType.__class_getitem__ = None  # as before click 8.4\n"
+        "from torchctl.cli import COMMANDS\n"
+        "for name in COMMANDS: importlib.import_module('torchctl.commands.' + name.replace('-', '_'))\n"
+    )
+    with running([sys.executable, "-c", code]) as process:
+        assert process.finish() == (0, "", "")

@@ -15,12 +15,20 @@ from torchctl.ranks import parse_ranks
 from torchctl.text import parse_host_port
 
 if TYPE_CHECKING:
+    from click import ParamType
     from click.shell_completion import CompletionItem
 
     from torchctl.workers.endpoint import Endpoint
+else:
+
+    class ParamType(click.ParamType):
+        """Click's own, which takes the type of its value only from click 8.4 on; a job's environment may have 8.1."""
+
+        def __class_getitem__(cls, value: object) -> type[click.ParamType]:
+            return cls
 
 
-class Host(click.ParamType[tuple["Endpoint", ...]]):
+class Host(ParamType[tuple["Endpoint", ...]]):
     """HOST:PORT, or a list of them in ClusterShell's grammar."""
 
     name = "HOST:PORT"
@@ -37,7 +45,7 @@ class Host(click.ParamType[tuple["Endpoint", ...]]):
         return tuple(_checked(self, parse_endpoints, value, param, ctx))
 
 
-class Store(click.ParamType[tuple[str, int]]):
+class Store(ParamType[tuple[str, int]]):
     """A store's HOST:PORT."""
 
     name = "HOST:PORT"
@@ -46,7 +54,7 @@ class Store(click.ParamType[tuple[str, int]]):
         return value if isinstance(value, tuple) else _checked(self, parse_host_port, value, param, ctx)
 
 
-class Nodes(click.ParamType[tuple[str, ...]]):
+class Nodes(ParamType[tuple[str, ...]]):
     """A list of hosts in ClusterShell's grammar."""
 
     name = "HOSTS"
@@ -59,7 +67,7 @@ class Nodes(click.ParamType[tuple[str, ...]]):
         return tuple(_checked(self, parse_hosts, value, param, ctx))
 
 
-class Pids(click.ParamType[tuple[int, ...]]):
+class Pids(ParamType[tuple[int, ...]]):
     """PID[,PID...]."""
 
     name = "PID[,PID...]"
@@ -73,7 +81,7 @@ class Pids(click.ParamType[tuple[int, ...]]):
         return tuple(map(int, words))
 
 
-class Ranks(click.ParamType[list[int]]):
+class Ranks(ParamType[list[int]]):
     """A list of ranks, 0,3-7."""
 
     name = "RANKS"
@@ -82,7 +90,7 @@ class Ranks(click.ParamType[list[int]]):
         return value if isinstance(value, list) else _checked(self, parse_ranks, value, param, ctx)
 
 
-class Seconds(click.ParamType[float]):
+class Seconds(ParamType[float]):
     """A time span of more than zero seconds, at most a day."""
 
     name = "SECONDS"
@@ -97,7 +105,7 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
-class SocketPath(click.ParamType[str]):
+class SocketPath(ParamType[str]):
     """A socket's path, or a folder of sockets."""
 
     name = "PATH"
@@ -114,7 +122,7 @@ class SocketPath(click.ParamType[str]):
 
 
 def _checked(
-    kind: click.ParamType[Any],
+    kind: ParamType[Any],
     parse: Callable[[str], Any],
     value: str,
     param: click.Parameter | None,
