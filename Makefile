@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Most tests wait: four at a time keep two cores busy.
 BESIDE ?= -n 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test check fix types lint format-check pytest other-pythons bench completions soak
+.PHONY: demo test check fix types lint format-check pytest bench completions soak
 .DEFAULT_GOAL := check
 
 # torch is named with its exact version, before everything else: a range could fetch a much larger build.
@@ -21,8 +21,9 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/python -m tests.demo.run
 
-# Everything that checks the project; ends with the skipped tests and their reasons.
-test: format-check lint types other-pythons pytest
+# Everything that checks the project, on every supported Python that is installed here.
+test: format-check lint types
+	$(BIN)/python -m tests.every_python $(BESIDE)
 
 # The same on this Python alone.
 check: format-check lint types pytest
@@ -38,9 +39,6 @@ types: $(READY)
 
 pytest: $(READY)
 	$(BIN)/pytest $(BESIDE)
-
-other-pythons: $(READY)
-	$(BIN)/python tests/other_pythons.py
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .

@@ -210,6 +210,21 @@ def test_progress_names_the_slowest_and_ctrl_c_keeps_what_has_come(folder: Path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_that_comes_with_the_last_answer_is_not_swallowed(folder: Path) -> None:
+    @Question
+    def interrupted(endpoint: Endpoint) -> Asking[Reply]:
+        reply = yield handler_request("ping")
+        signal.raise_signal(signal.SIGINT)
+        return reply
+
+    with WorkerServer(str(folder / "s")):
+        transport, asked = Many(), [Endpoint(path=str(folder / "s"))]
+        with pytest.raises(KeyboardInterrupt):
+            transport.ask(asked, interrupted, time.monotonic() + 30)
+        assert transport.ask(asked, ping, time.monotonic() + 30)[0].error is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_on_another_thread_nothing_touches_signals(folder: Path) -> None:
     found: list[Outcome[Reply]] = []
     with WorkerServer(str(folder / "a")), WorkerServer(str(folder / "b")):

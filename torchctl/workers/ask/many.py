@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from torchctl.errors import NotAskedError, TooLargeError, WorkerError
 from torchctl.workers.ask.connecting import connect_tcp, connect_unix, raise_file_limit
 from torchctl.workers.ask.http import ResponseParser, request_bytes
-from torchctl.workers.ask.outcome import Outcome, defect, stopped
+from torchctl.workers.ask.outcome import Outcome, defect, is_stopped, stopped
 from torchctl.workers.ask.question import Conversation, Question, Request
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.ask.resolving import Resolver
@@ -58,11 +58,14 @@ class Many:
         loop = asyncio.new_event_loop()
         self._stopping = partial(loop.call_soon_threadsafe, run.stop)
         try:
-            with _interrupting(loop, run):
+            with _interrupting(loop, run) as interrupts:
                 loop.run_until_complete(run.main())
         finally:
             loop.close()
-        return run.all_outcomes()
+        outcomes = run.all_outcomes()
+        if interrupts and not is_stopped(outcomes):
+            raise KeyboardInterrupt  # the asking was over: it is for the caller
+        return outcomes
 
     def stop(self) -> None:
         if self._stopping is not None:
@@ -263,13 +266,17 @@ def _name(endpoint: Endpoint) -> str:
 
 
 @contextlib.contextmanager
-def _interrupting(loop: asyncio.AbstractEventLoop, run: _Run[Any]) -> Iterator[None]:
-    """Let Ctrl-C stop the run instead of breaking it."""
+def _interrupting(loop: asyncio.AbstractEventLoop, run: _Run[Any]) -> Iterator[list[int]]:
+    """Let Ctrl-C stop the run instead of breaking it; the list gets the signals that came, however late."""
+    seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield seen
         return
     loop.add_signal_handler(signal.SIGINT, run.stop)
+    # In place of asyncio's handler, which does nothing: the loop learns of a signal by its wake-up descriptor, and not
+    # any more once it has ended.
+    signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
     try:
-        yield
+        yield seen
     finally:
         loop.remove_signal_handler(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Run the tests that need no torch, but for some long ones, on every other supported Python that is installed here.
+"""Run all tests on this Python, and beside them those that need no torch, but for some long ones, on the others.
 
 Each gets a virtual environment of its own under .venvs/, made once. A version that is not installed is said
 so at the end: it is no failure.
@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[1]
 BESIDE = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")  # as in the Makefile; all versions run at once
-VERSIONS = ("3.10", "3.12", "3.13")
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 
 
 def find(version: str) -> str | None:
@@ -48,10 +50,14 @@ def environment(version: str, interpreter: str) -> Path:
     return folder
 
 
-def main() -> int:
-    found = {version: find(version) for version in VERSIONS}
-    runs = {version: start(version, interpreter) for version, interpreter in found.items() if interpreter is not None}
+def main(options: list[str]) -> int:
+    """Run everything; `options` are pytest's, for this Python."""
+    here = subprocess.Popen([sys.executable, "-m", "pytest", *options], cwd=ROOT)
+    others = {version: found for version in VERSIONS if version != HERE and (found := find(version)) is not None}
+    with ThreadPoolExecutor() as pool:
+        runs = dict(zip(others, pool.map(start, others, others.values()), strict=True))
     outcomes = dict.fromkeys(VERSIONS, "not installed here")
+    outcomes[HERE] = "passed" if here.wait() == 0 else "failed"
     for version, (process, output) in runs.items():
         code = process.wait()
         output.seek(0)
@@ -73,4 +79,4 @@ def start(version: str, interpreter: str) -> tuple[subprocess.Popen[bytes], IO[s
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
