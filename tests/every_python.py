@@ -52,10 +52,11 @@ def environment(version: str, interpreter: str) -> Path:
 
 def main(options: list[str]) -> int:
     """Run everything; `options` are pytest's, for this Python."""
-    here = subprocess.Popen([sys.executable, "-m", "pytest", *options], cwd=ROOT)
     others = {version: found for version in VERSIONS if version != HERE and (found := find(version)) is not None}
-    with ThreadPoolExecutor() as pool:
-        runs = dict(zip(others, pool.map(start, others, others.values()), strict=True))
+    with ThreadPoolExecutor() as pool:  # before any test runs: installing keeps the disk busy for a minute
+        folders = dict(zip(others, pool.map(environment, others, others.values()), strict=True))
+    here = subprocess.Popen([sys.executable, "-m", "pytest", *options], cwd=ROOT)
+    runs = {version: start(folder) for version, folder in folders.items()}
     outcomes = dict.fromkeys(VERSIONS, "not installed here")
     outcomes[HERE] = "passed" if here.wait() == 0 else "failed"
     for version, (process, output) in runs.items():
@@ -69,10 +70,10 @@ def main(options: list[str]) -> int:
     return 1 if "failed" in outcomes.values() else 0
 
 
-def start(version: str, interpreter: str) -> tuple[subprocess.Popen[bytes], IO[str]]:
-    """Start the tests of one version; return the run and the file of its output."""
+def start(environment: Path) -> tuple[subprocess.Popen[bytes], IO[str]]:
+    """Start the tests in a virtual environment; return the run and the file of its output."""
     output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by main)
-    python = environment(version, interpreter) / "bin" / "python"
+    python = environment / "bin" / "python"
     command = [str(python), "-m", "pytest", "-q", "-m", "not torch and not once", "-p", "no:cacheprovider", *BESIDE]
     run = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     return run, output

@@ -273,8 +273,8 @@ def _interrupting(loop: asyncio.AbstractEventLoop, run: _Run[Any]) -> Iterator[l
         yield seen
         return
     loop.add_signal_handler(signal.SIGINT, run.stop)
-    # In place of asyncio's handler, which does nothing: the loop learns of a signal by its wake-up descriptor, and not
-    # any more once it has ended.
+    # In place of asyncio's handler, which does nothing: the loop learns of a signal by its wake-up descriptor, and only
+    # while it runs.
     signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
     try:
         yield seen
