@@ -22,6 +22,10 @@ _LOST = "the descriptor is no longer ours"
 _SO_COOKIE = 57  # include/uapi/asm-generic/socket.h; since Linux 4.12
 _COOKIE_BYTES = 8
 _BUFFER_BYTES = 8192
+# Plain numbers: the members of `socket` are enums, whose `|` takes longer than the call.
+_DONTWAIT = int(socket.MSG_DONTWAIT)
+_SEND_FLAGS = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+_QUESTION = (int(socket.SOL_SOCKET),), (_SO_COOKIE,), (_COOKIE_BYTES,)
 
 
 class Mark(NamedTuple):
@@ -75,7 +79,8 @@ class OwnSocket:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._libc = _libc()
-        self._buffer: Any = None
+        self._buffer: Any = None  # and where it is; made when something is to be read
+        self._address = 0
         try:
             self._cookie = _cookie(sock)
             self._mark = None if self._cookie else mark(sock.fileno())
@@ -106,9 +111,10 @@ class OwnSocket:
         if self._libc is None:
             return self._there().recv(size, flags)
         if self._buffer is None:
-            self._buffer = (self._libc.c_char * _BUFFER_BYTES)()
-        count = self._call(self._libc.recv, self._buffer, min(size, _BUFFER_BYTES), flags | socket.MSG_DONTWAIT)
-        return bytes(self._buffer[:count])
+            self._buffer, self._address = self._libc.new_buffer()
+        count = self._call(self._libc.recv, self._address, min(size, _BUFFER_BYTES), flags | _DONTWAIT)
+        data: bytes = self._buffer[:count]
+        return data
 
     def send(self, data: bytes) -> int:
         """Send some of it and return how much; no SIGPIPE comes of it.
@@ -118,7 +124,7 @@ class OwnSocket:
         """
         if self._libc is None:
             return self._there().send(data, socket.MSG_NOSIGNAL)
-        return self._call(self._libc.send, data, len(data), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        return self._call(self._libc.send, data, len(data), _SEND_FLAGS)
 
     def shut_down(self, how: int) -> None:
         """Shut down one direction, or both."""
@@ -145,14 +151,16 @@ class OwnSocket:
     def _call(self, function: Callable[..., int], *arguments: object) -> int:
         """Call libc with our number, if it is still ours."""
         assert self._libc is not None
-        number = self.sock.fileno()
+        sock = self.sock
+        number = sock.fileno()
         if not self._cookie:
             self._there()
             return self._libc.checked(function(number, *arguments))
-        for cookie in map(self.sock.getsockopt, (socket.SOL_SOCKET,), (_SO_COOKIE,), (_COOKIE_BYTES,)):
+        for cookie in map(sock.getsockopt, *_QUESTION):
             if cookie == self._cookie:
-                return self._libc.checked(function(number, *arguments))
-        self.sock.detach()
+                result = function(number, *arguments)
+                return result if result >= 0 else self._libc.checked(result)
+        sock.detach()
         raise ConnectionAbortedError(_LOST)
 
 
@@ -190,13 +198,18 @@ class _Libc:
 
         calls = ctypes.PyDLL(None, use_errno=True)
         self._get_errno = ctypes.get_errno
-        self.c_char = ctypes.c_char
+        self._ctypes = ctypes
         number, pointer, size = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
         self.recv, self.send, self.shutdown, self.close = calls.recv, calls.send, calls.shutdown, calls.close
         for call in (self.recv, self.send):
             call.argtypes, call.restype = [number, pointer, size, number], ctypes.c_ssize_t
         self.shutdown.argtypes = [number, number]
         self.close.argtypes = [number]
+
+    def new_buffer(self) -> tuple[Any, int]:
+        """Return memory to read into, and its address."""
+        buffer = self._ctypes.create_string_buffer(_BUFFER_BYTES)
+        return buffer, self._ctypes.addressof(buffer)
 
     def checked(self, result: int) -> int:
         """Return what a call has returned, or raise its error."""

@@ -55,6 +55,7 @@ class Channel:
         self._number = connection.fileno()
         self._poll = select.poll()
         self._poll.register(self._number, select.POLLIN)
+        self._waits_for = select.POLLIN
         try:
             connection.setblocking(False)
             if self.family != socket.AF_UNIX:
@@ -74,8 +75,10 @@ class Channel:
         """Return what has come, or comes before the deadline; empty when the client has sent all."""
         while True:
             self._wait(select.POLLIN, deadline)
-            with contextlib.suppress(BlockingIOError):
+            try:
                 return self._own.receive(size, flags)
+            except BlockingIOError:
+                continue
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send all of it."""
@@ -113,7 +116,9 @@ class Channel:
         self._own.close()
 
     def _wait(self, events: int, deadline: float) -> None:
-        self._poll.modify(self._number, events)
+        if events != self._waits_for:
+            self._poll.modify(self._number, events)
+            self._waits_for = events
         if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
 

@@ -27,10 +27,11 @@ class JobPlace(NamedTuple):
 
 def place_in(environment: Mapping[str, str]) -> JobPlace:
     """Return rank, local rank and world size as the launcher set them."""
-    for names in _LAUNCHERS:
-        values = [parse_number(environment.get(name)) for name in names]
-        if values[0] is not None:
-            return JobPlace(*values)
+    for rank_name, *others in _LAUNCHERS:
+        rank = parse_number(environment.get(rank_name))
+        if rank is not None:
+            local_rank, world_size = (parse_number(environment.get(name)) for name in others)
+            return JobPlace(rank, local_rank, world_size)
     return JobPlace(None, parse_number(environment.get("LOCAL_RANK")), None)
 
 
