@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Most tests wait: four at a time keep two cores busy.
-BESIDE ?= -n 4 --dist loadgroup --no-loadscope-reorder
+# Most tests wait: three at a time, and the other Pythons' beside them, keep two cores busy.
+BESIDE ?= -n 3 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test check fix types lint format-check pytest bench completions soak
 .DEFAULT_GOAL := check

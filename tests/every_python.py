@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")  # as in the Makefile; all versions run at once
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 
@@ -74,7 +73,7 @@ def start(environment: Path) -> tuple[subprocess.Popen[bytes], IO[str]]:
     """Start the tests in a virtual environment; return the run and the file of its output."""
     output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by main)
     python = environment / "bin" / "python"
-    command = [str(python), "-m", "pytest", "-q", "-m", "not torch and not once", "-p", "no:cacheprovider", *BESIDE]
+    command = [str(python), "-m", "pytest", "-q", "-m", "not torch and not once", "-p", "no:cacheprovider"]
     run = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     return run, output
 
