@@ -119,3 +119,22 @@ def test_the_commands_load_with_a_click_whose_parameter_types_take_no_value_type
     )
     with running([sys.executable, "-c", code]) as process:
         assert process.finish() == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"), [("pnig", " Did you mean 'ping'?"), ("digaose", " Did you mean 'diagnose'?"), ("x", "")]
+)
+def test_a_mistyped_command_is_answered_with_the_nearest(typed: str, said: str) -> None:
+    result = run(typed)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.endswith(f"Error: No such command '{typed}'.{said}\n")
+
+
+@pytest.mark.parametrize("former", ["default_int_handler", "SIG_IGN"])
+def test_ctrl_c_while_modules_load_is_no_traceback(former: str) -> None:
+    code = (
+        f"import signal\nsignal.signal(signal.SIGINT, signal.{former})\nimport torchctl.__main__\n"
+        "print(signal.getsignal(signal.SIGINT).name)\n"
+    )
+    with running([sys.executable, "-c", code]) as process:
+        assert process.finish() == (0, "SIG_DFL\n" if former == "default_int_handler" else "SIG_IGN\n", "")

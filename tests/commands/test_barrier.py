@@ -240,7 +240,7 @@ def test_a_wrong_world_size_does_not_outlive_its_arrival(server: Any) -> None:
 def test_a_timeout_that_is_no_time_is_a_usage_error(timeout: str) -> None:
     result = run("--store", "h:1", "--world-size", "2", "--timeout", timeout)
     assert result.exit_code == 2
-    assert "is not between 0 and 86400 seconds" in result.stderr
+    assert "must be more than 0 and at most 86400 seconds" in result.stderr
 
 
 @pytest.mark.parametrize("value", ["no number", "9999999999999999999"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.diagnosis.rows import (
+    TORCH_FILE,
     WORLD,
     Rows,
     elsewhere,
@@ -86,3 +87,14 @@ def test_names_of_the_users_change_nothing() -> None:
         found = look(rows, WORLD, stacks)
         verdicts.append((told(found), [one.confidence for one in found.findings]))
     assert verdicts == [([("not_entered", (3,), (0, 1, 2))], ["likely"])] * 5
+
+
+def test_a_wrapper_that_py_spy_names_in_full_is_no_operation() -> None:
+    logger = "/opt/lib/python3.11/site-packages/torch/distributed/c10d_logger.py"
+    wrapped = stack(
+        (TORCH_FILE, 10, "monitored_barrier"),
+        (logger, 83, "_exception_logger.<locals>.wrapper"),
+        ("/home/ada/train.py", 7, "step"),
+    )
+    found = only(look({}, {}, {0: wrapped, 1: elsewhere(), 2: wrapped}))
+    assert found.summary.startswith("rank 1 never entered monitored_barrier;")

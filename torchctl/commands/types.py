@@ -101,7 +101,7 @@ class Seconds(ParamType[float]):
         except ValueError:
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
         if not (math.isfinite(seconds) and 0 < seconds <= 86400):
-            self.fail(f"{value!r} is not between 0 and 86400 seconds", param, ctx)
+            self.fail(f"{value!r} must be more than 0 and at most 86400 seconds", param, ctx)
         return seconds
 
 

@@ -81,8 +81,9 @@ def _distributed_call(frames: tuple[StackFrame, ...]) -> str:
         inside = codepaths.short(frame.file).partition("torch/distributed/")[2]
         if not inside or inside.startswith(_SERVICES):
             break
-        if frame.function not in _WRAPPERS:
-            call = frame.function
+        name = frame.function.rpartition(".")[2]  # py-spy prints `_exception_logger.<locals>.wrapper`
+        if name not in _WRAPPERS:
+            call = name
     return call
 
 
