@@ -98,6 +98,7 @@ def test_every_command_reads_the_folder(kind: str, job: Path, tmp_path: Path) ->
     assert finding["location"]["file"] == "/home/ada/load.py"
     assert found["ranks"]["seen"] == [0, 1, 2]
     assert found["failures"] == []
+    assert "   culprit   rank 2, host node1, pid 102\n" in run("diagnose", out).stdout
 
     dumps = json.loads(run("nccl-trace", "--json", out).stdout)["dumps"]
     assert [one["rank"] for one in dumps] == [0, 1, 2]

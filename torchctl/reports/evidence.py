@@ -131,12 +131,14 @@ def _take_manifest(evidence: Evidence, folder: str) -> None:
     if manifest is None:
         return
     evidence.world_size = max(evidence.world_size or 0, manifest.world_size or 0) or None
-    if not manifest.one_moment:
-        return
     entries = [(entry.rank, entry) for entry in manifest.entries if entry.rank is not None]
     for rank, entry in entries:
         if entry.files or entry.pid is not None:
             evidence.places[rank] = Place(entry.host, entry.pid)
+    if not manifest.one_moment:
+        return
+    for rank, entry in entries:
+        if entry.files or entry.pid is not None:
             if STACKS in entry.failures:
                 evidence.unread.append(no_stacks(entry.endpoint, rank, entry.failures[STACKS]))
         elif TRACE in entry.failures:
