@@ -1,14 +1,13 @@
 """What every test shares: short folders for sockets, and an environment without other people's jobs."""
 
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.folders import short_folder
 
 # The same random cases at each run: whoever changes a line is not to be held up by a case that nobody has met before.
 # `HYPOTHESIS_PROFILE=new .venv/bin/pytest` looks for such cases.
@@ -93,20 +92,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder whose path is short enough for sockets, whatever the test's name."""
-    path = Path(tempfile.mkdtemp(prefix="tc-"))
-    yield path
-    _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Remove a test's folder; the sentinel of a worker that was killed may still be writing its last word there."""
-    deadline = time.monotonic() + 10
-    while path.exists():
-        try:
-            shutil.rmtree(path)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
+    with short_folder() as path:
+        yield path
 
 
 @pytest.fixture(autouse=True)

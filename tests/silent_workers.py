@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.control_groups import frozen_group, memory_group
+from tests.folders import short_folder
 from tests.http_client import Reply, post, request
 from tests.processes import Process, python
 from tests.sentinels import HOLD_UNTIL_TOLD, IDLE, degraded, eventually, held, stop, worker
@@ -87,7 +87,7 @@ class Silent:
 def silent_workers() -> Iterator[dict[str, Silent]]:
     """Yield them by the way in which they are silent; those that this machine cannot make are missing."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tc-", ignore_cleanup_errors=True)))
+        folder = stack.enter_context(short_folder())
         environment = {"RANK": "2", "TORCHCTL_TOKEN": TOKEN, "TORCHCTL_RUNTIME_DIR": str(folder / "run")}
         groups = {"frozen": stack.enter_context(frozen_group()), "memory": stack.enter_context(memory_group(64 * _MIB))}
         names = [name for name in CODE if groups.get(name, True)]

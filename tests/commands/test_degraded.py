@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.folders import short_folder
 from tests.processes import Process, python
 from tests.sentinels import alive, degraded, eventually, held, stop, worker
 from torchctl.cli import cli
@@ -35,7 +35,7 @@ def steady(text: str) -> str:
 def stopped_job() -> Iterator[tuple[list[Process], Path]]:
     """Three ranks in a runtime folder; rank 1 is stopped, and its sentinel answers."""
     with contextlib.ExitStack() as stack:
-        runtime_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tc-", ignore_cleanup_errors=True)))
+        runtime_dir = stack.enter_context(short_folder())
         about = {"WORLD_SIZE": "3", "TORCHCTL_JOB_ID": "j", "TORCHCTL_RUNTIME_DIR": str(runtime_dir)}
         paths = [runtime_dir / f"rank{rank}-0.sock" for rank in range(3)]
         processes = []

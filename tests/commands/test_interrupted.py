@@ -1,5 +1,6 @@
 """Ctrl-C at each moment of a command: what has come is printed, what is missing is said, the exit code is 130."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -149,7 +150,10 @@ def wait_for_sleep(pid: int) -> None:
     quiet = 0
     while quiet < 5:
         assert time.monotonic() < deadline
-        links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd") if int(name) > 2]
+        links = []
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                links += [os.readlink(f"/proc/{pid}/fd/{name}")] if int(name) > 2 else []
         asleep = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
         quiet = quiet + 1 if asleep and not any(link.startswith("socket:") for link in links) else 0
         time.sleep(0.02)

@@ -1,7 +1,6 @@
 """A real gloo job of which one rank holds its interpreter lock in C code: its sentinel answers, and it is named."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from tests import guide
 from tests.demo.job import torchrun_job
+from tests.folders import short_folder
 from tests.sentinels import eventually
 from torchctl.cli import cli
 
@@ -48,9 +48,9 @@ def run(*arguments: str) -> Result:
 @pytest.fixture(scope="module")
 def job() -> Iterator[Path]:
     """Return the runtime folder of the job, as soon as the stuck rank's sentinel answers."""
-    with tempfile.TemporaryDirectory(prefix="tc-") as folder, pytest.MonkeyPatch.context() as patch:
-        runtime_dir = Path(folder) / "run"
-        script = Path(folder) / "train.py"
+    with short_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        runtime_dir = folder / "run"
+        script = folder / "train.py"
         script.write_text(TRAINING)
         patch.setenv("TORCHCTL_RUNTIME_DIR", str(runtime_dir))
         patch.delenv("TORCHCTL_SENTINEL", raising=False)

@@ -1,7 +1,6 @@
 """A real 4-rank torchrun job (gloo) of which one rank is stuck, asked from outside."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from tests import guide
 from tests.demo.job import torchrun_job
+from tests.folders import short_folder
 from torchctl.cli import cli
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
@@ -23,8 +23,8 @@ def job() -> Iterator[Path]:
     """Return the runtime folder of a job that hangs."""
     from tests.demo import run, train
 
-    with tempfile.TemporaryDirectory(prefix="tc-") as folder, pytest.MonkeyPatch.context() as patch:
-        runtime_dir = Path(folder) / "run"
+    with short_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        runtime_dir = folder / "run"
         patch.setenv("TORCHCTL_RUNTIME_DIR", str(runtime_dir))
         with torchrun_job(Path(train.__file__), run.RANKS, runtime_dir):
             run.wait_for_hang()

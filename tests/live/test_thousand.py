@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.folders import short_folder
 from tests.processes import python
 from tests.servers import STUCK_RANK, serving
 from torchctl.cli import cli
@@ -41,9 +42,8 @@ def run(*arguments: str) -> Result:
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a folder with the sockets of 1,024 servers; each process has one rank of its own."""
-    import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="tc-") as folder, contextlib.ExitStack() as stack:
+    with short_folder() as folder, contextlib.ExitStack() as stack:
         for number in range(PROCESSES):
             code = SERVERS.format(first=number * EACH, count=EACH, folder=folder)
             environment = {"TORCHCTL_JOB_ID": "thousand", "PYTHONPATH": os.getcwd(), "TORCHCTL_SENTINEL": "0"}

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from tests import guide
 from tests.demo.job import torchrun_job
+from tests.folders import short_folder
 from torchctl.cli import cli
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(400)]
@@ -42,8 +42,8 @@ def job() -> Iterator[Job]:
     assert odd.STUCK_RANK == STUCK
     options = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", "whole-job"]
     options += ["--monitor-interval", "3600"]
-    with tempfile.TemporaryDirectory(prefix="tc-") as folder, pytest.MonkeyPatch.context() as patch:
-        runtime_dir = Path(folder) / "run"
+    with short_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        runtime_dir = folder / "run"
         patch.setenv("TORCHCTL_RUNTIME_DIR", str(runtime_dir))
         patch.setenv("RES_OPTIONS", "attempts:0")
         with torchrun_job(Path(odd.__file__), RANKS, runtime_dir, options=options):

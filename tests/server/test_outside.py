@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.folders import short_folder
 from tests.http_client import Reply, post
 from tests.processes import Process
 from tests.sentinels import IDLE, SERVE, alive, at_once, degraded, eventually, held, stop, words, worker
@@ -94,7 +94,7 @@ def workers() -> Iterator[Workers]:
     if not can_run_bare():
         pytest.skip("py-spy lies beside the interpreter itself")
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tc-", ignore_cleanup_errors=True)))
+        folder = stack.enter_context(short_folder())
         stack.enter_context(pytest.MonkeyPatch.context()).setenv("TORCHCTL_RUNTIME_DIR", str(folder / "run"))
         found = {}
         for name, code in BARE.items():
