@@ -153,9 +153,13 @@ class WorkerError(TorchctlError):
         detail: what happened, read after the endpoint: "refused the connection".
         endpoint: the address that was asked, as shown to the operator.
         rank: the worker's global rank, None while unknown.
+
+    Attributes:
+        blocked: whether something keeps its process from answering; None while unknown.
     """
 
     kind = "worker"
+    blocked: bool | None = None
 
     def __init__(self, detail: str, *, endpoint: str, rank: int | None = None, hint: str | None = None) -> None:
         self.detail = detail

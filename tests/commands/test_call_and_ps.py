@@ -67,8 +67,8 @@ def test_handlers_lists_names_and_who_lacks_one(worker: str, folder: Path) -> No
     other = str(folder / "other")
     with listening(other, listeners.reply(b'["ping", "only\\u001b[31mhere"]')):
         result = run("handlers", "--socket", worker, "--socket", other)
-    assert "only\\x1b[31mhere  (1 workers)\n" in result.stdout
-    assert "info  (ranks 3)\n" in result.stdout
+    assert "only\\x1b[31mhere  (1 worker)\n" in result.stdout
+    assert "info  (rank 3)\n" in result.stdout
     assert "\nping\n" in result.stdout
     assert "info" in json.loads(run("handlers", "--json").stdout)["workers"][0]["handlers"]
 

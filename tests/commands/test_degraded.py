@@ -82,6 +82,13 @@ def test_ping_ps_and_call_say_degraded_and_exit_with_3(job: tuple[list[Process],
     assert steady(lines[-1]) == f"rank 1 degraded since HH:MM:SS: {REASON}"
     (told,) = [one for one in json.loads(run("ps", "--json").stdout)["workers"] if one["state"] == "degraded"]
     assert (told["rank"], told["reason"], told["pid"]) == (1, REASON, pid)
+    for command in (["handlers"], ["call", "ping"]):
+        result = run(*command, "--timeout", "20")
+        assert result.exit_code == 3
+        said = f"torchctl: rank 1: its sentinel answered in its place: degraded since HH:MM:SS: {REASON}\n"
+        assert steady(result.stderr) == said
+    listed = json.loads(run("handlers", "--json", "--timeout", "20").stdout)["workers"]
+    assert [one["degraded"] for one in listed] == [None, REASON, None]
     result = run("call", "torch_profile", "--ranks", "1", "-p", "duration=1")
     assert result.exit_code == 3
     assert "cannot answer for itself: degraded since" in result.stderr and REASON in result.stderr

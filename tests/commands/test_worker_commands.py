@@ -162,10 +162,12 @@ def test_a_killed_ranks_socket_is_a_rank_without_an_answer(
 
 def test_ranks_of_which_nothing_is_found_are_listed(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    for command in (["ping"], ["ps"], ["traceback"], ["handlers"], ["call", "ping"]):
+    for command in (["ping"], ["ps"], ["traceback"], ["handlers"], ["call", "ping"], ["nccl-trace"]):
         result = run(*command)
         assert (result.exit_code, result.stderr) == (0, "torchctl: ranks 0-2,4-7: not found (7)\n")
         assert run(*command, "--ranks", "3").stderr == ""
+        named = run(*command, "--ranks", "3,5")
+        assert (named.exit_code, named.stderr) == (3, "torchctl: rank 5: no worker found\n")
         assert run(*command, "--socket", worker).stderr == ""
     assert json.loads(run("ping", "--json").stdout)["not_found"] == [{"job_id": None, "ranks": [0, 1, 2, 4, 5, 6, 7]}]
 

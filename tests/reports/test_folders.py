@@ -100,8 +100,18 @@ def test_every_command_reads_the_folder(kind: str, job: Path, tmp_path: Path) ->
     assert found["failures"] == []
     assert "   culprit   rank 2, host node1, pid 102\n" in run("diagnose", out).stdout
 
-    dumps = json.loads(run("nccl-trace", "--json", out).stdout)["dumps"]
-    assert [one["rank"] for one in dumps] == [0, 1, 2]
+    traces = json.loads(run("nccl-trace", "--json", out).stdout)
+    assert [one["rank"] for one in traces["dumps"]] == [0, 1, 2]
+    assert [(one["rank"], one["kind"]) for one in traces["failed"]] == [(3, "not_collected")]
+    shown = run("nccl-trace", out)
+    assert shown.exit_code == 3
+    said, hint = shown.stderr.splitlines()
+    assert said.startswith("torchctl: rank 3: ") and "process" in said
+    assert hint.startswith("  while the job runs, `torchctl collect`")
+    for name in (path for path in out.iterdir() if "trace_rank_" in path.name):
+        name.unlink()
+    nothing = run("nccl-trace", out)
+    assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (3, "", shown.stderr)
 
 
 @pytest.mark.parametrize("kind", KINDS)

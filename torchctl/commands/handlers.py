@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import click
@@ -37,17 +38,27 @@ def _lines(result: Survey[Handlers]) -> str:
     lines = []
     for name in sorted({name for answer in answers for name in answer.names}):
         having = [answer for answer in answers if name in answer.names]
-        ranks = fold_ranks(answer.rank for answer in having if answer.rank is not None)
-        some = "" if len(having) == len(answers) else f"  ({f'ranks {ranks}' if ranks else f'{len(having)} workers'})"
-        lines.append(printable(name) + some)
+        lines.append(printable(name) + ("" if len(having) == len(answers) else f"  ({_who(having)})"))
     return "\n".join(lines)
+
+
+def _who(answers: Sequence[Handlers]) -> str:
+    ranks = [answer.rank for answer in answers if answer.rank is not None]
+    count, noun = (len(ranks), "rank") if ranks else (len(answers), "worker")
+    return f"{noun}{'s' * (count != 1)} {fold_ranks(ranks)}" if ranks else f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _json(result: Survey[Handlers]) -> str:
     from torchctl.render.json import document
 
     workers = [
-        {"rank": answer.rank, "endpoint": str(endpoint), "handlers": answer.names}
-        for endpoint, answer in result.answers
+        {
+            "rank": answer.rank,
+            "endpoint": str(one.endpoint),
+            "handlers": answer.names,
+            "degraded": one.identity.degraded,
+        }
+        for one in result.answered
+        if (answer := one.value) is not None
     ]
     return document("handlers", {"workers": workers, **failures_json(result)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,14 +13,12 @@ import click
 
 from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
-from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError, TorchctlError
+from torchctl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, TorchctlError
 from torchctl.files import write_file
-from torchctl.flightrec.decoding.decode import rank_from_name
 from torchctl.flightrec.decoding.raw import Failure, RawDump
-from torchctl.flightrec.table.folder import Found, find_files
-from torchctl.flightrec.table.gather import collector_off, decode_each, order, read_files
+from torchctl.flightrec.table.gather import collector_off, decode_each, order
 from torchctl.flightrec.view.choice import DEFAULT_LAST, Choice
-from torchctl.ranks import fold_ranks
+from torchctl.reports.traces import FileTraces, Traces, WorkerTraces
 from torchctl.text import printable
 from torchctl.workers.targets import Targets
 
@@ -64,66 +61,26 @@ def command(
     JSON, format 2.x. Nothing in a dump is ever executed. By default it shows the active operations and the last 20.
     """
     choice = Choice(last, group, only_active, not no_collectives, not no_stacktraces)
-    paths = _dumps_of([*files, *more])
+    paths = [*files, *more]
     if paths and (targets.names_any() or targets.ranks is not None):
         raise click.UsageError("--socket, --host and --ranks only apply to live workers, not to a FILE")
 
+    frames = choice.stacktraces and choice.collectives
+    traces = FileTraces(paths) if paths else WorkerTraces(targets, frames=frames)
+
     def take() -> Iterator[RawDump | Failure]:
-        raw: Iterable[RawDump | Failure] = read_files(paths) if paths else fetch_dumps(targets, choice)
+        raw: Iterable[RawDump | Failure] = traces
         if output is not None:
             raw = list(raw)
             _save(raw, output)  # before decoding: what cannot be read is worth keeping
         yield from raw
 
     with collector_off(), _importing_ahead(targets.as_json):  # while the first child starts
-        views, failures = _views(take(), choice)
+        views, unread = _views(take(), choice)
     if group is not None:
         _refuse_unknown_group(views, group)
-    _show(views, failures, targets.as_json)
-    return _report(views, failures)
-
-
-def _dumps_of(paths: list[str]) -> list[Found]:
-    """Return the dumps under paths: a file is itself, a folder all that it holds, by rank."""
-    found: list[Found] = []
-    for path in paths:
-        if not os.path.isdir(path):
-            found.append(Found(path, rank_from_name(path), True))
-            continue
-        dumps = [file for file in find_files([path])[0] if file.claimed]
-        if not dumps:
-            raise TorchctlError(
-                f"no flight-recorder dump in {path}", hint="give the dump files, or a folder that holds them"
-            )
-        found += sorted(dumps, key=lambda file: (file.rank is None, file.rank or 0, file.path))
-    return found
-
-
-def fetch_dumps(targets: Targets, choice: Choice) -> list[RawDump | Failure]:
-    """Return the dumps of live workers, and a failure for each without one.
-
-    Frames are asked for if they are to be shown: the first such dump of a process takes it a second.
-
-    Raises:
-        NoWorkersError: there is nobody to ask.
-    """
-    from torchctl.workers.questions.dumps import dumps_question
-    from torchctl.workers.roll import find_workers
-    from torchctl.workers.survey import survey
-
-    question = dumps_question(stacktraces=choice.stacktraces and choice.collectives)
-    result = survey(find_workers(targets), question)
-    found: list[RawDump | Failure] = []
-    for endpoint, dumps in result.answers:
-        for trace in dumps.traces:
-            found.append(RawDump(str(endpoint), dumps.rank, trace.body, answered_ns=trace.answered_ns))
-    for outcome in result.outcomes:
-        if outcome.error is not None:
-            found.append(Failure(str(outcome.endpoint), outcome.error.rank, outcome.error))
-    if result.missing_ranks:
-        error = NoWorkersError(f"rank {fold_ranks(result.missing_ranks)}: no worker found")
-        found.append(Failure("", result.missing_ranks[0], error))
-    return found
+    _show(views, traces, unread, targets.as_json)
+    return _report(views, traces, unread)
 
 
 def _save(raw_dumps: list[RawDump | Failure], path: str) -> None:
@@ -174,11 +131,11 @@ def _refuse_unknown_group(views: list[TraceView], group: str) -> None:
     raise TorchctlError(f"no dump has a process group named {group}", hint=f"the groups are: {names or 'none'}")
 
 
-def _show(views: list[TraceView], failures: list[Failure], as_json: bool) -> None:
+def _show(views: list[TraceView], traces: Traces, unread: list[Failure], as_json: bool) -> None:
     if as_json:
         from torchctl.render.nccl_trace_json import json_parts
 
-        for part in json_parts(views, failures):
+        for part in json_parts(views, sorted([*traces.failures, *unread], key=order)):
             click.echo(part, nl=False)
         click.echo()
         return
@@ -190,13 +147,20 @@ def _show(views: list[TraceView], failures: list[Failure], as_json: bool) -> Non
         click.echo("\n".join(plain_lines(views)))
 
 
-def _report(views: list[TraceView], failures: list[Failure]) -> int:
-    """Print one line per failure on stderr, then each hint once; return their exit code, or 3 for a mixed result."""
-    if not failures:
-        return EXIT_OK
-    for failure in failures:
+def _report(views: list[TraceView], traces: Traces, unread: list[Failure]) -> int:
+    """Say on stderr what is missing and what cannot be read; return the code: that of all if all failed alike."""
+    if traces.missing is not None:
+        from torchctl.render.failures import failure_lines
+
+        for line in failure_lines(traces.missing):
+            click.echo(line, err=True)
+    for failure in unread:
         click.echo(f"torchctl: {printable(str(failure.error))}", err=True)
-    for hint in dict.fromkeys(failure.error.hint for failure in failures if failure.error.hint):
+    for hint in dict.fromkeys(failure.error.hint for failure in unread if failure.error.hint):
         click.echo(f"  {printable(hint)}", err=True)
-    codes = {failure.error.exit_code for failure in failures}
+    codes = {failure.error.exit_code for failure in unread} | ({traces.exit_code} - {EXIT_OK})
+    if EXIT_INTERRUPTED in codes:
+        return EXIT_INTERRUPTED
+    if not codes:
+        return EXIT_OK
     return EXIT_UNREACHABLE if views or len(codes) > 1 else codes.pop()

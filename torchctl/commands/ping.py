@@ -29,7 +29,7 @@ def command(targets: Targets) -> None:
     text = _json(result) if targets.as_json else _table(result)
     if text:
         click.echo(text)
-    finish(result)
+    finish(result, degraded_told=True)
 
 
 def _table(result: Survey[Reply]) -> str:

@@ -66,7 +66,7 @@ def command(targets: Targets, save: str | None, forget: bool) -> None:
         _print_died(died)
     if save is not None:
         _save(result, save)
-    finish(result)
+    finish(result, degraded_told=True)
 
 
 def _died(targets: Targets) -> list[LastWord]:

@@ -77,7 +77,7 @@ def command(
         if thread is not None and jobs and not any(job.merged.roles for job in jobs):
             raise _no_such_thread(thread, jobs)
         told = _print_merged(result, jobs, classes=classes, full=full, samples=samples)
-    finish(result, told=told)
+    finish(result, told=told, degraded_told=True)
 
 
 def _no_such_thread(thread: str, jobs: list[JobStacks]) -> TorchctlError:

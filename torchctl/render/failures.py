@@ -8,14 +8,23 @@ from typing import Any
 from torchctl.errors import WorkerError
 from torchctl.ranks import Member, fold_ranks
 from torchctl.text import printable
+from torchctl.workers.ask.outcome import Outcome
+from torchctl.workers.ask.reply import degraded_words
+from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import Survey
 
 _SENTENCES = 3  # failures of one kind that get a sentence each; more are folded to one line
 
 
-def failure_lines(survey: Survey[Any], *, told: bool = False) -> list[str]:
-    """Return the lines for stderr: the failures (unless `told`), each kind's hint once, then the notes."""
+def failure_lines(survey: Survey[Any], *, told: bool = False, degraded_told: bool = False) -> list[str]:
+    """Return the lines for stderr: the failures, each kind's hint once, then the notes.
+
+    Args:
+        told: the screen shows the failures already.
+        degraded_told: the screen shows which workers' sentinels have answered in their place, and why.
+    """
     lines = [] if told else [f"torchctl: {line}" for line in reasons(survey)]
+    lines += [] if degraded_told else [f"torchctl: {line}" for line in _degraded(survey)]
     lines += [f"  {hint}" for hint in dict.fromkeys(error.hint for error in _errors(survey) if error.hint)]
     return lines + [f"torchctl: {printable(note)}" for note in survey.notes]
 
@@ -39,6 +48,25 @@ def reasons(survey: Survey[Any], room: int = 0) -> list[str]:
     if survey.missing_ranks:
         lines.append(f"rank {fold_ranks(survey.missing_ranks)}: no worker found")
     return lines + _not_found(survey, room)
+
+
+def _degraded(survey: Survey[Any]) -> list[str]:
+    """Return a line for each worker whose sentinel has answered in its place; one line for many."""
+    found = [one for one in survey.answered if one.identity.degraded is not None]
+    if len(found) <= _SENTENCES:
+        return [
+            printable(f"{_name(one)}: its sentinel answered in its place: {degraded_words(one.identity)}")
+            for one in found
+        ]
+    from torchctl.render.members import folded
+
+    members: list[Member] = [str(one.endpoint) if (rank := rank_of(one)) is None else rank for one in found]
+    return [f"{printable(folded(members, 200))}: their sentinels answered in their place ({len(found)})"]
+
+
+def _name(one: Outcome[Any]) -> str:
+    rank = rank_of(one)
+    return str(one.endpoint) if rank is None else f"rank {rank}"
 
 
 def _who(errors: Sequence[WorkerError], hosts: set[str], room: int) -> str:

@@ -66,13 +66,15 @@ class Survey(Generic[T]):
     def exit_code(self) -> int:
         """0 when all answered; the failures' own code when all failed alike; 130 when interrupted; else 3.
 
-        A worker whose sentinel has answered in its place has not answered.
-        Ranks that were merely not found leave it alone: they may run on hosts that nobody asked for.
+        A worker whose sentinel has answered in its place has not answered. A rank that the operator has named, with
+        --ranks or by naming the store of the whole job, is missed. Other ranks that were not found leave the code
+        alone: they may run on hosts that were not asked.
         """
         if self.interrupted:
             return EXIT_INTERRUPTED
         code = exit_code(self.outcomes)
-        incomplete = self.missing_ranks or any(one.identity.degraded is not None for one in self.outcomes)
+        named = self.missing_ranks or (self.from_store and self.not_found)
+        incomplete = named or any(one.identity.degraded is not None for one in self.outcomes)
         return EXIT_UNREACHABLE if incomplete and code == EXIT_OK else code
 
 
