@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.findings.accuse import accuse
-from torchctl.diagnosis.findings.court import collective_at, name_of
+from torchctl.diagnosis.findings.court import Court, collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.words import group_words, ranks_of
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
-from torchctl.diagnosis.waits.waiting import Waits
+from torchctl.diagnosis.waits.proofs import proofs_of
 from torchctl.diagnosis.waits.wiring import waits_of
 from torchctl.flightrec.decoding.raw import Failure
 from torchctl.flightrec.table.trace import State, Trace
@@ -29,8 +29,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         if failure.rank is not None and failure.rank not in trace.ranks:
             failed.setdefault(failure.rank, f"its dump is unusable: {failure.error.message}")
     evidence.failed = failed
-    waits = waits_of(evidence)
-    findings, unknown = accuse(waits)
+    proofs = proofs_of(evidence)
+    court = Court(proofs, waits_of(proofs))
+    findings, unknown = accuse(court)
     if evidence.live and not findings:
         findings += _left_behind(evidence)
     straggler = _straggler(evidence)
@@ -44,7 +45,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     _add_timed_out(trace, findings)
     _add_bad_files(trace, findings)
     if not findings:
-        unknown += _in_flight(waits) + trace.doubts[:4]
+        unknown += _in_flight(court) + trace.doubts[:4]
         if not len(trace) and not evidence.stacks:
             unknown.append("there is no dump and no stack from any rank")
         elif not len(trace):
@@ -54,7 +55,14 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     missing = sorted((set(range(size or 0)) | set(failed)) - set(seen))
     healthy = False if findings else None if unknown else True
     return Diagnosis(
-        healthy, _verdict(healthy, findings, unknown, waits), size, seen, missing, failed, findings, unknown
+        healthy,
+        _verdict(healthy, findings, unknown, bool(proofs.stale)),
+        size,
+        seen,
+        missing,
+        failed,
+        findings,
+        unknown,
     )
 
 
@@ -182,16 +190,16 @@ def _many_bad_files(failures: Sequence[Failure], cause: int | None) -> Finding:
     return Finding("bad_file", "certain", f"{summary}: {told[0]}", ranks, (), evidence=evidence, caused_by=cause)
 
 
-def _in_flight(waits: Waits) -> list[str]:
+def _in_flight(court: Court) -> list[str]:
     """Say what may be stuck and may be running, where one look cannot tell."""
-    found = []
-    for op in waits.open.in_flight:
-        group = waits.trace.groups[op.group]
-        if set(op.rows) & waits.proofs.moved or waits.proofs.stale:
+    proofs, found = court.proofs, []
+    for op in court.waits.open.in_flight:
+        group = court.trace.groups[op.group]
+        if set(op.rows) & proofs.moved or proofs.stale:
             continue
-        if waits.proofs.is_gloo(op.group):
+        if proofs.is_gloo(op.group):
             # Gloo marks operations done late; but where the members are not known, somebody may be missing.
-            if not group.known and not group.default and not waits.proofs.compared:
+            if not group.known and not group.default and not proofs.compared:
                 found.append(f"the members of {group_words(group)} are not known, and an operation of it is open")
             continue
         found.append(
@@ -201,13 +209,13 @@ def _in_flight(waits: Waits) -> list[str]:
     return found[:4]
 
 
-def _verdict(healthy: bool | None, findings: list[Finding], unknown: list[str], waits: Waits) -> str:
+def _verdict(healthy: bool | None, findings: list[Finding], unknown: list[str], moved: bool) -> str:
     if findings:
         more = sum(finding.caused_by is None and finding.kind not in _FOLLOWING for finding in findings[1:])
         tail = f" ({more} more finding{'s' * (more > 1)})" if more else ""
         return f"{findings[0].summary}{tail}."
     if healthy is None:
         return f"Cannot tell: {unknown[0]}."
-    if waits.proofs.stale:
+    if moved:
         return "Nothing is wrong: the job was moving while it was dumped."
     return "Nothing is wrong: no rank waits for another."

@@ -15,12 +15,11 @@ from torchctl.diagnosis.findings.stuck import nobody_left, stuck
 from torchctl.diagnosis.findings.words import ranks_of
 from torchctl.diagnosis.model import Finding
 from torchctl.diagnosis.waits.mismatch import Mismatch
-from torchctl.diagnosis.waits.waiting import Node, Waits
+from torchctl.diagnosis.waits.waiting import Node
 
 
-def accuse(waits: Waits) -> tuple[list[Finding], list[str]]:
+def accuse(court: Court) -> tuple[list[Finding], list[str]]:
     """Return the findings of all roots, and what is not clear, in words."""
-    court = Court(waits)
     cases, unclear = _Cases(court).of_all_roots()
     found: list[Finding] = []
     for alike in cases.values():
@@ -81,7 +80,7 @@ class _Cases:
     def of_all_roots(self) -> tuple[dict[tuple[str, ...], list[Case]], list[str]]:
         """Return the cases by kind and operation, so that many alike can become one; and what is not clear."""
         for component in self.waits.graph.roots():
-            undecided = [node for node in component if self.waits.undecided(node)]
+            undecided = [node for node in component if self.court.undecided(node)]
             if undecided:
                 self._undecided(undecided)
             elif len(component) > 1:
@@ -111,7 +110,7 @@ class _Cases:
         """Add the case of one node that waits for nothing."""
         if node.kind in ("rank", "lost"):
             operation = self._first_waiting(node)
-            if operation is not None and self.waits.undecided(operation):
+            if operation is not None and self.court.undecided(operation):
                 self._undecided([operation])
             elif operation is not None:
                 self.awaited[node.kind, operation].append(node)
@@ -127,10 +126,10 @@ class _Cases:
         of_gloo = [
             (kind, node)
             for kind, node in self.awaited
-            if kind == "rank" and node.kind == "op" and self.waits.proofs.is_gloo(self.waits.group_of(node))
+            if kind == "rank" and node.kind == "op" and self.court.proofs.is_gloo(self.waits.group_of(node))
         ]
         ranks = sorted({root.number for key in of_gloo for root in self.awaited[key]})
-        if not self.waits.proofs.may_be_in_p2p(ranks):
+        if not self.court.proofs.may_be_in_p2p(ranks):
             return
         for key in of_gloo:
             del self.awaited[key]
@@ -153,12 +152,12 @@ class _Cases:
     def _call(self, node: Node) -> str:
         """Return the name of an operation without the ranks of a send: what its finding is folded by."""
         row = next(iter(self.waits.rows_of(node).values()), None)
-        return node.name if row is None else self.waits.trace.call_of(row).name.partition(" ")[0]
+        return node.name if row is None else self.court.trace.call_of(row).name.partition(" ")[0]
 
     def _first_waiting(self, root: Node) -> Node | None:
         """Return the operation that waits for a rank itself; of several the one that was entered first."""
         direct = [node for node in self.waits.graph.back[root] if node in self.waited_in]
-        return min(direct, key=lambda node: (self.waits.undecided(node), *self.court.entered_first(node)), default=None)
+        return min(direct, key=lambda node: (self.court.undecided(node), *self.court.entered_first(node)), default=None)
 
 
 def _absence(kind: str, operation: Node, ranks: list[int]) -> Answer:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torchctl.diagnosis.model import Collective, GroupName, Location
+from torchctl.diagnosis.waits.activity import Doing
 from torchctl.diagnosis.waits.proofs import Proofs
 from torchctl.diagnosis.waits.waiting import Node, Waits
 from torchctl.flightrec.decoding.dump import Frame
@@ -31,20 +32,19 @@ class Court:
     """The waits of one job, and what findings about them say.
 
     Attributes:
+        proofs: what the evidence proves.
+        waits: who waits in what.
         searches: whether `waiting` searches the graph; see `without_search`.
     """
 
+    proofs: Proofs
     waits: Waits
     searches: bool = True
     _entered: dict[Node, tuple[int, int, int]] = field(default_factory=dict, repr=False)
 
     @property
-    def proofs(self) -> Proofs:
-        return self.waits.proofs
-
-    @property
     def trace(self) -> Trace:
-        return self.waits.trace
+        return self.proofs.trace
 
     def without_search(self) -> Court:
         """Return a court that leaves out who waits: for comparing thousands of cases, each of which would search."""
@@ -57,6 +57,23 @@ class Court:
         reached = self.waits.graph.waiting_for(roots)
         ranks = {node.number for node in reached if node.kind == "rank" and node.number in self.waits.blocked}
         return tuple(sorted(ranks - set(culprits)))
+
+    def undecided(self, node: Node) -> bool:
+        """Whether a send or recv that seems alone may have been done with: its partner's end may be past.
+
+        Where a ring has lost its beginning, the ends are paired by what is open, and an end that the watchdog has not
+        marked done yet looks like one whose partner never came. What decides is a second look, proof that it hangs, or
+        stacks that show the one inside and the other in its own code.
+        """
+        proofs = self.proofs
+        if node.kind != "pair" or proofs.compared:
+            return False
+        pair = self.waits.open.pairs[node.number]
+        if not pair.alone or not proofs.wrapped & {pair.rank, pair.partner} or proofs.hard([pair.row]):
+            return False
+        inside = proofs.activity.get(pair.rank)
+        shown = inside is not None and inside.is_p2p and proofs.doing(pair.partner) is Doing.OWN_CODE
+        return not shown
 
     def last_row(self, rank: int) -> int | None:
         """Return the row that a rank has launched last; None where its dumps hold none."""

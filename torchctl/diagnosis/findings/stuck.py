@@ -48,4 +48,3 @@ def nobody_left(court: Court, node: Node) -> Unclear:
         f"{ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside torch.distributed's {node.name}, which leaves"
         " no entry, and no rank is in its own code"
     )
-    return []

@@ -3,6 +3,10 @@
 A dump proves that its rank has not entered something only where it is as new as the others' and holds entries at all.
 One look shows a moving job and a stuck one alike, so an open operation is proven to hang by its watchdog, or by its age
 against the job's own newest entry.
+
+A dump is older where it lacks what others have done with its rank. Nobody finishes an all_reduce before every member
+has entered it: when one rank has finished an operation that another rank's dump does not show, that dump was taken
+before, while the job was moving. So was a dump that does not show a send which has been received.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from dataclasses import dataclass
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.waits.activity import Activity, Doing
 from torchctl.diagnosis.waits.entered import Windows
-from torchctl.diagnosis.waits.staleness import stale_ranks
+from torchctl.diagnosis.waits.pairs import outrun_senders
 from torchctl.flightrec.table.trace import NO_TIME, State, Trace
 
 _LONG_NS = 30_000_000_000  # an operation open for longer than this was not in flight by chance
@@ -97,7 +101,7 @@ def proofs_of(evidence: Evidence) -> Proofs:
     windows = Windows(trace)
     without = _without_rows(trace)
     empty = without & _met(trace, windows) if without else without
-    stale = frozenset(stale_ranks(trace, windows) if evidence.moved is None else ()) - without
+    stale = frozenset(_stale(trace, windows) if evidence.moved is None else ()) - without
     return Proofs(
         evidence=evidence,
         activity=evidence.activities(),
@@ -110,6 +114,23 @@ def proofs_of(evidence: Evidence) -> Proofs:
         _newest_ns=max(int(trace.created_ns.max()), int(trace.completed_ns.max())) if len(trace) else 0,
         _in_something=frozenset(trace.rank[trace.state <= State.LATE].tolist()),
     )
+
+
+def _stale(trace: Trace, windows: Windows) -> set[int]:
+    """Return the ranks whose dump is older than what others have finished with them."""
+    stale = outrun_senders(trace)
+    seen = set(trace.ranks)
+    wrapped = {dump.rank for dump in trace.dumps if dump.wrapped}
+    for number, seq in windows.proven_entered().items():
+        group = trace.groups[number]
+        for rank in group.members:
+            window = windows.of(number, rank)
+            silent = window is None and rank in seen and rank not in wrapped and windows.shows(number, rank)
+            never = silent and group.known
+            behind = never or (window is not None and window[1] < seq)
+            if behind:
+                stale.add(rank)
+    return stale
 
 
 def _without_rows(trace: Trace) -> frozenset[int]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torchctl.diagnosis.waits.activity import Doing
 from torchctl.diagnosis.waits.entered import OpenOp
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.mismatch import Mismatch
 from torchctl.diagnosis.waits.pairs import OpenPair
-from torchctl.diagnosis.waits.proofs import Proofs
-from torchctl.flightrec.table.trace import Trace
 
 NodeKind = Literal["rank", "lost", "op", "pair", "hidden", "mismatch"]
 
@@ -51,7 +48,6 @@ class Waits:
     """All that waits in a job.
 
     Attributes:
-        proofs: what the evidence proves.
         open: the open operations; the number of a node is an index in its `ops`, `pairs` or `mismatches`, or a rank.
         graph: the wait-for graph.
         blocked: what each rank waits in.
@@ -60,16 +56,11 @@ class Waits:
             them.
     """
 
-    proofs: Proofs
     open: OpenOperations
     graph: Graph[Node]
     blocked: dict[int, list[Node]]
     order: dict[tuple[Node, Node], set[int]]
     ambiguous: list[tuple[OpenOp, list[int]]]
-
-    @property
-    def trace(self) -> Trace:
-        return self.proofs.trace
 
     def rows_of(self, node: Node) -> dict[int, int]:
         """Return the row of each rank that is in the operation of a node."""
@@ -85,20 +76,3 @@ class Waits:
     def group_of(self, node: Node) -> int:
         """Return the number of the group of a collective, a send or a recv."""
         return self.open.ops[node.number].group if node.kind == "op" else self.open.pairs[node.number].group
-
-    def undecided(self, node: Node) -> bool:
-        """Whether a send or recv that seems alone may have been done with: its partner's end may be past.
-
-        Where a ring has lost its beginning, the ends are paired by what is open, and an end that the watchdog has not
-        marked done yet looks like one whose partner never came. What decides is a second look, proof that it hangs, or
-        stacks that show the one inside and the other in its own code.
-        """
-        proofs = self.proofs
-        if node.kind != "pair" or proofs.compared:
-            return False
-        pair = self.open.pairs[node.number]
-        if not pair.alone or not proofs.wrapped & {pair.rank, pair.partner} or proofs.hard([pair.row]):
-            return False
-        inside = proofs.activity.get(pair.rank)
-        shown = inside is not None and inside.is_p2p and proofs.doing(pair.partner) is Doing.OWN_CODE
-        return not shown

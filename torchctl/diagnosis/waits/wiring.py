@@ -12,23 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.waits.activity import Doing
 from torchctl.diagnosis.waits.entered import OpenOp
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.openops import open_operations
-from torchctl.diagnosis.waits.proofs import proofs_of
+from torchctl.diagnosis.waits.proofs import Proofs
 from torchctl.diagnosis.waits.waiting import Node, Waits
 from torchctl.flightrec.table.trace import State
 
 _P2P_CALL = "send or recv"
 
 
-def waits_of(evidence: Evidence) -> Waits:
+def waits_of(proofs: Proofs) -> Waits:
     """Return all that waits in a job."""
-    proofs = proofs_of(evidence)
-    waits = Waits(proofs, open_operations(proofs), Graph(), {}, {}, [])
-    _Connecting(waits).connect()
+    waits = Waits(open_operations(proofs), Graph(), {}, {}, [])
+    _Connecting(proofs, waits).connect()
     return waits
 
 
@@ -40,8 +38,8 @@ class _Connecting:
         first_open: of each group with an open disagreement, its number.
     """
 
-    def __init__(self, waits: Waits) -> None:
-        self.waits, self.proofs, self.open, self.trace = waits, waits.proofs, waits.open, waits.trace
+    def __init__(self, proofs: Proofs, waits: Waits) -> None:
+        self.proofs, self.waits, self.open, self.trace = proofs, waits, waits.open, proofs.trace
         self.graph = waits.graph
         self.inside = self._nodes_by_rank()
         self.first_open = {
