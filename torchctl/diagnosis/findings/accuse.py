@@ -14,8 +14,7 @@ from torchctl.diagnosis.findings.folding import MAX_ALIKE, fold
 from torchctl.diagnosis.findings.stuck import nobody_left, stuck
 from torchctl.diagnosis.findings.words import ranks_of
 from torchctl.diagnosis.model import Finding
-from torchctl.diagnosis.waits.mismatch import Mismatch
-from torchctl.diagnosis.waits.waiting import Node
+from torchctl.diagnosis.waits.waiting import Mismatch, Node
 
 
 def accuse(court: Court) -> tuple[list[Finding], list[str]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torchctl.diagnosis.findings.court import Court
 from torchctl.diagnosis.findings.words import call_words, ranks_of, verb
 from torchctl.diagnosis.model import Confidence, Finding, Location
-from torchctl.diagnosis.waits.mismatch import Mismatch
-from torchctl.diagnosis.waits.waiting import Node
+from torchctl.diagnosis.waits.waiting import Mismatch, Node
 
 _WORDS = {
     "op_mismatch": "a different operation",

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchctl.diagnosis.waits.waiting import OpenOp
 from torchctl.flightrec.table.trace import NO_SEQ, State, Trace
 
 if TYPE_CHECKING:
@@ -23,27 +23,6 @@ MAX_OPEN = 16  # open operations of one rank in one group that are looked at; la
 _SEQ_BITS = 40
 _LEAST_SEQ = -(2**63)
 OpKey = tuple[int, int]  # group, sequence id
-
-
-@dataclass(slots=True)
-class OpenOp:
-    """One collective that some rank has open.
-
-    Attributes:
-        rows: row of each rank that has it open.
-        done: ranks that have finished it.
-        missing: members whose dump shows that they had not entered it.
-        skipped: members who went past it without entering it.
-        unknown: members without a usable dump, or with one of another recorder only.
-    """
-
-    group: int
-    seq: int
-    rows: dict[int, int]
-    done: set[int] = field(default_factory=set)
-    missing: list[int] = field(default_factory=list)
-    skipped: list[int] = field(default_factory=list)
-    unknown: list[int] = field(default_factory=list)
 
 
 class Windows:

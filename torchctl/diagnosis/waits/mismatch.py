@@ -10,40 +10,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from torchctl.diagnosis.waits.entered import Windows, collectives, keys_of
+from torchctl.diagnosis.waits.waiting import Disagreement, Mismatch
 from torchctl.flightrec.table.trace import Trace
 
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Ints
 
 _MAX_LOOKED_AT = 5000  # instances; one skipped operation shifts all that follow, and only the first matters
-What = Literal["op_mismatch", "shape_mismatch", "dtype_mismatch"]
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """One collective on which ranks disagree.
-
-    Attributes:
-        minority: the ranks that differ from most; empty for a tie, and where `unseen` ones could turn it.
-        rows: one row of each rank.
-        sides: ranks by what they say, the largest side first; one where its own sizes contradict each other.
-        unseen: members that have been in it, or may have been, and whose dump no longer shows it.
-    """
-
-    what: What
-    group: int
-    seq: int
-    minority: tuple[int, ...]
-    rows: dict[int, int]
-    sides: tuple[tuple[int, ...], ...]
-    unseen: tuple[int, ...] = ()
 
 
 def find_mismatches(trace: Trace, windows: Windows) -> list[Mismatch]:
@@ -141,7 +120,7 @@ def _judge(trace: Trace, rows: list[int], windows: Windows) -> Mismatch | None:
     if any(closing) and not all(closing) and _unclosed(trace, rows):
         return None
     signatures = {rank: trace.signatures[int(trace.signature[row])] for rank, row in by_rank.items()}
-    said: dict[What, dict[int, Hashable]] = {
+    said: dict[Disagreement, dict[int, Hashable]] = {
         "op_mismatch": {rank: operation.name for rank, operation in operations.items()},
         "shape_mismatch": {rank: made.sizes for rank, made in signatures.items()},
         "dtype_mismatch": {rank: made.dtypes for rank, made in signatures.items()},
@@ -165,7 +144,7 @@ def _unclosed(trace: Trace, rows: list[int]) -> bool:
 
 
 def _part(
-    what: What, trace: Trace, rows: dict[int, int], said: Mapping[int, Hashable], windows: Windows
+    what: Disagreement, trace: Trace, rows: dict[int, int], said: Mapping[int, Hashable], windows: Windows
 ) -> Mismatch | None:
     """Return the disagreement among what ranks say, None where those who say anything agree."""
     told = {rank: word for rank, word in said.items() if word is not None}

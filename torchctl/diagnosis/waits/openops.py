@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torchctl.diagnosis.waits.activity import Doing
-from torchctl.diagnosis.waits.entered import OpenOp, find_open
+from torchctl.diagnosis.waits.entered import find_open
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.mismatch import find_mismatches
-from torchctl.diagnosis.waits.pairs import OpenPair, find_open_pairs
+from torchctl.diagnosis.waits.pairs import find_open_pairs
 from torchctl.diagnosis.waits.proofs import Proofs
-from torchctl.diagnosis.waits.waiting import OpenOperations
+from torchctl.diagnosis.waits.waiting import OpenOp, OpenOperations, OpenPair
 from torchctl.flightrec.table.trace import State
 
 

@@ -8,33 +8,13 @@ and the ends are: what both have finished is paired off, and of what is open the
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 import numpy as np
 
+from torchctl.diagnosis.waits.waiting import OpenPair
 from torchctl.flightrec.table.trace import State, Trace
 
 Pair = tuple[int, int, int]  # group, sending rank, receiving rank
-
-
-@dataclass(frozen=True, slots=True)
-class OpenPair:
-    """A send or recv that is open.
-
-    Attributes:
-        rank: the rank that is in it; `partner` the one at the other end.
-        alone: the partner's dump shows that it has not reached its end of it; None where it has no dump.
-        row: the row of the open one.
-        other: row of the partner's end where there is one.
-    """
-
-    group: int
-    rank: int
-    partner: int
-    is_send: bool
-    row: int
-    alone: bool | None
-    other: int | None = None
 
 
 def find_open_pairs(trace: Trace, usable: frozenset[int], ignored: frozenset[int]) -> list[OpenPair]:

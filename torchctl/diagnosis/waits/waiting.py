@@ -1,16 +1,17 @@
-"""Who waits in what: the open operations of a job, and the wait-for graph whose nodes refer to them."""
+"""Who waits in what: the open operations of a job, and the wait-for graph whose nodes refer to them.
+
+`entered`, `pairs` and `mismatch` find the operations, `openops` sorts them, and `wiring` fills in the graph.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from torchctl.diagnosis.waits.entered import OpenOp
 from torchctl.diagnosis.waits.graph import Graph
-from torchctl.diagnosis.waits.mismatch import Mismatch
-from torchctl.diagnosis.waits.pairs import OpenPair
 
 NodeKind = Literal["rank", "lost", "op", "pair", "hidden", "mismatch"]
+Disagreement = Literal["op_mismatch", "shape_mismatch", "dtype_mismatch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,67 @@ class Node:
     kind: NodeKind
     number: int = 0
     name: str = ""
+
+
+@dataclass(slots=True)
+class OpenOp:
+    """One collective that some rank has open.
+
+    Attributes:
+        rows: row of each rank that has it open.
+        done: ranks that have finished it.
+        missing: members whose dump shows that they had not entered it.
+        skipped: members who went past it without entering it.
+        unknown: members without a usable dump, or with one of another recorder only.
+    """
+
+    group: int
+    seq: int
+    rows: dict[int, int]
+    done: set[int] = field(default_factory=set)
+    missing: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPair:
+    """A send or recv that is open.
+
+    Attributes:
+        rank: the rank that is in it; `partner` the one at the other end.
+        alone: the partner's dump shows that it has not reached its end of it; None where it has no dump.
+        row: the row of the open one.
+        other: row of the partner's end where there is one.
+    """
+
+    group: int
+    rank: int
+    partner: int
+    is_send: bool
+    row: int
+    alone: bool | None
+    other: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One collective on which ranks disagree.
+
+    Attributes:
+        minority: the ranks that differ from most; empty for a tie, and where `unseen` ones could turn it.
+        rows: one row of each rank.
+        sides: ranks by what they say, the largest side first; one where its own sizes contradict each other.
+        unseen: members that have been in it, or may have been, and whose dump no longer shows it.
+    """
+
+    what: Disagreement
+    group: int
+    seq: int
+    minority: tuple[int, ...]
+    rows: dict[int, int]
+    sides: tuple[tuple[int, ...], ...]
+    unseen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

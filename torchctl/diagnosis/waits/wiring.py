@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torchctl.diagnosis.waits.activity import Doing
-from torchctl.diagnosis.waits.entered import OpenOp
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.openops import open_operations
 from torchctl.diagnosis.waits.proofs import Proofs
-from torchctl.diagnosis.waits.waiting import Node, Waits
+from torchctl.diagnosis.waits.waiting import Node, OpenOp, Waits
 from torchctl.flightrec.table.trace import State
 
 _P2P_CALL = "send or recv"
