@@ -62,7 +62,7 @@ def main() -> None:
                     times["digests"].append(time.perf_counter() - begun)
                     assert all(outcome.value is not None for outcome in outcomes)
                     begun = time.perf_counter()
-                    found = diagnose(look(targets, 0.0))
+                    found = diagnose(look(targets, 0.0, diagnose))
                     times["two looks and the verdict"].append(time.perf_counter() - begun)
                     assert [one.culprit_ranks for one in found.findings] == [(options.workers // 2 + 1,)], found
             finally:

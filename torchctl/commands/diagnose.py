@@ -70,13 +70,14 @@ def command(
 
         evidence = read_evidence(paths, rank_from=rank_from)
         return _show(evidence, targets.as_json, list(paths))
+    from torchctl.diagnosis.diagnose import diagnose
     from torchctl.reports.diagnosis import look, watching
     from torchctl.reports.evidence import make_folder, save_evidence
 
     if save is not None:
         make_folder(save)  # before anybody is asked: the evidence may not come again
     keep = save is not None
-    evidence = (watching if watch else look)(targets, interval, everything=keep)
+    evidence = (watching if watch else look)(targets, interval, diagnose, everything=keep)
     if save is not None:
         save_evidence(evidence, save)
     return _show(evidence, targets.as_json, [])

@@ -13,10 +13,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import NoWorkersError, TorchctlError
@@ -37,6 +36,7 @@ MAX_TRACES_FROM = 32  # ranks whose history is worth 300 kB of theirs
 # give, which leaves a rest for looking at them from outside; the second look.
 _BY = (0.3, 0.8, 0.7)
 _LEAST_S = 2.0  # for whole traces, and for looking from outside, however late it is
+Judge = Callable[[Evidence], Diagnosis]  # what evidence says; decides whom to look at more closely
 _KINDS_WITH_FRAMES = ("op_mismatch", "shape_mismatch", "dtype_mismatch", "order_cycle", "straggler")
 
 
@@ -66,12 +66,13 @@ class _Answers:
         self.stacks = self.stacks + late.stacks
 
 
-def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Evidence:
+def look(targets: Targets, interval_s: float, judge: Judge, *, everything: bool = False) -> Evidence:
     """Return the evidence of all live workers that the options name.
 
     Args:
         targets: whom to ask, and how long the whole may take; the interval comes on top of that.
         interval_s: seconds between the two looks.
+        judge: `diagnosis.diagnose`; what it finds at first is looked at more closely.
         everything: whole traces of all ranks instead of digests: what is worth keeping.
 
     Raises:
@@ -94,7 +95,7 @@ def look(targets: Targets, interval_s: float, *, everything: bool = False) -> Ev
         if not outside and not answers.any():
             raise _nobody()
     evidence = evidence_of(seen)
-    return _closer(evidence, seen, roll, everything) if seen.endpoints and not seen.interrupted else evidence
+    return _closer(evidence, judge, seen, roll, everything) if seen.endpoints and not seen.interrupted else evidence
 
 
 def _ask(roll: Roll, interval_s: float, second_look: str, begun: float) -> _Answers:
@@ -148,7 +149,7 @@ def _waited(seconds: float) -> bool:
     return True
 
 
-def watching(targets: Targets, interval_s: float, *, everything: bool = False) -> Evidence:
+def watching(targets: Targets, interval_s: float, judge: Judge, *, everything: bool = False) -> Evidence:
     """Look again and again, and return the first evidence that something is wrong; arguments and errors as `look`.
 
     An interrupt within a look ends it with what that look has brought, one between two looks with the last.
@@ -156,10 +157,10 @@ def watching(targets: Targets, interval_s: float, *, everything: bool = False) -
     evidence = None
     while True:
         try:
-            evidence = look(targets, interval_s)
-            if not evidence.interrupted and everything and diagnose(evidence).healthy is False:
-                evidence = look(targets, interval_s, everything=True)
-            if evidence.interrupted or diagnose(evidence).healthy is False:
+            evidence = look(targets, interval_s, judge)
+            if not evidence.interrupted and everything and judge(evidence).healthy is False:
+                evidence = look(targets, interval_s, judge, everything=True)
+            if evidence.interrupted or judge(evidence).healthy is False:
                 return evidence
             threading.Event().wait(interval_s)
         except KeyboardInterrupt:
@@ -192,9 +193,9 @@ def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
     return answered
 
 
-def _closer(evidence: Evidence, seen: Seen, roll: Roll, everything: bool) -> Evidence:
+def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything: bool) -> Evidence:
     """Take whole traces of the ranks that a first diagnosis is about, and frames of those that it names."""
-    history, frames = _worth_more(diagnose(evidence))
+    history, frames = _worth_more(judge(evidence))
     wanted = {"frames": frames, "traces": set() if everything else history - frames}
     fetched = False
     for kind, ranks in wanted.items():

@@ -12,11 +12,14 @@ from torchctl.flightrec.decoding import wire
 from torchctl.flightrec.decoding.dump import Dump, ProcessGroup, ReportedStatus
 from torchctl.flightrec.decoding.entries import EntryColumns
 from torchctl.flightrec.decoding.raw import RawDump
-from torchctl.flightrec.table.states import OTHER_WORD, WORDS
 from torchctl.flightrec.table.trace import NO_RANK
 
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Ints, SmallInts
+
+# The recorders' words as a piece keeps them.
+WORDS = {"scheduled": 0, "started": 1, "completed": 2}
+OTHER_WORD = 3
 
 
 @dataclass(slots=True)

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchctl.flightrec.table.pieces import OTHER_WORD, WORDS
 from torchctl.flightrec.table.trace import NO_TIME, State
 
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Bytes, Flags, Ints
-
-# The recorders' words as `Piece` keeps them.
-WORDS = {"scheduled": 0, "started": 1, "completed": 2}
-OTHER_WORD = 3
 
 
 def states_of(
