@@ -105,8 +105,8 @@ def test_good_files_are_shown_beside_bad_ones_with_exit_code_3(stuck: Path, tmp_
     assert result.stdout == run(stuck).stdout
     assert result.stderr.splitlines() == [
         f"torchctl: {bad} is not a flight-recorder dump: it is neither a pickle nor a JSON object",
-        f"torchctl: {tmp_path / 'absent'} cannot be read: No such file or directory",
-        "  check the path and its permissions",
+        f"torchctl: {tmp_path / 'absent'} does not exist",
+        "  check the path",
     ]
     failed = json.loads(run("--json", bad, stuck).stdout)["failed"]
     assert [(one["rank"], one["source"], one["kind"]) for one in failed] == [(7, str(bad), "bad_dump")]

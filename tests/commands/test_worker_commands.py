@@ -136,7 +136,7 @@ def test_leftovers_of_killed_workers_are_left_aside(worker: str, own_environment
     result = run("ping")
     assert result.exit_code == 0
     assert result.stdout.count("\n") == 1
-    assert result.stderr == "torchctl: ignored: 1 socket(s) of workers that have ended (rank5-99.sock)\n"
+    assert result.stderr == "torchctl: ignored: the socket of a worker that has ended (rank5-99.sock)\n"
     named = run("ping", "--socket", str(own_environment))
     assert named.exit_code == 3
     assert "rank 5: " in named.stderr
@@ -156,7 +156,7 @@ def test_a_killed_ranks_socket_is_a_rank_without_an_answer(
         "torchctl: ranks 0-2,4,6-7: not found (6)",
     ]
     assert result.stderr.splitlines()[-1] == (
-        "torchctl: ignored: 2 socket(s) of workers that have ended (rank3-9999999.sock, rank9-9999999.sock)"
+        "torchctl: ignored: 2 sockets of workers that have ended (rank3-9999999.sock, rank9-9999999.sock)"
     )
 
 
@@ -202,7 +202,7 @@ def test_workers_of_two_jobs_and_a_rank_claimed_twice_are_said(
         f"torchctl: rank 3 is claimed by 2 workers: {worker}, {folder}/b\n"
     )
     assert mine.stdout.count("pong") == 1
-    assert mine.stderr == "torchctl: ignored: 2 worker(s) of other jobs, or that do not report their job\n"
+    assert mine.stderr == "torchctl: ignored: 2 workers of other jobs, or that do not report their job\n"
 
 
 def test_an_untrusted_runtime_folder_is_not_looked_into(worker: str, own_environment: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_is_no_address_is_that_ranks_failure(
     listed = run("ps", "--store", address, "--save", str(saved))
     for rank in bad:
         assert re.search(rf"^ +{rank} +bad address +{address} debug_server/rank{rank}", listed.stdout, re.MULTILINE)
-    assert "torchctl: 1 worker(s) written to " in listed.stderr
+    assert "torchctl: 1 worker written to " in listed.stderr
     assert "cannot be written in a host file" not in listed.stderr
 
 

@@ -21,6 +21,7 @@ from torchctl.commands.store_options import (
     unicode_only,
     yes_option,
 )
+from torchctl.commands.types import Number
 from torchctl.errors import StoreError, StoreInterruptedError, StoreTimeoutError, StoreUnreachableError
 from torchctl.render.barrier import barrier_json, barrier_line
 from torchctl.render.json import document
@@ -37,11 +38,9 @@ from torchctl.text import printable
 )
 @store_option(required=False)
 @click.option(
-    "--world-size", type=click.IntRange(1, 1_000_000), metavar="N", required=True, help="The number of ranks that meet."
+    "--world-size", type=Number(1, 1_000_000), metavar="N", required=True, help="The number of ranks that meet."
 )
-@click.option(
-    "--rank", type=click.IntRange(0), metavar="R", help="Join as rank R, so that others can see that it has arrived."
-)
+@click.option("--rank", type=Number(0), metavar="R", help="Join as rank R, so that others can see that it has arrived.")
 @click.option(
     "--key-prefix",
     metavar="P",
@@ -52,7 +51,7 @@ from torchctl.text import printable
 )
 @prefix_option
 @timeout_option(300)
-@click.option("--count", type=click.IntRange(1), metavar="K", default=1, help="Join for K ranks at once.")
+@click.option("--count", type=Number(1), metavar="K", default=1, help="Join for K ranks at once.")
 @click.option("--status", is_flag=True, help="Show who has arrived, without joining.")
 @click.option("--release", is_flag=True, help="Release the waiting ranks without the missing ones.")
 @click.option("--serve", is_flag=True, help="Host the store here if no one does, until all ranks have left.")

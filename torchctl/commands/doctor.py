@@ -12,7 +12,7 @@ import click
 from torchctl import protocol
 from torchctl.commands.grouping import LIMITS, GroupedCommand, shared_option
 from torchctl.commands.options import format_options
-from torchctl.commands.types import Seconds, SocketPath
+from torchctl.commands.types import Number, Seconds, SocketPath
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, NoWorkersError
 from torchctl.text import printable
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("pid", type=click.IntRange(1, (1 << 22) - 1), required=False)
+@click.argument("pid", type=Number(1, (1 << 22) - 1, what="a process id"), metavar="[PID]", required=False)
 @click.option("--socket", "path", type=SocketPath(), help="The process that listens on this socket.")
 @shared_option(
     LIMITS,

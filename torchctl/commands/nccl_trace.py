@@ -13,6 +13,7 @@ import click
 
 from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
+from torchctl.commands.types import Number
 from torchctl.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, TorchctlError
 from torchctl.files import write_file
 from torchctl.flightrec.decoding.raw import Failure, RawDump
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--group", metavar="NAME", help="Only the process group with this name or description.")
 @click.option(
     "--last",
-    type=click.IntRange(min=0),
+    type=Number(0),
     metavar="N",
     default=DEFAULT_LAST,
     show_default=True,

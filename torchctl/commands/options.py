@@ -9,10 +9,11 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from torchctl import protocol
 from torchctl.commands.grouping import HOSTS, LIMITS, OUTPUT, SECURITY, WORKERS, shared_option
-from torchctl.commands.types import Host, Nodes, Pids, Ranks, Seconds, SocketPath, Store
+from torchctl.commands.types import Host, Nodes, Number, Pids, Ranks, Seconds, SocketPath, Store
 from torchctl.errors import TorchctlError
 from torchctl.workers.targets import Targets
 
@@ -27,6 +28,20 @@ TYPED = [field.name for field in fields(Targets) if field.name not in ("as_json"
 def _flat(ctx: click.Context, param: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
     """Make one list of an option that may be repeated and takes a list each time."""
     return tuple(dict.fromkeys(one for value in values for one in value))
+
+
+def _for_nodes(ctx: click.Context, param: click.Parameter, nodes: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """Return the hosts; without any, refuse what only applies to them and would be ignored."""
+    hosts: tuple[str, ...] = _flat(ctx, param, nodes)
+    given = [f"--{name}" for name in ("via", "remote") if _is_typed(ctx, name)]
+    if given and not hosts and not ctx.resilient_parsing:
+        verb = "applies" if len(given) == 1 else "apply"
+        raise click.UsageError(f"{' and '.join(given)} only {verb} to the hosts of --nodes, and there are none", ctx)
+    return hosts
+
+
+def _is_typed(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _checked_via(ctx: click.Context, param: click.Parameter, command: str) -> str:
@@ -89,7 +104,7 @@ _TARGETS = [
         "--nodes",
         type=Nodes(),
         multiple=True,
-        callback=_flat,
+        callback=_for_nodes,
         help="Ask workers on hosts such as node[001-128]. Repeatable.",
     ),
     shared_option(
@@ -145,10 +160,9 @@ _TARGETS = [
     shared_option(
         LIMITS,
         "--jobs",
-        type=click.IntRange(1),
+        type=Number(1),
         metavar="N",
-        show_default="all",
-        help="Most workers to ask at once.",
+        help="Most workers to ask at once; without it, all.",
     ),
 ]
 

@@ -103,7 +103,9 @@ def _save(result: Survey[WorkerInfo], path: str) -> None:
     found = [(one.endpoint, rank_of(one)) for one in result.outcomes if str(one.endpoint) != _NOWHERE]
     text, left_out = hostfile_text(found)
     write_file(path, text.encode("utf-8", "surrogateescape"))
-    click.echo(f"torchctl: {len(found) - len(left_out)} worker(s) written to {printable(path)}", err=True)
+    written = len(found) - len(left_out)
+    plural = "s" * (written != 1)
+    click.echo(f"torchctl: {written} worker{plural} written to {printable(path)}", err=True)
     if left_out:
         shown = ", ".join(printable(str(one)) for one in left_out[:3]) + (", ..." if len(left_out) > 3 else "")
         click.echo(f"torchctl: {len(left_out)} of them cannot be written in a host file: {shown}", err=True)

@@ -27,9 +27,13 @@ def command(errand: str) -> int:
     """
     try:
         wanted = decode_errand(errand)
-        asked = recording(named_question(wanted.question, wanted.arguments))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise click.BadParameter(str(error), param_hint="ERRAND") from None
+    try:
+        asked = recording(named_question(wanted.question, wanted.arguments))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        words = f"this torchctl cannot ask {wanted.question!r} with these arguments; the asking host's may be newer"
+        raise click.BadParameter(words, param_hint="ERRAND") from None
     _write({"relay": VERSION, "host": os.uname().nodename, "time": time.time()})
     try:
         targets = Targets(ranks=wanted.ranks, timeout_s=wanted.timeout_s, job=wanted.job)

@@ -19,6 +19,7 @@ from torchctl.commands.store_options import (
     unicode_only,
     yes_option,
 )
+from torchctl.commands.types import Number
 from torchctl.errors import KeyAbsentError, StoreError, StoreInterruptedError
 from torchctl.render.json import document
 from torchctl.render.store_values import (
@@ -137,7 +138,7 @@ def set_(address: tuple[str, int], namespace: str, key: str, value: str, yes: bo
 @store_option()
 @prefix_option
 @click.argument("key", callback=unicode_only)
-@click.argument("amount", metavar="N", type=click.IntRange(-(2**62), 2**62))
+@click.argument("amount", metavar="N", type=Number(-(2**62), 2**62))
 def add(address: tuple[str, int], namespace: str, key: str, amount: int) -> None:
     """Add N to the counter KEY, which starts at 0.
 

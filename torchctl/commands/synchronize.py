@@ -17,6 +17,7 @@ from torchctl.commands.store_options import (
     timeout_option,
     unicode_only,
 )
+from torchctl.commands.types import Number
 from torchctl.errors import StoreError
 from torchctl.files import write_file
 from torchctl.ranks import fold_ranks
@@ -29,10 +30,10 @@ from torchctl.storeutil.operator.synchronize import Exchange, join_exchange
 
 @click.command("synchronize", cls=GroupedCommand)
 @store_option()
-@click.option("--rank", type=click.IntRange(0), metavar="R", required=True, help="The rank to publish as.")
+@click.option("--rank", type=Number(0), metavar="R", required=True, help="The rank to publish as.")
 @click.option(
     "--world-size",
-    type=click.IntRange(1, 1_000_000),
+    type=Number(1, 1_000_000),
     metavar="N",
     required=True,
     help="The number of ranks that exchange data.",

@@ -10,7 +10,7 @@ import click
 from torchctl.commands.finish import finish
 from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
-from torchctl.commands.types import Seconds
+from torchctl.commands.types import Number, Seconds
 from torchctl.errors import TorchctlError
 from torchctl.render.failures import failures_json, reasons
 from torchctl.reports.stacks import Choice, JobStacks, ask_stacks, merge_jobs, read_stacks
@@ -26,7 +26,7 @@ from torchctl.workers.targets import Targets
 @click.option("--full", is_flag=True, help="Show every frame; by default torch's and Python's own are folded.")
 @click.option(
     "--samples",
-    type=click.IntRange(1, 1000),
+    type=Number(1, 1000),
     metavar="K",
     default=1,
     show_default=True,

@@ -90,6 +90,33 @@ class Ranks(ParamType[list[int]]):
         return value if isinstance(value, list) else _checked(self, parse_ranks, value, param, ctx)
 
 
+class Number(ParamType[int]):
+    """A whole number between two limits, which the error names.
+
+    Args:
+        least, most: the limits, both allowed; None for no limit.
+        what: how the error calls it.
+    """
+
+    name = "N"
+
+    def __init__(self, least: int | None = None, most: int | None = None, *, what: str = "a whole number") -> None:
+        self._least = least
+        self._most = most
+        self._what = what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not {self._what}", param, ctx)
+        if self._least is not None and number < self._least:
+            self.fail(f"{number} is less than {self._least}", param, ctx)
+        if self._most is not None and number > self._most:
+            self.fail(f"{number} is more than {self._most}", param, ctx)
+        return number
+
+
 class Seconds(ParamType[float]):
     """A time span of more than zero seconds, at most a day."""
 

@@ -51,7 +51,7 @@ def read_stack_files(paths: Sequence[str], reader: StackReader) -> Iterator[Stac
     for path in paths:
         if not os.path.isdir(path):
             if not os.path.exists(path):
-                raise TorchctlError(f"{path} does not exist")
+                raise TorchctlError(f"{path} does not exist", hint="check the path")
             yield read_stack_file(path, entries_of([path]).get(path), reader)
             continue
         found = _files(path)

@@ -63,7 +63,12 @@ def of_job(outcomes: list[Outcome[T]], job: str | None) -> tuple[list[Outcome[T]
         return list(outcomes), []
     kept = [one for one in outcomes if one.value is None or one.identity.job_id == job]
     left = len(outcomes) - len(kept)
-    return kept, [f"ignored: {left} worker(s) of other jobs, or that do not report their job"] if left else []
+    if not left:
+        return kept, []
+    workers = "1 worker of another job, or that does not report its job"
+    if left > 1:
+        workers = f"{left} workers of other jobs, or that do not report their job"
+    return kept, [f"ignored: {workers}"]
 
 
 def without_leftovers(outcomes: Sequence[Outcome[T]]) -> tuple[list[Outcome[T]], list[Endpoint]]:
@@ -138,6 +143,13 @@ def _stale(one: Outcome[T]) -> str:
     )
 
 
-def sockets_named(endpoints: list[Endpoint]) -> str:
+def ended(leftovers: Sequence[Endpoint]) -> str:
+    """Return a note on the sockets of workers that have ended."""
+    if len(leftovers) == 1:
+        return f"ignored: the socket of a worker that has ended ({_named(leftovers)})"
+    return f"ignored: {len(leftovers)} sockets of workers that have ended ({_named(leftovers)})"
+
+
+def _named(endpoints: Sequence[Endpoint]) -> str:
     shown = [os.path.basename(endpoint.path) for endpoint in endpoints[:3]]
     return ", ".join([*shown, "..."] if len(endpoints) > len(shown) else shown)

@@ -19,10 +19,10 @@ from torchctl.workers.roll import Roll
 from torchctl.workers.rollcall import (
     HasRank,
     absent_ranks,
+    ended,
     oddities,
     of_job,
     rank_of,
-    sockets_named,
     unclaimed,
     without_leftovers,
 )
@@ -102,7 +102,7 @@ def survey(roll: Roll, question: Question[T]) -> Survey[T]:
     outcomes, leftovers = without_leftovers(outcomes)
     _explain(outcomes)
     if leftovers:
-        notes.append(f"ignored: {len(leftovers)} socket(s) of workers that have ended ({sockets_named(leftovers)})")
+        notes.append(ended(leftovers))
     if not outcomes and not roll.ranks:
         raise NoWorkersError(f"no live worker in {runtimedir.runtime_dir()}; {'; '.join(notes)}")
     missing = unclaimed(roll.ranks or [], outcomes)

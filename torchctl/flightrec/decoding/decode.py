@@ -91,6 +91,8 @@ def read_file(path: str | os.PathLike[str], limits: Limits | None = None) -> byt
             return file.read(limits.input_bytes + 1)  # a file that grows meanwhile is refused by the guard
     except ValueError:
         raise DumpError(f"{source!r} is not a file name") from None
+    except FileNotFoundError:
+        raise DumpError(f"{source} does not exist", hint="check the path") from None
     except OSError as error:
         raise DumpError(
             f"{source} cannot be read: {error.strerror}", hint="check the path and its permissions"

@@ -62,8 +62,8 @@ def decode_errand(word: str) -> Errand:
         errand = Errand(**document)
         if not 0 < float(errand.timeout_s) <= 86400 or not isinstance(errand.arguments, dict):
             raise ValueError("its values are out of range")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{word[:40]!r} is not an errand: {error}") from None
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(f"{word[:40]!r} is not a request of --nodes, which runs this command by itself") from None
     return errand
 
 
