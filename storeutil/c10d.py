@@ -13,6 +13,7 @@ from torchctl.storeutil.logs import get_logger
 from torchctl.storeutil.probe import probe_store
 from torchctl.storeutil.sockets import get_free_port
 from torchctl.storeutil.waiting import Deadline
+from torchctl.text import duration
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -109,4 +110,6 @@ def _find(host: str, port: int, deadline: Deadline) -> str:
 
 
 def _network_error(host: str, port: int, deadline: Deadline, error: OSError) -> RuntimeError:
-    return network_error(f"no TCPStore at {host}:{port} within {deadline.timeout_s:g} s: {error.strerror or error}")
+    return network_error(
+        f"no TCPStore at {host}:{port} within {duration(deadline.timeout_s)}: {error.strerror or error}"
+    )

@@ -16,6 +16,8 @@ import socket
 import struct
 import time
 
+from torchctl.text import duration
+
 # Source: torch/csrc/distributed/c10d/TCPStoreBackend.hpp (2.13): QueryType VALIDATE = 0 with its magic
 # number, PING = 13 with a number that the store sends back; both backends, libuv and plain sockets.
 _VALIDATE = struct.pack("<BI", 0, 0x3C85F7CE)
@@ -123,7 +125,7 @@ def worst_error(errors: list[OSError], host: str, port: int, timeout_s: float) -
     if any(isinstance(error, NotAStoreError) for error in errors):
         return NotAStoreError(f"what listens on {host}:{port} is not a TCPStore")
     if any(isinstance(error, SilentError) for error in errors):
-        return SilentError(f"nothing on {host}:{port} answered as a TCPStore within {timeout_s:.3g} s")
+        return SilentError(f"nothing on {host}:{port} answered as a TCPStore within {duration(timeout_s)}")
     telling = [error for error in errors if error.errno not in _NO_WAY] or errors
     for error in telling:
         if not isinstance(error, ConnectionRefusedError):

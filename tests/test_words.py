@@ -1,5 +1,7 @@
 """What a user reads is plain English: none of the phrases of words.txt is in --help, errors, README or guide."""
 
+import re
+
 import pytest
 from click.testing import CliRunner
 
@@ -23,6 +25,11 @@ def test_errors_hints_and_verdicts() -> None:
     texts = list(words.of_product(words.literals))
     assert len(texts) > 500
     assert not problems(texts)
+
+
+def test_one_function_writes_time_spans() -> None:
+    """`{x:.1f} s` and `{x} ms` in a string are a second form of what torchctl.text.duration writes."""
+    assert not [where for where, text in words.of_product(words.literals) if re.search(r"\{\} (?:ms|s|min|h)\b", text)]
 
 
 def test_docstrings_and_comments() -> None:

@@ -34,15 +34,17 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span in its two largest units: ``45s``, ``3m20s``, ``2h05m``, ``3d04h``."""
+    """Return a time span as every screen and message writes it: ``0.87ms``, ``3.8s``, ``45s``, ``3m20s``, ``2h05m``."""
+    if 0 < seconds < 0.9995:
+        return f"{seconds * 1000:.3g}ms"
+    if seconds < 60:
+        return f"{min(seconds, 59.9):.1f}".removesuffix(".0") + "s"
     whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+    for size, unit, below, below_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            rest = whole % size // below
+            return f"{whole // size}{unit}" + (f"{rest:02}{below_unit}" if rest else "")
+    raise AssertionError(seconds)
 
 
 def host_port(host: str, port: int) -> str:

@@ -83,7 +83,7 @@ def _run_detached(arguments: list[str]) -> tuple[int, str]:
     if not ended:
         if match is not None:
             _end(int(match[1]))
-        raise Refusal(500, f"py-spy did not answer within {_TIMEOUT_S:g} s, or wrote too much, and was killed")
+        raise Refusal(500, f"py-spy did not answer within {_TIMEOUT_S:g}s, or wrote too much, and was killed")
     text, _, status = _PID.sub("", output, count=1).rpartition("exit=")
     return (int(status) if status.strip().isdigit() else -1), text
 

@@ -104,7 +104,7 @@ class Connection:
         except TimeoutError:
             if self._reader.silent:
                 return
-            raise BadRequest(408, f"the request was not complete after {protocol.REQUEST_TIMEOUT_S:g} s") from None
+            raise BadRequest(408, f"the request was not complete after {protocol.REQUEST_TIMEOUT_S:g}s") from None
         if isinstance(verdict, Refused) and verdict.stranger:
             self._refuse(verdict)
             return

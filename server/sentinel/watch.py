@@ -139,7 +139,7 @@ class Watch:
         if not found:
             thread = after.threads.get(server)
             doing = "is gone" if thread is None else f"is in state {thread.state} {thread.wait}".rstrip()
-            found = [Reason("unknown", f"no answer for {silent_s:.0f} s; its server thread {doing}")]
+            found = [Reason("unknown", f"no answer for {silent_s:.0f}s; its server thread {doing}")]
         self.state.degraded = Degraded(self._since, tuple(found), server_waits(found))
 
     def _sample(self, *, everything: bool) -> tuple[Sample, memory.ControlGroup]:

@@ -23,6 +23,7 @@ from torchctl.storeutil.keys import (
 from torchctl.storeutil.operator.reading import list_keys, read_values
 from torchctl.storeutil.tracing import MissingRanks, leave_trace, look
 from torchctl.storeutil.waiting import INTERRUPTIBLE_S, MOST_KEYS, Deadline, absent_keys, read_counter, wait_slice
+from torchctl.text import duration
 
 PROGRESS_S = 0.5
 
@@ -181,7 +182,7 @@ def _wait(
             progress(read_counter(store, key_prefix + NUM_MEMBERS), shown_s)
         if stop.is_set():
             fate = _withdraw(store, world_size, key_prefix, arrival)
-            raise StoreInterruptedError(f"interrupted after {deadline.elapsed_s:.1f} s: {fate}")
+            raise StoreInterruptedError(f"interrupted after {duration(deadline.elapsed_s)}: {fate}")
         if deadline.passed:
             state = look_at_barrier(store, key_prefix, world_size)
             if state.released:
@@ -189,7 +190,7 @@ def _wait(
             fate = _withdraw(store, world_size, key_prefix, arrival)
             raise StoreTimeoutError(
                 f"barrier `{key_prefix}`: {state.ranks.arrived} of {world_size} arrived within "
-                f"{deadline.timeout_s:g} s, including us; {state.missing_sentence()}",
+                f"{duration(deadline.timeout_s)}, including us; {state.missing_sentence()}",
                 hint=f"{fate}; `torchctl barrier --release` releases the waiting ranks",
             )
     return deadline.elapsed_s

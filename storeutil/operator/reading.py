@@ -10,6 +10,7 @@ from torchctl.storeutil.errors import is_network_error, is_silence, is_timeout
 from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.patience import answers_within
 from torchctl.storeutil.waiting import INTERRUPTIBLE_S, Deadline, absent_keys, read_all, store_timeout, wait_slice
+from torchctl.text import duration
 
 _VANISH_S = 1.0  # how long a read may wait for keys that were there a moment ago
 _LIST_S = 5.0  # silence before, or within, the list of all keys; a million take a store about a second
@@ -88,9 +89,11 @@ def wait_for_keys(
     shown: list[str] = []
     while absent := absent_keys(store, keys):
         if deadline.passed:
-            raise StoreTimeoutError(f"still absent after {timeout_s:g} s: {', '.join(absent)}")
+            raise StoreTimeoutError(f"still absent after {duration(timeout_s)}: {', '.join(absent)}")
         if stop.is_set():
-            raise StoreInterruptedError(f"interrupted after {deadline.elapsed_s:.1f} s; absent: {', '.join(absent)}")
+            raise StoreInterruptedError(
+                f"interrupted after {duration(deadline.elapsed_s)}; absent: {', '.join(absent)}"
+            )
         if absent != shown:
             progress(absent, deadline.elapsed_s)
             shown = absent

@@ -24,7 +24,7 @@ from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.operator.hosting import host_store
 from torchctl.storeutil.probe import probe_store
 from torchctl.storeutil.waiting import MOST_KEYS
-from torchctl.text import host_port
+from torchctl.text import duration, host_port
 
 T = TypeVar("T")
 Operation = Callable[[OperatorStore, threading.Event], T]
@@ -155,7 +155,7 @@ class StoreSession:
 
     def _silent(self, seconds: float) -> StoreTimeoutError:
         return StoreTimeoutError(
-            f"the store {self.name} accepted the connection and did not answer for {seconds:g} s",
+            f"the store {self.name} accepted the connection and did not answer for {duration(seconds)}",
             hint="the process that hosts it may be stopped: look at rank 0, or the agent on its host",
         )
 

@@ -13,6 +13,7 @@ from torchctl.storeutil.interface import OperatorStore
 from torchctl.storeutil.keys import FINISHED, NUM_MEMBERS, data_keys
 from torchctl.storeutil.operator.barrier import PROGRESS_S
 from torchctl.storeutil.waiting import INTERRUPTIBLE_S, Deadline, absent_keys, read_all, read_counter, wait_slice
+from torchctl.text import duration
 
 # Ranks looked at in one go: two requests for each that is absent, so some 20 ms of the store's time, twice a second.
 _AT_ONCE = 256
@@ -97,7 +98,7 @@ def _wait_for_all(
             continue
         if stop.is_set():
             fate = _take_back(store, keys[rank], key_prefix)
-            raise StoreInterruptedError(f"interrupted after {deadline.elapsed_s:.1f} s: {fate}")
+            raise StoreInterruptedError(f"interrupted after {duration(deadline.elapsed_s)}: {fate}")
         if deadline.elapsed_s - shown_s >= PROGRESS_S:
             absent = _look(store, absent, _AT_ONCE, stop)
             shown_s = deadline.elapsed_s
@@ -108,7 +109,7 @@ def _wait_for_all(
             if missing and not stop.is_set():  # a look cut short by it names nobody
                 raise StoreTimeoutError(
                     f"exchange `{key_prefix}`: {len(keys) - len(absent)} of {len(keys)} published within "
-                    f"{deadline.timeout_s:g} s; missing: {missing}",
+                    f"{duration(deadline.timeout_s)}; missing: {missing}",
                     hint=f"our data stays under {keys[rank]}: publish again with --overwrite",
                 )
 

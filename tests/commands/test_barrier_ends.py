@@ -89,7 +89,7 @@ def test_the_last_rank_that_came_while_too_many_were_counted_is_let_go() -> None
 
 def test_a_killed_store_ends_the_wait_with_a_sentence() -> None:
     with store_host() as (host, store), torchctl("barrier", "--store", store, "--world-size", "2") as child:
-        assert child.error_line() == "arrived 1 of 2, 0 s"
+        assert child.error_line() == "arrived 1 of 2, 0s"
         host.signal(signal.SIGKILL)
         code, out, err = child.end()
     assert (code, out) == (3, "")
@@ -102,17 +102,17 @@ def test_a_stopped_store_ends_the_wait_after_the_deadline() -> None:
         store_host() as (host, store),
         torchctl("barrier", "--store", store, "--world-size", "2", "--timeout", "1") as child,
     ):
-        assert child.error_line() == "arrived 1 of 2, 0 s"
+        assert child.error_line() == "arrived 1 of 2, 0s"
         host.signal(signal.SIGSTOP)
         code, out, err = child.end()
         host.signal(signal.SIGCONT)
     assert (code, out) == (5, "")
-    assert "did not answer for 6 s" in err
+    assert "did not answer for 6s" in err
 
 
 def test_ctrl_c_with_a_stopped_store_ends_the_command() -> None:
     with store_host() as (host, store), torchctl("barrier", "--store", store, "--world-size", "2") as child:
-        assert child.error_line() == "arrived 1 of 2, 0 s"
+        assert child.error_line() == "arrived 1 of 2, 0s"
         host.signal(signal.SIGSTOP)
         child.signal(signal.SIGINT)
         start = time.monotonic()
@@ -127,7 +127,7 @@ def test_ctrl_c_with_a_stopped_store_ends_the_command() -> None:
 def test_a_second_ctrl_c_does_not_keep_the_arrival_from_being_taken_back(server: Any) -> None:
     where = ["--store", f"127.0.0.1:{server.port}", "--world-size", "3", "--key-prefix", "x"]
     with torchctl("barrier", *where) as child:
-        assert child.error_line() == "arrived 1 of 3, 0 s"
+        assert child.error_line() == "arrived 1 of 3, 0s"
         child.signal(signal.SIGINT)
         time.sleep(0.05)  # the second is to come in the wind-up, which lasts up to 0.2 s
         child.signal(signal.SIGINT)
@@ -154,7 +154,7 @@ def test_serve_stays_for_those_who_wait_on_after_a_timeout() -> None:
 def test_ctrl_c_at_serve_says_that_the_store_ends() -> None:
     with torchctl("barrier", "--serve", "--json", "--world-size", "3", "--key-prefix", "x") as hosting:
         assert hosting.error_line().startswith("hosting the store ")
-        assert hosting.error_line() == "arrived 1 of 3, 0 s"
+        assert hosting.error_line() == "arrived 1 of 3, 0s"
         hosting.signal(signal.SIGINT)
         code, out, err = hosting.end()
     assert (code, out) == (130, "")

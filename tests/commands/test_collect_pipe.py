@@ -75,7 +75,7 @@ def test_a_rank_that_does_not_answer_is_named(two_ranks: list[Process], folder: 
     assert result.stdout == f"rank 0: {folder}/saved/nccl_trace_rank_0\n"
     assert result.stderr == (
         "torchctl: rank 1: nothing reads its pipe: the process has ended, or is shutting down\n"
-        "torchctl: rank 2: wrote no dump within 1 s\n"
+        "torchctl: rank 2: wrote no dump within 1s\n"
     )
     assert (folder / "stem3.pipe").read_text() == "no pipe at all"
 

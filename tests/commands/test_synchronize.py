@@ -86,8 +86,8 @@ def test_a_timeout_names_who_has_not_published(server: Any) -> None:
     result = run(server, "--rank", "0", "--world-size", "4", "--data", "x", "--timeout", "0.4")
     assert (result.exit_code, result.stdout) == (5, "")
     assert result.stderr == (
-        "published 2 of 4, missing 1,3, 0 s\n"
-        "torchctl: exchange `s/`: 2 of 4 published within 0.4 s; missing: 1,3\n"
+        "published 2 of 4, missing 1,3, 0s\n"
+        "torchctl: exchange `s/`: 2 of 4 published within 400ms; missing: 1,3\n"
         "  our data stays under s/0: publish again with --overwrite\n"
     )
 
@@ -126,7 +126,7 @@ def test_what_makes_no_sense_is_a_usage_error(server: Any, args: list[str], sent
 def test_an_interrupted_wait_takes_the_data_back(server: Any) -> None:
     where = ["--store", f"127.0.0.1:{server.port}", "--key-prefix", "s/"]
     with torchctl("synchronize", *where, "--rank", "1", "--world-size", "2", "--data", "x") as child:
-        assert child.error_line() == "published 1 of 2, missing 0, 0 s"
+        assert child.error_line() == "published 1 of 2, missing 0, 0s"
         child.signal(signal.SIGINT)
         code, out, err = child.end()
     assert (code, out) == (130, "")

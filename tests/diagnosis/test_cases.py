@@ -157,7 +157,7 @@ def test_an_operation_without_a_sequence_id_that_timed_out_has_none_in_its_findi
     late = {"timeout_ms": 1000, "time_discovered_completed_ns": BASE_NS + 9_000_000_000}
     found = only(look({rank: [of("0", 1), of("0", 2, collective_seq_id=None, **late)] for rank in range(4)}, WORLD))
     assert (found.kind, found.collective and found.collective.seq_id) == ("timed_out", None)
-    assert found.evidence == ["all_reduce of group 0, timeout 1000 ms"]
+    assert found.evidence == ["all_reduce of group 0, timeout 1s"]
 
 
 def test_what_the_watchdog_gave_up_is_open() -> None:

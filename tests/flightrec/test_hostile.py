@@ -62,13 +62,13 @@ def test_memory_is_limited_for_what_looks_like_a_dump() -> None:
 
 
 def test_cpu_time_is_limited() -> None:
-    with Guard(Limits(cpu_s=1)) as guard, pytest.raises(DumpError, match="needs more than 1 s of CPU time"):
+    with Guard(Limits(cpu_s=1)) as guard, pytest.raises(DumpError, match="needs more than 1s of CPU time"):
         decode_dump(slow_key(), "x", guard=guard)
 
 
 def test_the_deadline_holds() -> None:
     begun = time.monotonic()
-    with Guard(Limits(wall_s=0.5)) as guard, pytest.raises(DumpError, match=r"was not decoded within 0\.5 s"):
+    with Guard(Limits(wall_s=0.5)) as guard, pytest.raises(DumpError, match=r"was not decoded within 500ms"):
         decode_dump(slow_key(), "x", guard=guard)
     assert time.monotonic() - begun < PATIENCE_S
 

@@ -126,7 +126,7 @@ def test_the_job_is_killed_while_the_operator_waits(tmp_path: Path) -> None:
     with job(tmp_path, 2, absent=1) as (child, store, port):
         arrived(port, 1)
         with torchctl("barrier", "--store", store, "--world-size", "9", "--key-prefix", "epoch") as waiting:
-            assert waiting.error_line() == "arrived 2 of 9, 0 s"
+            assert waiting.error_line() == "arrived 2 of 9, 0s"
             child.signal(signal.SIGTERM)  # torchrun ends its workers, and with rank 0 the store
             code, out, err = waiting.end()
             assert waiting.process.poll() is not None

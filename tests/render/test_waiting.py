@@ -39,5 +39,5 @@ def test_a_line_is_never_wider_than_the_screen() -> None:
         os.close(master)
         os.close(slave)
     first, second = shown.rstrip().split("\r")[1:3]
-    assert first.endswith("..., 1 s") and len(first) == 39
-    assert second.rstrip() == "published 99 of 100, missing 3, 2 s"
+    assert first.endswith("..., 1s") and len(first) == 39
+    assert second.rstrip() == "published 99 of 100, missing 3, 2s"

@@ -68,7 +68,7 @@ def test_a_client_without_a_server_gives_up_at_the_deadline(port: int | None) ->
     from torch.distributed import DistNetworkError
 
     start = time.monotonic()
-    with pytest.raises(DistNetworkError, match=r"no TCPStore at 127.0.0.1:\d+ within 1 s: Connection refused"):
+    with pytest.raises(DistNetworkError, match=r"no TCPStore at 127.0.0.1:\d+ within 1s: Connection refused"):
         create_c10d_store(
             is_server=False, server_addr=HOST, server_port=get_free_port() if port is None else port,
             world_size=2, timeout=1,
@@ -82,7 +82,7 @@ def test_a_listener_that_is_no_store_ends_at_the_deadline_and_leaves_nothing() -
     with listener() as sock:
         threads = threading.active_count()
         start = time.monotonic()
-        with pytest.raises(DistNetworkError, match=r"within 1 s: nothing on .* answered as a TCPStore"):
+        with pytest.raises(DistNetworkError, match=r"within 1s: nothing on .* answered as a TCPStore"):
             create_c10d_store(is_server=False, server_addr=HOST, server_port=sock.getsockname()[1], timeout=1)
         assert time.monotonic() - start < 60
         assert threading.active_count() == threads
@@ -181,7 +181,7 @@ def test_of_several_addresses_the_one_that_answers_is_taken(monkeypatch: pytest.
 def test_the_probe_names_what_is_no_store() -> None:
     with listener() as sock:
         port = sock.getsockname()[1]
-        with pytest.raises(SilentError, match=r"within 0\.2 s"):
+        with pytest.raises(SilentError, match="within 200ms"):
             probe_store(HOST, port, 0.2)
 
     def greet(sock: socket.socket) -> None:

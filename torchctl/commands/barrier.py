@@ -30,7 +30,7 @@ from torchctl.storeutil.operator.barrier import join_barrier, look_at_barrier, r
 from torchctl.storeutil.operator.hosting import stay_until_left
 from torchctl.storeutil.operator.session import StoreSession, look_s
 from torchctl.storeutil.sockets import is_local
-from torchctl.text import printable
+from torchctl.text import duration, printable
 
 
 @click.command(
@@ -209,4 +209,4 @@ def _join(
         }
         click.echo(document("barrier", result))
     else:
-        click.echo(f"barrier `{printable(key_prefix)}` passed after {elapsed_s:.2f} s, {world_size} ranks")
+        click.echo(f"barrier `{printable(key_prefix)}` passed after {duration(elapsed_s)}, {world_size} ranks")

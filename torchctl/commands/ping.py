@@ -10,6 +10,7 @@ from torchctl.commands.finish import finish
 from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
 from torchctl.render.failures import failures_json
+from torchctl.text import duration
 from torchctl.workers.ask.reply import Reply, degraded_words
 from torchctl.workers.questions.basic import ping
 from torchctl.workers.roll import find_workers
@@ -39,7 +40,7 @@ def _table(result: Survey[Reply]) -> str:
         [
             "rank ?" if reply.rank is None else f"rank {reply.rank}",
             "pong" if reply.identity.degraded is None else "degraded",
-            f"{reply.elapsed_s * 1000:.2f} ms",
+            duration(reply.elapsed_s),
             "" if reply.pid is None else f"pid {reply.pid}",
             str(endpoint),
             degraded_words(reply.identity).removeprefix("degraded "),

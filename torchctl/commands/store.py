@@ -36,7 +36,7 @@ from torchctl.storeutil.operator.families import KeyGroup, describe, family_of, 
 from torchctl.storeutil.operator.reading import list_keys, read_values, wait_for_keys
 from torchctl.storeutil.operator.session import ANSWER_S, StoreSession
 from torchctl.storeutil.operator.values import as_counter, classify, preview
-from torchctl.text import printable
+from torchctl.text import duration, printable
 
 # Values in one reading by `keys --all`, of 8 MiB each at most: more while they are small, and with time enough for all.
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
@@ -187,7 +187,7 @@ def delete(address: tuple[str, int], namespace: str, key: str, yes: bool) -> Non
 def wait(address: tuple[str, int], namespace: str, key_list: tuple[str, ...], timeout_s: float) -> None:
     """Wait until every KEY exists."""
     elapsed_s = _wait(open_session(address, namespace), list(key_list), timeout_s)
-    click.echo(f"present after {elapsed_s:.2f} s: {printable(', '.join(key_list))}")
+    click.echo(f"present after {duration(elapsed_s)}: {printable(', '.join(key_list))}")
 
 
 def _read(session: StoreSession, key: str) -> bytes | None:

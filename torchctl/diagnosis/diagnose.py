@@ -17,6 +17,7 @@ from torchctl.diagnosis.waits.wiring import waits_of
 from torchctl.flightrec.decoding.raw import Failure
 from torchctl.flightrec.table.trace import State, Trace
 from torchctl.flightrec.view.userframe import nearest_frame
+from torchctl.text import duration
 
 _FOLLOWING = ("timed_out", "bad_file")
 
@@ -127,7 +128,7 @@ def _straggler(evidence: Evidence) -> Finding | None:
     group = trace.groups[found.group]
     made = collective_at(trace, found.row)
     frame = nearest_frame(trace.stack_of(found.row))
-    lateness = f"median {found.median_ms:.1f} ms, p99 {found.p99_ms:.1f} ms"
+    lateness = f"median {duration(found.median_ms / 1000)}, p99 {duration(found.p99_ms / 1000)}"
     finding = Finding(
         "straggler",
         "likely",
@@ -157,7 +158,7 @@ def _add_timed_out(trace: Trace, findings: list[Finding]) -> None:
     group, made = trace.groups[int(trace.group[row])], collective_at(trace, row)
     summary = f"operations of {ranks_of(ranks)} look complete but are not: they ended after their own timeout"
     which = made.op if made.seq_id is None else f"{made.op}, sequence id {made.seq_id}"
-    evidence = [f"{which} of {group_words(group)}, timeout {trace.timeout_ms[row]} ms"]
+    evidence = [f"{which} of {group_words(group)}, timeout {duration(trace.timeout_ms[row] / 1000)}"]
     cause = 0 if findings else None
     findings.append(
         Finding("timed_out", "likely", summary, (), tuple(ranks), name_of(group), made, None, evidence, cause)

@@ -15,8 +15,8 @@ from torchctl.flightrec.view.summary import GroupSummary
 from torchctl.flightrec.view.userframe import nearest_frame
 from torchctl.flightrec.view.view import Row, TraceView
 from torchctl.ranks import fold_ranks
-from torchctl.render.nccl_trace_words import clock, duration, group_name, sizes_of
-from torchctl.text import printable
+from torchctl.render.nccl_trace_words import clock, group_name, sizes_of
+from torchctl.text import duration, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

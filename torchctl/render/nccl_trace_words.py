@@ -1,4 +1,4 @@
-"""Single facts of a flight-recorder dump in words: sizes with dtypes, spans of time, names of groups."""
+"""Single facts of a flight-recorder dump in words: sizes with dtypes, times of day, names of groups."""
 
 from __future__ import annotations
 
@@ -34,19 +34,6 @@ def sizes_of(entry: Entry) -> str:
     if inputs == outputs or not outputs:
         return inputs or "-"
     return f"{inputs or '-'} -> {outputs}"
-
-
-def duration(seconds: float) -> str:
-    """Return a span of time in at most two units: 0 ms, 850 ms, 12.3 s, 4 m 05 s, 2 h 03 m, 3 d 04 h."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    for size, unit, below, below_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // below:02d} {below_unit}"
-    raise AssertionError(seconds)
 
 
 def clock(time_ns: int) -> str:

@@ -77,13 +77,13 @@ def _cells(info: WorkerInfo, width: int) -> list[str]:
         job = job[: _SHORT_JOB - 1] + "…"
     step = "-" if info.step is None else str(info.step)
     if info.step_age_s is not None:
-        step += f" ({duration(info.step_age_s)} ago)"
+        step += f" ({duration(int(info.step_age_s))} ago)"
     return [
         "?" if info.rank is None else str(info.rank),
         info.host or "-",
         "-" if info.pid is None else str(info.pid),
         job,
-        "-" if info.uptime_s is None else duration(info.uptime_s),
+        "-" if info.uptime_s is None else duration(int(info.uptime_s)),
         step,
     ]
 

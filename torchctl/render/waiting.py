@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from torchctl.text import duration
+
 _QUIET_S = 10.0  # without a terminal: repeat an unchanged state this often, so that a log shows life
 
 
@@ -23,12 +25,12 @@ class WaitLine:
     def show(self, state: str, elapsed_s: float) -> None:
         """Show `state`, which must be printable, after `elapsed_s` seconds."""
         if self._terminal:
-            text = _clipped(state, f", {elapsed_s:.0f} s", _columns(self._stream.fileno()) - 1)
+            text = _clipped(state, f", {duration(round(elapsed_s))}", _columns(self._stream.fileno()) - 1)
             self._stream.write("\r" + text.ljust(self._width))
             self._stream.flush()
             self._width = len(text)
         elif state != self._shown or elapsed_s - self._shown_s >= _QUIET_S:
-            click.echo(f"{state}, {elapsed_s:.0f} s", err=True)
+            click.echo(f"{state}, {duration(round(elapsed_s))}", err=True)
             self._shown, self._shown_s = state, elapsed_s
 
     def close(self) -> None:

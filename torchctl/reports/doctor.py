@@ -119,7 +119,7 @@ def _identity(report: Report, started: int | None) -> None:
         report.facts.append(("job", about.job_id))
     age = age_s(started)
     if age is not None:
-        report.facts.append(("up", duration(age)))
+        report.facts.append(("up", duration(int(age))))
 
 
 def _server(report: Report, path: str, deadline: float) -> str:
@@ -135,8 +135,9 @@ def _server(report: Report, path: str, deadline: float) -> str:
         answer = text = outcome.error.detail
     else:
         answer = degraded_words(outcome.identity) or "pong"
-        took_ms = outcome.value.elapsed_s * 1000
-        text = f"answers, {took_ms:.1f} ms" if answer == "pong" else f"its sentinel answers: {answer}"
+        text = (
+            f"answers, {duration(outcome.value.elapsed_s)}" if answer == "pong" else f"its sentinel answers: {answer}"
+        )
     report.facts.append(("server", f"{path}: {text}"))
     pid = causes.sentinels().get(report.pid)
     report.facts.append(

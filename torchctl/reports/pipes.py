@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from torchctl.errors import DumpError, NoWorkersError
 from torchctl.files import write_file
 from torchctl.flightrec.decoding.decode import read_file
+from torchctl.text import duration
 
 DEFAULT_TIMEOUT_S = 30.0  # the monitor thread looks at its pipe every second or so, and a first dump takes another
 PREFIX_VARIABLES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
@@ -73,7 +74,7 @@ def collect_from_pipes(
     asked = [rank for rank in pipes if rank not in answers]
     for rank, found in _wait_for_files(asked, places, before, timeout_s).items():
         if found is None:
-            answers[rank] = PipeAnswer(rank, None, f"wrote no dump within {timeout_s:g} s")
+            answers[rank] = PipeAnswer(rank, None, f"wrote no dump within {duration(timeout_s)}")
             continue
         target = os.path.join(folder, f"nccl_trace_rank_{rank}")
         try:

@@ -23,6 +23,7 @@ from types import TracebackType
 
 from torchctl.errors import DumpError
 from torchctl.flightrec.decoding import wire
+from torchctl.text import duration
 
 MAX_REPLY_BYTES = 512 << 20  # four times the largest input; the parent must hold it
 _CHUNK_BYTES = 1 << 20
@@ -156,7 +157,7 @@ class Guard:
             return answer, _receive(child.stdout.fileno(), size, deadline)
         except TimeoutError:
             raise DumpError(
-                f"{source} was not decoded within {self.limits.wall_s:g} s",
+                f"{source} was not decoded within {duration(self.limits.wall_s)}",
                 hint="the machine is overloaded or the file is hostile; try again on an idle machine",
             ) from None
         except (BrokenPipeError, EOFError):
@@ -169,7 +170,7 @@ class Guard:
         except subprocess.TimeoutExpired:
             status = 0
         if status == -signal.SIGXCPU:
-            return DumpError(f"{source} needs more than {self.limits.cpu_s} s of CPU time to decode")
+            return DumpError(f"{source} needs more than {duration(self.limits.cpu_s)} of CPU time to decode")
         if status < 0:
             return DumpError(f"{source} could not be decoded: the decoding process died from signal {-status}")
         return DumpError(

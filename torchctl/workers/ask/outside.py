@@ -27,6 +27,7 @@ from torchctl.process.started import age_s, start_time
 from torchctl.protocol.identity import MAX_JOB_CHARS, Identity
 from torchctl.protocol.info import info_document
 from torchctl.protocol.launchers import job_in, place_in
+from torchctl.text import duration
 from torchctl.workers.ask.question import Request
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
@@ -89,7 +90,7 @@ def _pyspy(endpoint: Endpoint, deadline: float) -> bytes:
         result = subprocess.run(arguments, capture_output=True, stdin=subprocess.DEVNULL, timeout=left)
     except subprocess.TimeoutExpired:
         took = time.monotonic() - began
-        raise DeadlineError(f"could not be read by py-spy within {took:.1f} s", endpoint=str(endpoint)) from None
+        raise DeadlineError(f"could not be read by py-spy within {duration(took)}", endpoint=str(endpoint)) from None
     if result.returncode == 0:
         return result.stdout
     raise _refused(endpoint, result.stderr.decode("utf-8", "replace"))

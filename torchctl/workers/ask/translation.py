@@ -20,6 +20,7 @@ from torchctl.errors import (
     UnreachableError,
     WorkerError,
 )
+from torchctl.text import duration
 from torchctl.workers.endpoint import Endpoint
 
 
@@ -39,8 +40,8 @@ def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, conne
         return make(NotAWorkerError, "failed the TLS handshake; does it use TLS at all?")
     if isinstance(cause, TimeoutError):
         if connected:
-            return make(DeadlineError, f"accepted the connection and did not answer within {elapsed_s:.1f} s")
-        return make(DeadlineError, f"did not accept the connection within {elapsed_s:.1f} s")
+            return make(DeadlineError, f"accepted the connection and did not answer within {duration(elapsed_s)}")
+        return make(DeadlineError, f"did not accept the connection within {duration(elapsed_s)}")
     if isinstance(cause, FileNotFoundError | NotADirectoryError):
         return make(NoSuchSocketError, "does not exist")
     if isinstance(cause, ConnectionRefusedError):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from torchctl.errors import DeadlineError, UnknownHostError, UnreachableError, WorkerError
+from torchctl.text import duration
 from torchctl.workers.ask.outcome import Outcome, stopped
 from torchctl.workers.ask.question import Question
 from torchctl.workers.ask.transport import Progress
@@ -184,7 +185,7 @@ class _Heard(Generic[T]):
         if host in self._late or code is None:
             took = time.monotonic() - self._began
             what = "began to answer and did not finish" if reader.began else "did not answer"
-            return HostSilentError(f"{what} within {took:.1f} s", endpoint=host)
+            return HostSilentError(f"{what} within {duration(took)}", endpoint=host)
         said = " ".join(self._said.get(host, b"").decode("utf-8", "replace").split())[-300:]
         if not reader.began and (code in _NOT_FOUND or _NO_MODULE.search(said)):
             return NoTorchctlError(f"has no torchctl: {said or f'exit code {code}'}", endpoint=host)
