@@ -16,6 +16,11 @@ from rich.theme import Theme
 
 _WIDEST = 110  # columns: longer lines are hard to read, however wide the window is
 _UNBOUNDED = 10_000  # columns: to measure what a table would take
+_INDENT = 4  # columns before a code block, and before what a broken line of it goes on with
+_COMMAND = re.compile(r"\$ |(?:torchctl|torchrun|python|curl) ")
+_WORD = re.compile(r" *[^ ]+")
+# A word of a shell's, with the option before it.
+_ARGUMENT = re.compile(r" *(?:--[\w-]+ (?=[^-]))?(?:'[^']*'|\"[^\"]*\"|[^ '\"])+")
 _THEME = Theme({"markdown.code": "bold", "markdown.table.border": "dim", "markdown.item.number": "none"})
 _LINK = re.compile(r"\[([^\]]+)\]\([a-z-]+\.md\)")  # to another page, which a terminal cannot follow
 
@@ -32,12 +37,31 @@ class _Heading(Heading):
 
 
 class _CodeBlock(CodeBlock):
-    """Commands and what they print, indented, in the terminal's own colours; a long line goes on below."""
+    """Commands and what they print, indented, in the terminal's own colors."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = Text(str(self.text).rstrip(), overflow="fold")
-        lines.highlight_regex(r"(?m)^\$ .+$", "bold")
-        yield Padding(lines, (0, 0, 0, 4))
+        width = options.max_width - _INDENT
+        lines = [part for line in str(self.text).rstrip().split("\n") for part in fitted(line, width)]
+        shown = Text("\n".join(lines), overflow="fold")
+        shown.highlight_regex(r"(?m)^\$ .+$", "bold")
+        yield Padding(shown, (0, 0, 0, _INDENT))
+
+
+def fitted(line: str, width: int) -> list[str]:
+    """Break a line of a code block between words; a command gets backslashes, so that it can still be copied."""
+    if len(line) <= width:
+        return [line]
+    command = _COMMAND.match(line) is not None and " #" not in line
+    end = " \\" if command else ""
+    indent = " " * (len(line) - len(line.lstrip(" ")) + _INDENT)
+    parts = [""]
+    for word in (_ARGUMENT if command else _WORD).findall(line):
+        if len(parts[-1] + word + end) > width and parts[-1].strip():
+            parts[-1] += end
+            parts.append(indent + word.lstrip(" "))
+        else:
+            parts[-1] += word
+    return parts
 
 
 class _Table(TableElement):
