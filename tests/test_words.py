@@ -1,4 +1,4 @@
-"""What a user reads is plain English: none of the phrases of words.txt is in --help, errors, README or guide."""
+"""What a user reads is plain English: none of the phrases of words.txt is in --help, errors, README, CHANGELOG or guide."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_docstrings_and_comments() -> None:
     assert not problems(texts)
 
 
-def test_readme_and_guide() -> None:
+def test_readme_changelog_and_guide() -> None:
     assert not problems(list(words.documents()))
 
 

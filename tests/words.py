@@ -81,7 +81,10 @@ def of_product(read: Callable[[str], Iterable[tuple[int, str]]]) -> Iterator[tup
 
 
 def documents() -> Iterator[tuple[str, str]]:
-    """Yield the paragraphs of README and guide, and where they are."""
-    for path in (ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "torchctl" / "guide").glob("*.md"))):
+    """Yield the paragraphs of README, SECURITY, CHANGELOG and guide, and where they are."""
+    for path in (
+        *(ROOT / f"{name}.md" for name in ("README", "SECURITY", "CHANGELOG")),
+        *sorted((ROOT / "torchctl" / "guide").glob("*.md")),
+    ):
         for number, paragraph in enumerate(path.read_text().split("\n\n"), 1):
             yield f"{path.relative_to(ROOT)}, paragraph {number}", paragraph
