@@ -58,6 +58,14 @@ def can_look(store: Store) -> TypeGuard[LookingStore]:
     return _class_can_look(type(store))
 
 
+def innermost(store: Store) -> Store:
+    """Return the store below all PrefixStores: it alone has a timeout, which they share."""
+    prefixed = getattr(sys.modules.get("torch.distributed"), "PrefixStore", None)
+    while prefixed is not None and isinstance(store, prefixed):
+        store = store.underlying_store
+    return store
+
+
 @lru_cache(maxsize=64)
 def _class_can_look(store_class: type) -> bool:
     if not callable(getattr(store_class, "check", None)):

@@ -9,8 +9,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torchctl.storeutil.interface import Store
-from torchctl.storeutil.waiting import innermost
+from torchctl.storeutil.interface import Store, innermost
 
 _FOREVER_S = 0.0  # what SO_RCVTIMEO takes for no limit, torch's own setting
 

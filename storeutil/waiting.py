@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,7 +9,7 @@ from threading import Lock
 
 from torchctl.errors import NotACounterError
 from torchctl.storeutil.errors import is_timeout
-from torchctl.storeutil.interface import LookingStore, Store, can_look
+from torchctl.storeutil.interface import LookingStore, Store, can_look, innermost
 from torchctl.storeutil.operator.values import as_counter, preview
 
 # How long one wait on the store lasts in the library. torch's wait ignores signals until it ends, so this
@@ -111,14 +110,6 @@ def own_timeout(store: Store) -> timedelta:
     """Return the store's timeout, the one that comes back at the end where a thread is inside `store_timeout`."""
     inside = _inside.get(id(innermost(store)))
     return store.timeout if inside is None else inside[0]
-
-
-def innermost(store: Store) -> Store:
-    """Return the store below all PrefixStores: it alone has a timeout, which they share."""
-    prefixed = getattr(sys.modules.get("torch.distributed"), "PrefixStore", None)
-    while prefixed is not None and isinstance(store, prefixed):
-        store = store.underlying_store
-    return store
 
 
 def wait_slice(store: Store, keys: list[str], seconds: float | None = None) -> bool:

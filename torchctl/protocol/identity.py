@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torchctl.protocol.routes import (
-    DEGRADED_HEADER,
-    JOB_HEADER,
-    PID_HEADER,
-    RANK_HEADER,
-    STEP_HEADER,
-    WORLD_SIZE_HEADER,
-)
+# In every reply, so that an answer always says whose it is.
+RANK_HEADER = "Torchctl-Rank"
+PID_HEADER = "Torchctl-Pid"
+WORLD_SIZE_HEADER = "Torchctl-World-Size"
+JOB_HEADER = "Torchctl-Job"
+STEP_HEADER = "Torchctl-Step"  # the last reported training step
+# Only in a sentinel's answers: since when (seconds since the epoch), a space, and why the worker does not answer.
+DEGRADED_HEADER = "Torchctl-Degraded"
 
 MAX_JOB_CHARS = 200
 _MAX_REASON_CHARS = 500
