@@ -89,9 +89,14 @@ def load_raw(
 
     with collector_off():
         pieces, failures = decode_each(dumps, piece, jobs=jobs, whole=False, meanwhile=_import_numpy)
-        pieces, notes = of_newest_run(pieces)
-        pieces, others = _one_per_rank(pieces)
-        return _table(pieces, failures, claimed, [*notes, *others])
+        return table_of(pieces, failures, claimed)
+
+
+def table_of(pieces: Sequence[Piece], failures: Sequence[Failure] = (), claimed: set[str] | None = None) -> Trace:
+    """Return the table of decoded dumps: those of the newest run, one of each recorder of a rank; as `load_raw`."""
+    pieces, notes = of_newest_run(pieces)
+    pieces, others = _one_per_rank(pieces)
+    return _table(pieces, failures, claimed, [*notes, *others])
 
 
 def _load_every(files: Sequence[Found], jobs: int | None) -> Trace:
