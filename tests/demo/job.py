@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-START_TIMEOUT_S = 120.0  # importing torch in several ranks at once, on a small machine
+START_TIMEOUT_S = 240.0  # importing torch in several ranks at once, on a small machine
 
 
 @contextlib.contextmanager
@@ -41,27 +41,33 @@ def torchrun_job(
         stderr=subprocess.PIPE,
     )
     try:
-        wait_for_sockets(job, runtime_dir, ranks)
+        wait_for_sockets(runtime_dir, ranks, lambda: _ended(job))
         yield job
     finally:
         _end_all(job)
 
 
-def wait_for_sockets(job: subprocess.Popen[bytes], folder: Path, count: int) -> None:
-    """Wait until `count` sockets are in the folder."""
+def wait_for_sockets(folder: Path, count: int, ended: Callable[[], str | None]) -> None:
+    """Wait until `count` sockets are in the folder; `ended` returns why there will be no more, or None."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while not folder.is_dir() or sum(name.endswith(".sock") for name in os.listdir(folder)) < count:
-        if job.poll() is not None:
-            assert job.stderr is not None
-            raise RuntimeError(f"the job ended with {job.returncode}: {job.stderr.read().decode()}")
+        if reason := ended():
+            raise RuntimeError(f"the job did not start: {reason}")
         if time.monotonic() > deadline:
             raise TimeoutError(f"the job had not started after {START_TIMEOUT_S:g} s")
         time.sleep(0.05)
 
 
+def _ended(job: subprocess.Popen[bytes]) -> str | None:
+    if job.poll() is None:
+        return None
+    assert job.stderr is not None
+    return f"it ended with {job.returncode}: {job.stderr.read().decode()}"
+
+
 def _end_all(job: subprocess.Popen[bytes]) -> None:
     """Kill the agent and its ranks; torchrun gives each rank a session of its own, so they are found by parent."""
-    for pid in [*_descendants(job.pid), job.pid]:
+    for pid in [*descendants(job.pid), job.pid]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     job.wait(30)
@@ -69,7 +75,8 @@ def _end_all(job: subprocess.Popen[bytes]) -> None:
     job.stderr.close()
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Return the pids of a process's children, and of theirs."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():

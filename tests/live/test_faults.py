@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.demo.job import torchrun_job
+from tests.live.jobs import forked_job
 from torchctl.cli import cli
 
 pytestmark = pytest.mark.torch
@@ -48,10 +48,9 @@ def faulty_job(name: str, folder: Path, runtime: Path, script: Path) -> Iterator
     """Run a scenario up to the point where every rank stands where it should."""
     truth = truth_of(name)
     environment = {"SCENARIO": SCRIPT_OF.get(name, name), "FOLDER": str(folder)}
-    with torchrun_job(script, truth["ranks"], runtime, environment=environment) as job:
+    with forked_job(script, truth["ranks"], runtime, environment=environment):
         wait_for_marks(folder, truth["ranks"])
         if name in SIGNALS:
-            os.kill(job.pid, signal.SIGSTOP)  # the agent would end all ranks when it sees one end
             os.kill(pid_of(runtime, truth["faults"][0]["culprits"][0]), SIGNALS[name])
         yield
 

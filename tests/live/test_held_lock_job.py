@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests import guide
-from tests.demo.job import torchrun_job
 from tests.folders import short_folder
+from tests.live.jobs import forked_job
 from tests.sentinels import eventually
 from torchctl.cli import cli
 
@@ -20,6 +20,8 @@ RANKS, STUCK = 3, 1
 REASON = "interpreter lock held; its main thread is sleeping"
 TRAINING = f"""
 import ctypes
+import os
+import time
 
 import torch
 import torch.distributed as dist
@@ -36,6 +38,8 @@ def load_in_c() -> None:
 
 
 if dist.get_rank() == {STUCK}:
+    while not os.path.exists(os.path.join(os.environ["TORCHCTL_RUNTIME_DIR"], "go")):
+        time.sleep(0.01)
     load_in_c()
 dist.all_reduce(torch.ones(8))
 """
@@ -43,6 +47,11 @@ dist.all_reduce(torch.ones(8))
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli, arguments, prog_name="torchctl")
+
+
+def has_sentinel() -> bool:
+    result = run("call", "info", "--ranks", str(STUCK))
+    return result.exit_code == 0 and json.loads(result.stdout)["sentinel"] is not None
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,9 @@ def job() -> Iterator[Path]:
         script.write_text(TRAINING)
         patch.setenv("TORCHCTL_RUNTIME_DIR", str(runtime_dir))
         patch.delenv("TORCHCTL_SENTINEL", raising=False)
-        with torchrun_job(script, RANKS, runtime_dir):
+        with forked_job(script, RANKS, runtime_dir):
+            eventually(has_sentinel, 120)
+            (runtime_dir / "go").touch()
             eventually(lambda: REASON in run("ping", "--ranks", str(STUCK), "--timeout", "10").stdout, 120)
             yield runtime_dir
 
