@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torchctl import protocol
 from torchctl.workers.ask.one import send
-from torchctl.workers.ask.question import handler_request
 from torchctl.workers.ask.reply import Reply, failure
+from torchctl.workers.ask.request import handler_request
 from torchctl.workers.endpoint import Endpoint
 
 

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.servers import serving
 from torchctl.workers.ask.fanout import ask_all
-from torchctl.workers.ask.question import Asking, Question, handler_request
+from torchctl.workers.ask.question import Asking, Question
+from torchctl.workers.ask.request import handler_request
 from torchctl.workers.endpoint import Endpoint
 
 Fetch = Callable[[Sequence[int], str, float], Counter[int]]

@@ -20,8 +20,9 @@ from tests.listeners import listening
 from tests.stacks.texts import WAITING, dump
 from torchctl.cli import cli
 from torchctl.server import WorkerServer
-from torchctl.workers.ask.question import Asking, Question, handler_request
+from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.ask.request import handler_request
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.hosts.relay import Reader
 

@@ -30,7 +30,7 @@ from torchctl.errors import (
 from torchctl.server import Request, Response, WorkerServer, handler
 from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.ask.one import send
-from torchctl.workers.ask.question import Request as Asked
+from torchctl.workers.ask.request import Request as Asked
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import basic
 

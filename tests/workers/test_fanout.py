@@ -12,10 +12,10 @@ from torchctl.errors import DeadlineError, RefusedError, TorchctlError, WorkerEr
 from torchctl.protocol.identity import Identity
 from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.ask.outcome import Outcome, exit_code
-from torchctl.workers.ask.question import Question, Request
+from torchctl.workers.ask.question import Question
 from torchctl.workers.ask.reply import Reply
-from torchctl.workers.ask.threads import Threads
-from torchctl.workers.ask.transport import converse
+from torchctl.workers.ask.request import Request
+from torchctl.workers.ask.threads import Threads, converse
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import ping
 

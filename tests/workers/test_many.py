@@ -24,8 +24,9 @@ from torchctl.server import WorkerServer
 from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.ask.many import Many
 from torchctl.workers.ask.outcome import Outcome
-from torchctl.workers.ask.question import Asking, Question, Request, handler_request
+from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.ask.request import Request, handler_request
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import ping
 

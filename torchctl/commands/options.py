@@ -18,7 +18,7 @@ from torchctl.errors import TorchctlError
 from torchctl.workers.targets import Targets
 
 if TYPE_CHECKING:
-    from torchctl.workers.ask.transport import Progress
+    from torchctl.workers.ask.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 # The fields of `Targets` that the operator types; the command itself knows the other two.

@@ -12,7 +12,8 @@ from torchctl.protocol import runtimedir
 from torchctl.ranks import fold_ranks
 from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.ask.outcome import Outcome, exit_code, is_stopped, stopped
-from torchctl.workers.ask.question import Asking, Question, handler_request
+from torchctl.workers.ask.question import Asking, Question
+from torchctl.workers.ask.request import handler_request
 from torchctl.workers.ask.transport import Transport
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.roll import Roll

@@ -9,7 +9,7 @@ from torchctl import protocol
 from torchctl.workers.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from torchctl.workers.ask.transport import Progress
+    from torchctl.workers.ask.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from torchctl.workers.ask.outcome import Outcome, is_stopped
-from torchctl.workers.ask.question import Question, Request
+from torchctl.workers.ask.progress import Progress
+from torchctl.workers.ask.question import Question
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.ask.request import Request
 from torchctl.workers.ask.threads import Threads
-from torchctl.workers.ask.transport import Progress, Transport
+from torchctl.workers.ask.transport import Transport
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")

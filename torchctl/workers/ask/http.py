@@ -5,8 +5,8 @@ from __future__ import annotations
 import httptools
 
 from torchctl.errors import TooLargeError
-from torchctl.workers.ask.question import Request, request_headers
 from torchctl.workers.ask.reply import Reply, make_reply
+from torchctl.workers.ask.request import Request, request_headers
 from torchctl.workers.endpoint import Endpoint
 
 _MAX_HEAD_BYTES = 1 << 16

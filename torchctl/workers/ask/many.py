@@ -26,11 +26,12 @@ from torchctl.errors import NotAskedError, TooLargeError, WorkerError
 from torchctl.workers.ask.connecting import connect_tcp, connect_unix, raise_file_limit
 from torchctl.workers.ask.http import ResponseParser, request_bytes
 from torchctl.workers.ask.outcome import Outcome, defect, is_stopped, stopped
-from torchctl.workers.ask.question import Conversation, Question, Request
+from torchctl.workers.ask.progress import Progress
+from torchctl.workers.ask.question import Conversation, Question
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.ask.request import Request
 from torchctl.workers.ask.resolving import Resolver
 from torchctl.workers.ask.translation import translated
-from torchctl.workers.ask.transport import Progress
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from urllib3.exceptions import HTTPError
 
 from torchctl.errors import TooLargeError, WorkerError
 from torchctl.workers.ask.deadlinesocket import DeadlineSocket
-from torchctl.workers.ask.question import Request, request_headers
 from torchctl.workers.ask.reply import Reply, make_reply
+from torchctl.workers.ask.request import Request, request_headers
 from torchctl.workers.ask.translation import translated
 from torchctl.workers.endpoint import Endpoint
 

@@ -28,8 +28,8 @@ from torchctl.protocol.identity import MAX_JOB_CHARS, Identity
 from torchctl.protocol.info import info_document
 from torchctl.protocol.launchers import job_in, place_in
 from torchctl.text import duration
-from torchctl.workers.ask.question import Request
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.ask.request import Request
 from torchctl.workers.endpoint import Endpoint
 
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
-from torchctl.workers.ask.outcome import Outcome, late, stopped
-from torchctl.workers.ask.question import Question, Request
+from torchctl.errors import WorkerError
+from torchctl.workers.ask.outcome import Outcome, defect, late, stopped
+from torchctl.workers.ask.question import Conversation, Question
 from torchctl.workers.ask.reply import Reply
-from torchctl.workers.ask.transport import Send, converse
+from torchctl.workers.ask.request import Request
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")
 _GRACE_S = 0.5  # at most, for a thread whose socket hits the deadline to say so in its own, more exact words
+
+# Carries one request to one worker, by a deadline in `time.monotonic` seconds; raises WorkerError.
+Send = Callable[[Endpoint, Request, float], Reply]
 
 
 class Threads:
@@ -87,3 +91,22 @@ class _Queue(Generic[T]):
         """Return the index of the next endpoint; None when there is none left."""
         with self._lock:
             return next(self._indexes, None)
+
+
+def converse(endpoint: Endpoint, question: Question[T], send: Callable[[Request], Reply]) -> Outcome[T]:
+    """Hold one worker's whole conversation, one request after the other."""
+    conversation = Conversation(question, endpoint)
+    try:
+        request = conversation.begin()
+        while request is not None:
+            try:
+                reply = send(request)
+            except WorkerError as error:
+                request = conversation.fail(error)
+            else:
+                request = conversation.answer(reply)
+    except WorkerError as error:
+        return Outcome(endpoint, None, error, conversation.identity)
+    except Exception as error:  # a defect of ours with one worker must not hide the others' answers
+        return Outcome(endpoint, None, defect(endpoint, error))
+    return Outcome(endpoint, conversation.value, None, conversation.identity)

@@ -16,8 +16,8 @@ from typing import Generic, TypeVar
 from torchctl.errors import DeadlineError, UnknownHostError, UnreachableError, WorkerError
 from torchctl.text import duration
 from torchctl.workers.ask.outcome import Outcome, stopped
+from torchctl.workers.ask.progress import Progress
 from torchctl.workers.ask.question import Question
-from torchctl.workers.ask.transport import Progress
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.find.hostlist import checked_host
 from torchctl.workers.hosts.commands import SSH, HostCommands, gateway_python

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchctl.errors import NotAWorkerError
 from torchctl.protocol import HANDLER_PATH
-from torchctl.workers.ask.question import Asking, Question, Request, handler_request
+from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply, wants_token
+from torchctl.workers.ask.request import Request, handler_request
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from torchctl.errors import NoSuchHandlerError, WorkerError
 from torchctl.manifest import GENERIC_TRACE, INFO, STACKS, TRACE
-from torchctl.workers.ask.question import Asking, Question, handler_request
+from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.ask.request import handler_request
 from torchctl.workers.questions import relayed
 from torchctl.workers.questions.recorders import first_trace, generic_trace, is_generic
 

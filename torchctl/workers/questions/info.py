@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from torchctl.errors import NoSuchHandlerError, NotAWorkerError
 from torchctl.protocol.info import SCHEMA_PREFIX
-from torchctl.workers.ask.question import Asking, Question, handler_request
+from torchctl.workers.ask.question import Asking, Question
+from torchctl.workers.ask.request import handler_request
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
 

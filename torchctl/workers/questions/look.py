@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torchctl.errors import DegradedError, HandlerError, NoSuchHandlerError
-from torchctl.workers.ask.question import Asking, Question, handler_request
+from torchctl.workers.ask.question import Asking, Question
+from torchctl.workers.ask.request import handler_request
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
 from torchctl.workers.questions.info import WorkerInfo, ask_info

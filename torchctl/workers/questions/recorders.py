@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from torchctl.errors import HandlerError, NoSuchHandlerError
 from torchctl.protocol import GENERIC_RECORDER, NCCL_RECORDER, NO_RECORDER
-from torchctl.workers.ask.question import Asking, Request, handler_request
+from torchctl.workers.ask.question import Asking
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.ask.request import Request, handler_request
 
 _COUNTERS_BYTES = 1 << 20
 _DIGEST_BYTES = 64 << 20  # a ring of 250 thousand entries that are all open
