@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchctl import protocol
 from torchctl.errors import ServerError
 from torchctl.server.http.gate import Gate
+
+if TYPE_CHECKING:
+    from torchctl.server.http.tls import ServerTls
 
 
 class WorkerOptions(NamedTuple):
@@ -43,19 +46,27 @@ class WorkerOptions(NamedTuple):
         """Return the rules of TCP.
 
         Raises:
-            ServerError: the token, or certificate and key, cannot be used.
-            SecretFileError: token or key are open to others.
+            ServerError: the token cannot be used.
+            SecretFileError: its file is open to others.
+        """
+        return Gate(token=self._token(), read_only=self._is_read_only())
+
+    def tcp_tls(self) -> ServerTls | None:
+        """Return the TLS of TCP, None for plain HTTP.
+
+        Raises:
+            ServerError: certificate and key cannot be used.
+            SecretFileError: the key is open to others.
         """
         cert = self.tls_cert or os.environ.get(protocol.TLS_CERT_VARIABLE, "")
         key = self.tls_key or os.environ.get(protocol.TLS_KEY_VARIABLE, "")
         if bool(cert) != bool(key):
             raise ServerError("TLS needs both a certificate and its key; one of them is missing")
-        tls = None
-        if cert:
-            from torchctl.server.http.tls import ServerTls
+        if not cert:
+            return None
+        from torchctl.server.http.tls import ServerTls
 
-            tls = ServerTls(cert, key)
-        return Gate(token=self._token(), tls=tls, read_only=self._is_read_only())
+        return ServerTls(cert, key)
 
     def _token(self) -> bytes | None:
         path = self.token_file or os.environ.get(protocol.TOKEN_FILE_VARIABLE, "")

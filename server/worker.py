@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
@@ -17,6 +18,9 @@ from torchctl.server.http.connections import Connections
 from torchctl.server.http.gate import Gate, is_loopback, own_names
 from torchctl.server.http.listener import Listener, TcpListener, UnixListener
 from torchctl.server.options import WorkerOptions
+
+if TYPE_CHECKING:
+    from torchctl.server.http.tls import ServerTls
 
 _LOOPBACK_NAMES = ("", "localhost")
 _EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses
@@ -71,7 +75,7 @@ class WorkerServer:
             self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, options.unix_gate()))
             self.port, self.address, self.tls = -1, os.fspath(host_or_file), False
         else:
-            self._listen_tcp(host_or_file, port, options.tcp_gate())
+            self._listen_tcp(host_or_file, port, options.tcp_tls(), options.tcp_gate())
         self._native = native_server.start() if options.native_companion else None
         if options.sentinel and companion.wanted():
             self._listeners[0].companion = self._companion()
@@ -88,11 +92,11 @@ class WorkerServer:
 
     def _companion(self) -> companion.Companion:
         # A sentinel speaks no TLS: such a socket stays the worker's own.
-        plain = [one for one in self._listeners if one.gate.tls is None]
+        plain = [one for one in self._listeners if one.tls is None]
         shared = [companion.Shared(one.socket, one.gate, isinstance(one, TcpListener)) for one in plain]
         return companion.Companion(shared, self.address, "" if self._native is None else self._native.path)
 
-    def _listen_tcp(self, host: str, port: int, gate: Gate) -> None:
+    def _listen_tcp(self, host: str, port: int, tls: ServerTls | None, gate: Gate) -> None:
         addresses = _addresses(host)
         if gate.token is None and not all(is_loopback(address) for _, (address, _) in addresses):
             raise ServerError(
@@ -102,7 +106,7 @@ class WorkerServer:
         guarded = [(address, _at(host, address, gate)) for address in addresses]
         for attempt in range(_EPHEMERAL_TRIES):
             try:
-                self._listeners = [*_bind_all(guarded, port, self._connections)]
+                self._listeners = [*_bind_all(guarded, port, self._connections, tls)]
                 break
             except OSError as error:
                 if port == 0 and attempt + 1 < _EPHEMERAL_TRIES:
@@ -112,7 +116,7 @@ class WorkerServer:
                 raise kind(message, hint="choose another port; 0 picks a free one") from error
         self.port = int(self._listeners[0].server_address[1])
         self.address = f"{host or 'localhost'}:{self.port}"
-        self.tls = gate.tls is not None
+        self.tls = tls is not None
 
     def shutdown(self) -> None:
         """Stop serving, in under 0.5 s: close every socket, end every thread, remove the socket file.
@@ -214,12 +218,14 @@ def _has_ipv6_loopback() -> bool:
         return False
 
 
-def _bind_all(addresses: list[tuple[_Address, Gate]], port: int, connections: Connections) -> list[TcpListener]:
+def _bind_all(
+    addresses: list[tuple[_Address, Gate]], port: int, connections: Connections, tls: ServerTls | None
+) -> list[TcpListener]:
     """Bind every address to one port, all or none."""
     bound: list[TcpListener] = []
     try:
         for (family, (host, _)), gate in addresses:
-            listener = TcpListener(family, (host, port), connections, gate)
+            listener = TcpListener(family, (host, port), connections, gate, tls)
             bound.append(listener)
             port = int(listener.server_address[1])
     except OSError:

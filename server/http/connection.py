@@ -12,7 +12,7 @@ import contextlib
 import io
 import socket
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torchctl import __version__, protocol
 from torchctl.protocol.identity import Identity
@@ -27,6 +27,9 @@ from torchctl.server.http.head import BadRequest, Head, read_head, status_line
 from torchctl.server.http.verdict import Refused, Served, judge
 from torchctl.server.request import Response
 
+if TYPE_CHECKING:
+    from torchctl.server.http.tls import ServerTls
+
 _ONE_WRITE_BYTES = 65536
 
 
@@ -34,6 +37,7 @@ class Host(Protocol):
     """What a connection needs of the listener that has accepted it."""
 
     gate: gate.Gate
+    tls: ServerTls | None
     connections: Connections
     allow_pause: bool
     pid: int
@@ -75,12 +79,12 @@ class Connection:
             problem = gate.peer_problem(self._channel.socket)
             if problem:
                 raise BadRequest(403, problem)
-        elif self._host.gate.tls is not None:
+        elif self._host.tls is not None:
             from torchctl.server.http.tls import is_tls
 
             if not is_tls(self._channel, self._reader.deadline):
                 raise BadRequest(426, protocol.TLS_WANTED)
-            secured = self._host.gate.tls.over(self._channel)
+            secured = self._host.tls.over(self._channel)
             secured.shake_hands(self._reader.deadline)
             self._stream = secured
             self._reader.read_through(secured)

@@ -14,12 +14,9 @@ from __future__ import annotations
 import os
 import socket
 from _operator import _compare_digest  # what `hmac.compare_digest` is
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torchctl.process.peer import peer_of
-
-if TYPE_CHECKING:
-    from torchctl.server.http.tls import ServerTls
 
 _IPV6_LOOPBACK = bytes(15) + b"\1"
 _IPV4_WITHIN = bytes(10) + b"\xff\xff"  # ::ffff:127.0.0.1
@@ -31,13 +28,11 @@ class Gate(NamedTuple):
     Attributes:
         token: what clients must present, None when nothing is asked for.
         own_names: the host names by which a loopback listener may be called, None for one that takes any Host.
-        tls: what a connection is wrapped in, None for plain HTTP.
         read_only: handlers that change or cost something are switched off.
     """
 
     token: bytes | None = None
     own_names: frozenset[str] | None = None
-    tls: ServerTls | None = None
     read_only: bool = False
 
     def knows(self, authorization: str) -> bool:

@@ -17,7 +17,7 @@ import socket
 import socketserver
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchctl import protocol
 from torchctl.server.guest import ownership
@@ -27,6 +27,9 @@ from torchctl.server.http.channel import Channel, door_of
 from torchctl.server.http.connection import Connection
 from torchctl.server.http.connections import Connections
 from torchctl.server.http.gate import Gate
+
+if TYPE_CHECKING:
+    from torchctl.server.http.tls import ServerTls
 
 # Raised by the thread's own instructions: blocking these would turn a crash report into a silent kill.
 _OWN_FAULTS = {getattr(signal, f"SIG{name}") for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT", "TRAP", "SYS")}
@@ -54,6 +57,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
     request_queue_size = protocol.BACKLOG
     allow_pause = False
+    tls: ServerTls | None = None
     companion: Companion | None = None  # of the server, on the thread of its first listener
 
     def __init__(self, address: Any, connections: Connections, gate: Gate) -> None:
@@ -219,12 +223,15 @@ class UnixListener(Listener, socketserver.ThreadingUnixStreamServer):
 
 
 class TcpListener(Listener):
-    """Listens on one IPv4 or IPv6 address; `address` is (host, port)."""
+    """Listens on one IPv4 or IPv6 address, in TLS where there is one; `address` is (host, port)."""
 
     allow_reuse_address = True
 
-    def __init__(self, family: socket.AddressFamily, address: Any, connections: Connections, gate: Gate) -> None:
+    def __init__(
+        self, family: socket.AddressFamily, address: Any, connections: Connections, gate: Gate, tls: ServerTls | None
+    ) -> None:
         self.address_family = family
+        self.tls = tls
         super().__init__(address, connections, gate)
 
     def server_bind(self) -> None:
