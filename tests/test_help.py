@@ -21,7 +21,7 @@ WORKER_OPTIONS = {
     "Limits": "timeout jobs",
     "Output": "format json",
 }
-REFUSED = {"diagnose": {"ranks"}, "ping": {"pid"}, "handlers": {"pid"}}
+REFUSED = {"diagnose": {"ranks"}} | {name: {"pid"} for name in ("ping", "handlers", "call", "nccl-trace")}
 
 
 def page(*words: str, columns: int = 80) -> str:

@@ -217,7 +217,8 @@ class DegradedError(UnreachableError):
 
     kind = "degraded"
     hint = (
-        "`torchctl traceback` shows where it is, read from outside; `torchctl doctor` shows everything known about it"
+        "`torchctl traceback` shows where it is, read from outside;"
+        " `torchctl doctor PID` shows everything known about it"
     )
 
 
@@ -276,7 +277,7 @@ class DeadlineError(WorkerError):
     kind = "timeout"
     hint = (
         "the process may be stopped, or its interpreter lock may be held: try a longer --timeout,"
-        " then `torchctl doctor` on its host"
+        " then `torchctl doctor PID` on its host"
     )
 
 

@@ -52,15 +52,31 @@ def test_a_process_stands_on_the_screen_of_the_workers(folder: Path, monkeypatch
 
 
 def test_what_needs_a_server_and_who_is_not_there_are_failures() -> None:
-    result = run("ping", "--pid", str(os.getpid()))
-    assert result.exit_code == 4
-    assert f"pid {os.getpid()} has no server, which ping requires" in result.stderr
+    with python("print('up', flush=True)\nimport sys\nsys.stdin.read()\n") as process:
+        process.wait_for("up")
+        result = run("ping", "--pid", str(process.pid))
+        assert result.exit_code == 4
+        assert result.stderr == (
+            f"torchctl: pid {process.pid} is read from outside, which cannot give ping\n"
+            "  `torchctl traceback`, `ps`, `collect` and `diagnose` can use --pid;"
+            " the rest requires a server in the process\n"
+        )
     with python("") as process:
         process.finish()
     gone = run("ps", "--pid", f"{process.pid}")
     assert gone.exit_code == 3
     assert f"pid {process.pid} does not exist" in gone.stderr
     assert run("ps", "--pid", "x").exit_code == 2
+
+
+def test_a_process_that_has_a_server_is_not_said_to_have_none(folder: Path) -> None:
+    with WorkerServer(str(folder / "rank3-1.sock")):
+        result = run("call", "fr_trace_json", "--pid", str(os.getpid()))
+    assert result.exit_code == 4
+    assert result.stderr == (
+        f"torchctl: pid {os.getpid()} is read from outside, which cannot give fr_trace_json\n"
+        f"  the process listens at {folder}/rank3-1.sock: give that with --socket instead of --pid\n"
+    )
 
 
 def test_workers_of_a_user_are_those_in_a_closed_folder_of_that_user(folder: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import sys
 import time
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -80,7 +81,7 @@ def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 )
 @click.option("--body", type=click.File("rb"), help="Send this file (- for stdin) as the request body.")
 @click.option("--output", metavar="FILE", help="Write the answer to FILE (FILE.rankN for several workers).")
-@worker_options
+@partial(worker_options, unlisted={"pids"})
 def command(targets: Targets, name: str, params: dict[str, str], body: IO[bytes] | None, output: str | None) -> None:
     """Call a handler and print its raw answer.
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     help="Show the last N entries and the oldest 50 active ones; 0 shows all.",
 )
 @click.option("--output", type=click.Path(), metavar="FILE", help="Also save the raw dump.")
-@worker_options
+@partial(worker_options, unlisted={"pids"})
 @click.option("--file", "more", multiple=True, type=click.Path(), metavar="DUMP", help="A dump file. Repeatable.")
 @click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE|DIR]...")
 def command(

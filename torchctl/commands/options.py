@@ -171,7 +171,7 @@ def worker_options(function: F, unlisted: Collection[str] = ()) -> F:
     """Add the options that say which workers to ask; the command gets them as one `Targets`.
 
     Args:
-        unlisted: fields of `Targets` whose options the command refuses: its --help leaves them out.
+        unlisted: fields of `Targets` whose options are of little or no use to the command: its --help leaves them out.
     """
 
     @wraps(function)

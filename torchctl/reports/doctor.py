@@ -14,9 +14,8 @@ from torchctl.errors import WorkerError
 from torchctl.process.memory import ControlGroup, group_of
 from torchctl.process.reasons import Reason, lock_waiters, reasons
 from torchctl.process.samples import Sample, read, sample, status_fields
-from torchctl.process.sockets import socket_inodes
+from torchctl.process.sockets import listening_path
 from torchctl.process.started import age_s
-from torchctl.protocol import socketnames
 from torchctl.stacks.pyspy import parse_pyspy
 from torchctl.stacks.stack import Stacks
 from torchctl.text import duration
@@ -29,7 +28,6 @@ from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import call_question, ping
 
 _BETWEEN_LOOKS_S = 1.0
-_LISTENING_FLAGS = "00010000"  # of /proc/net/unix: __SO_ACCEPTCON
 _STATES = {
     "R": "running",
     "S": "asleep",
@@ -73,7 +71,7 @@ def examine(pid: int, path: str, deadline: float) -> Report:
     if before.state in ("", "X"):
         return _gone(report, path)
     _identity(report, before.start_ticks)
-    path = path or _socket_of(pid)
+    path = path or listening_path(pid)
     began = time.monotonic()
     answer = _server(report, path, deadline)
     left = _BETWEEN_LOOKS_S - (time.monotonic() - began)
@@ -203,15 +201,3 @@ def _judge(report: Report, path: str, answer: str) -> None:
         report.verdict = f"process {report.pid} has no server: {why}"
     else:
         report.verdict = f"process {report.pid} has no server, and /proc shows nothing that blocks it"
-
-
-def _socket_of(pid: int) -> str:
-    """Return the path of a Unix socket that a process listens at; "" for none. A worker's is asked for first."""
-    inodes = socket_inodes(pid)
-    found = []
-    for line in read(f"/proc/{pid}/net/unix").splitlines()[1:]:
-        fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[3] == _LISTENING_FLAGS and fields[6] in inodes:
-            found.append(fields[7])
-    paths = [path for path in found if path.startswith("/")]
-    return min(paths, key=lambda path: (not path.endswith(socketnames.SUFFIX), path), default="")

@@ -118,8 +118,9 @@ class WorkerTraces(Traces):
 
         self.missing = result = survey(find_workers(self._targets), dumps_question(stacktraces=self._frames))
         for outcome in result.outcomes:
-            if self._frames and isinstance(outcome.error, DeadlineError) and not outcome.error.blocked:
-                outcome.error.hint = _SLOW_FRAMES
+            error = outcome.error
+            if self._frames and type(error) is DeadlineError and not error.blocked:
+                error.hint = _SLOW_FRAMES
         for endpoint, dumps in result.answers:
             for trace in dumps.traces:
                 yield RawDump(str(endpoint), dumps.rank, trace.body, answered_ns=trace.answered_ns)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torchctl.errors import (
     BusyError,
@@ -33,6 +33,7 @@ from torchctl.workers.endpoint import Endpoint
 
 _BETWEEN_LOOKS_S = 0.3  # a waiter for the lock wakes 60 times meanwhile
 _MAX_PROCESSES = 64  # looked at; of more that are silent the first ones tell enough
+_MAX_HINTS = 3  # silent processes that are named in a hint
 STANDS_STILL = ("", "Z", "X", "T", "t")  # the kernel's letters; "" for a process that is gone
 _LISTENING = "0A"  # of /proc/net/tcp: TCP_LISTEN
 
@@ -63,7 +64,21 @@ def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
         time.sleep(_BETWEEN_LOOKS_S)
     guarded = sentinels() if known else {}
     for pid, late in known:
-        late.because(_of_silence(pid, *looks[pid]) + ("" if pid in guarded else "; it has no sentinel"))
+        words, late.blocked = _of_silence(pid, *looks[pid])
+        late.because(words + ("" if pid in guarded else "; it has no sentinel"))
+    blocked = _doctor(pid for pid, late in known if late.blocked)
+    running = _doctor(pid for pid, late in known if not late.blocked)
+    for _, late in known:
+        if late.blocked:
+            late.hint = f"{blocked} shows everything known about the process and what blocks it"
+        elif type(late) is DeadlineError:
+            late.hint = f"the process is running and may be slow: try a longer --timeout, then {running}"
+
+
+def _doctor(pids: Iterable[int]) -> str:
+    """Return the command that examines one of a few processes, by name."""
+    few = list(dict.fromkeys(pids))
+    return " or ".join(f"`torchctl doctor {pid}`" for pid in (few if len(few) <= _MAX_HINTS else ["PID"]))
 
 
 def is_late(error: WorkerError | None) -> bool:
@@ -120,14 +135,15 @@ def _is_gone(pid: int) -> bool:
     return sample(pid, []).state in ("", "Z", "X")
 
 
-def _of_silence(pid: int, before: Sample, group: ControlGroup) -> str:
+def _of_silence(pid: int, before: Sample, group: ControlGroup) -> tuple[str, bool]:
+    """Return what a process does, and whether something keeps it from answering."""
     after = sample(pid)
     found = reasons(before, after, 0, (group, group_of(pid)))
     if found:
-        return f"its process {pid}: {'; '.join(one.text for one in found)}"
+        return f"its process {pid}: {'; '.join(one.text for one in found)}", True
     main = after.threads.get(pid)
     doing = "" if main is None else f" (state {main.state}{f', {main.wait}' if main.wait else ''})"
-    return f"its process {pid} is running{doing}"
+    return f"its process {pid} is running{doing}", False
 
 
 def pid_of(endpoint: Endpoint) -> int | None:

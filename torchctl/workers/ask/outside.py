@@ -23,6 +23,7 @@ from torchctl.process.memory import ControlGroup
 from torchctl.process.pyspy import complaint, dump_command, find_pyspy
 from torchctl.process.reasons import reasons
 from torchctl.process.samples import sample, start_ticks
+from torchctl.process.sockets import listening_path
 from torchctl.process.started import age_s, start_time
 from torchctl.protocol.identity import MAX_JOB_CHARS, Identity
 from torchctl.protocol.info import info_document
@@ -48,7 +49,8 @@ def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
         body = _info(identity, start_ticks(endpoint.pid))
     else:
         what = request.handler or "a list of handlers"
-        raise HandlerError(f"has no server, which {what} requires", endpoint=str(endpoint), status=501)
+        words = f"is read from outside, which cannot give {what}"
+        raise HandlerError(words, endpoint=str(endpoint), status=501, hint=_instead(endpoint.pid))
     elapsed = time.monotonic() - began
     now = sample(endpoint.pid, [endpoint.pid])
     found = reasons(now, now, 0, (ControlGroup(), ControlGroup()))
@@ -56,6 +58,16 @@ def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
         # Read from outside it stands still all the same: not one of those that run.
         identity = identity._replace(degraded="; ".join(one.text for one in found))
     return Reply(200, body, "", elapsed, identity, time.time())
+
+
+def _instead(pid: int) -> str:
+    """Return what to try for what cannot be had from outside."""
+    path = listening_path(pid)
+    if path:
+        return f"the process listens at {path}: give that with --socket instead of --pid"
+    return (
+        "`torchctl traceback`, `ps`, `collect` and `diagnose` can use --pid; the rest requires a server in the process"
+    )
 
 
 def identity_of(endpoint: Endpoint) -> Identity:
@@ -82,7 +94,9 @@ def _pyspy(endpoint: Endpoint, deadline: float) -> bytes:
     program = find_pyspy()
     if program is None:
         hint = "pip install 'torchctl[pyspy]'"
-        raise UnreachableError("has no server, and py-spy is not installed", endpoint=str(endpoint), hint=hint)
+        raise UnreachableError(
+            "cannot be read from outside: py-spy is not installed", endpoint=str(endpoint), hint=hint
+        )
     arguments = dump_command(program, endpoint.pid)
     began = time.monotonic()
     try:
