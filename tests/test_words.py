@@ -1,4 +1,4 @@
-"""What a user reads is plain English: none of the phrases of words.txt is in --help, errors, README, CHANGELOG or guide."""
+"""What a user reads is plain English: --help, errors, README, CHANGELOG and guide have none of the phrases of words.txt."""
 
 import re
 

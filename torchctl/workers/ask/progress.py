@@ -1,4 +1,4 @@
-"""What a transport tells while it asks, for whoever shows it."""
+"""What a transport shows while it asks, for whoever shows it."""
 
 from __future__ import annotations
 
