@@ -1,4 +1,4 @@
-"""What a user reads is plain English: --help, errors, README, CHANGELOG and guide have none of the phrases of words.txt."""
+"""Nothing that a user reads (--help, errors, README, CHANGELOG, guide) has one of the phrases of words.txt."""
 
 import re
 
