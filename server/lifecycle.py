@@ -25,7 +25,7 @@ from torchctl.server.worker import WorkerServer
 TORCH_WORKER_SERVER_SOCKET = protocol.SOCKET_VARIABLE
 
 _ERRORS = "torch.distributed.elastic.multiprocessing.errors"
-_STALE_AFTER_S = 86400.0  # leftovers of killed workers stay a day, so that somebody can still see them
+_STALE_AFTER_S = 86400.0  # leftovers of killed workers stay a day, so that someone can still see them
 _SWEEP_LIMIT = 256  # files looked at per start
 
 

@@ -24,7 +24,7 @@ class WorkerOptions(NamedTuple):
         tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then requires TLS. Else TORCHCTL_TLS_CERT and
             TORCHCTL_TLS_KEY.
         sentinel: have a small process beside this one answer while this one cannot; one for all servers of the process,
-            started by the first. It speaks no TLS. TORCHCTL_SENTINEL=0 in the environment turns it off.
+            started by the first. It does not speak TLS. TORCHCTL_SENTINEL=0 in the environment turns it off.
         native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
             then has traces too while the interpreter lock is held. It starts nine threads.
         allow_pause: let `pyspy_dump` stop the process for the moment of reading.

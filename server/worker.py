@@ -91,7 +91,7 @@ class WorkerServer:
             raise ServerError(f"cannot start a thread for the server: {error}") from error
 
     def _companion(self) -> companion.Companion:
-        # A sentinel speaks no TLS: such a socket stays the worker's own.
+        # A sentinel does not speak TLS: such a socket stays the worker's own.
         plain = [one for one in self._listeners if one.tls is None]
         shared = [companion.Shared(one.socket, one.gate, isinstance(one, TcpListener)) for one in plain]
         return companion.Companion(shared, self.address, "" if self._native is None else self._native.path)

@@ -1,6 +1,6 @@
 """The barrier: every rank waits until `world_size` have come, on torch's own keys.
 
-How this works: arriving is one `add` on a counter; whoever brings it to `world_size` sets the key that all
+How this works: arriving is one `add` on a counter; the rank that brings it to `world_size` sets the key that all
 wait for. On a store that cannot look (no `check`) the operations are torch's, one for one. On any other
 store the wait is cut into slices; a rank still waiting after the first slice leaves its trace, so that an
 operator can see who has arrived while it lasts, and a timeout ends in one report for all (`tracing`).

@@ -1,7 +1,7 @@
 """Is that port a TCPStore? Asked in a store's own words, without torch.
 
 How this works: torch's client connects and then waits for an answer without any limit, so a port where
-something else listens would hold it for ever. The probe connects to all addresses of the name at once,
+something else listens would hold it forever. The probe connects to all addresses of the name at once,
 sends the store's greeting and a ping, and takes the first address that sends the ping's number back. Torch
 is then given that address, not the name: it would otherwise take the first address that merely accepts the
 connection.
@@ -121,7 +121,7 @@ def _drop(selector: selectors.BaseSelector, fileobj: object) -> None:
 
 
 def worst_error(errors: list[OSError], host: str, port: int, timeout_s: float) -> OSError:
-    """Return the error that says most: somebody else is there, silence, no route, and last a refusal."""
+    """Return the error that says most: someone else is there, silence, no route, and last a refusal."""
     if any(isinstance(error, NotAStoreError) for error in errors):
         return NotAStoreError(f"what listens on {host}:{port} is not a TCPStore")
     if any(isinstance(error, SilentError) for error in errors):

@@ -9,7 +9,7 @@ from torchctl.storeutil.logs import get_logger
 
 
 def get_free_port() -> int:
-    """Return a port that nobody on localhost uses now; it is not reserved, somebody else may take it.
+    """Return a port that no one on localhost uses now; it is not reserved, someone else may take it.
 
     Source: torch.distributed.elastic.utils.distributed.get_free_port (2.13).
     """

@@ -2,7 +2,7 @@
 
 How this works: every waiting rank leaves a trace key. At the timeout each reads how many have arrived and
 adds to a key named after that number; the first one computes the report and publishes it, the others wait
-for it. A rank that arrives in between changes the number, so a report is never read by somebody for whom it
+for it. A rank that arrives in between changes the number, so a report is never read by someone for whom it
 is stale. If the reporter dies, the others choose a second one after `trace_timeout` and half a second. Rank
 0 opens torch's own gate as well, so that ranks inside torch's function hear of it.
 """
@@ -49,7 +49,7 @@ class MissingRanks:
 
     @property
     def anonymous(self) -> int:
-        """How many of the untraced ranks have arrived after all: which ones, nobody knows."""
+        """How many of the untraced ranks have arrived after all: which ones, no one knows."""
         return max(0, self.arrived + len(self.untraced) - self.world_size)
 
     def names(self, decoder: Callable[[int], str] | None) -> str:

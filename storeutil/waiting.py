@@ -99,7 +99,7 @@ class store_timeout:
             store.set_timeout(calls[-1]._wanted if calls else original)
 
 
-# By the id of the innermost store, while somebody is inside: the timeout found first, and who is in, the latest last.
+# By the id of the innermost store, while someone is inside: the timeout found first, and who is in, the latest last.
 _inside: dict[int, tuple[timedelta, list[store_timeout]]] = {}
 # Setting a timeout lets other threads run, and one lock for all stores would make a queue of a thousand ranks; a
 # new lock for each call costs a small exchange several per cent. So the stores share out a prime number of them.

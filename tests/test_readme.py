@@ -25,7 +25,7 @@ from torchctl.protocol import runtimedir
 from torchctl.server import WorkerServer, get_handler_names
 
 README = PAGES["README.md"]
-MOST_WORDS = 1700
+MOST_WORDS = 1500
 # Words that stand for something, and a value of that kind.
 PLACEHOLDERS = {"HOST:PORT": "node1:29500", "PID": "4711", "PID,...": "4711", "N": "3", "K": "3"}
 STORE_COMMANDS = ("keys", "get", "set", "add", "delete", "wait")
@@ -53,6 +53,13 @@ def parse(words: list[str]) -> None:
             assert left == ["--help"]
         return
     assert left in ([], ["--help"], ["--version"])
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_screens_show_the_line_at_which_a_script_is_run(name: str) -> None:
+    lines = (ROOT / "server" / "__main__.py").read_text().splitlines()
+    for number in re.findall(r"torchctl/server/__main__\.py:(\d+) in _run_script", PAGES[name]):
+        assert lines[int(number) - 1].strip().startswith("exec(code")
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,4 +1,4 @@
-"""Nothing that a user reads (--help, errors, README, CHANGELOG, guide) has one of the phrases of words.txt."""
+"""Plain English: no phrase of words.txt is in --help, errors, docstrings, README, CHANGELOG or guide."""
 
 import re
 

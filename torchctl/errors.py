@@ -177,7 +177,7 @@ class WorkerError(TorchctlError):
 
 
 class UnreachableError(WorkerError):
-    """No connection, or nobody on the other end that speaks our protocol."""
+    """No connection, or no one on the other end that speaks our protocol."""
 
     exit_code = EXIT_UNREACHABLE
     kind = "unreachable"

@@ -5,7 +5,7 @@ there is neither a thread nor a wake-up more. The thread starts the sentinel det
 private socket (abstract, made up by the kernel) on its command line, and goes on accepting. When the sentinel
 connects and is found to be a process of our own user, it gets the listening sockets and the shared page over that
 connection, which stays as the link between both: a probe comes on it, and its end is noticed on both sides. A
-sentinel that dies is not started again: whoever killed it may have had a reason, and a loop of starts would hurt.
+sentinel that dies is not started again: the one who killed it may have had a reason, and a loop of starts would hurt.
 
 One sentinel serves all servers of a process, each over a link of its own: a second server does not start one, but has
 its private socket's name told to the one that is there, over another server's link. So it stays until the last
@@ -280,7 +280,7 @@ class Companion:
                 link.send(data, socket.MSG_NOSIGNAL)  # so that the sentinel hands back at once
 
     def _collect(self) -> None:
-        """Where we are the parent of whoever has none (process 1 of a container), leave no dead child behind."""
+        """Where we are the parent of orphans (process 1 of a container), leave no dead child behind."""
         deadline = time.monotonic() + _GOODBYE_S
         with contextlib.suppress(OSError):
             while self.pid and os.waitpid(self.pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:

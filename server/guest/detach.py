@@ -52,7 +52,7 @@ def start(arguments: Sequence[str], output: str = os.devnull) -> None:
 
 def _run(command: str) -> None:
     if not _clone(os.fsencode(command)):
-        import subprocess  # late: hardly anybody needs it
+        import subprocess  # late: hardly anyone needs it
 
         subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, check=False, close_fds=True)
 

@@ -3,7 +3,7 @@
 How this works: before the fork the accepting threads end, and in the parent they start again: an idle server
 then adds no thread to the process at the moment of the fork, and no lock of it can be held in the child. The child
 closes the descriptors that it inherited, so that a data loader which outlives its trainer does not keep the socket
-alive, and serves nothing. Threads of connections that are being served stay: they end by themselves, and somebody is
+alive, and serves nothing. Threads of connections that are being served stay: they end by themselves, and someone is
 asking just then. What Python may say of all that is `forkwarning`'s business.
 """
 

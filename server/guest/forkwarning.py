@@ -3,8 +3,8 @@
 How this works: from 3.12 on a fork with other threads is a DeprecationWarning, shown in `__main__` and an error under
 ``-W error``. Our accepting thread has ended by then (see `forking`), but Python 3.13 (up to 3.13.9) and 3.14.0 count
 only after the hooks in the parent, in which that thread is started again; and a client that is being served has a
-thread too. Without us such a program would not be warned. So before each fork we look who is there. If it is nobody but
-us, a filter for this one sentence about this one process is put in front; if there is anybody else, it is taken away,
+thread too. Without us such a program would not be warned. So before each fork we look who is there. If there is no one
+but us, a filter for this one sentence about this one process is put in front; if there is anyone else, it is removed,
 and the warning is the trainer's. Nothing else ever says that sentence. The list is changed in place: to announce the
 change, as `warnings.filterwarnings` does, would make all warnings that are shown once be shown again after each fork.
 A fork in a signal handler, just while a thread of ours starts or ends, is still warned of.

@@ -1,4 +1,4 @@
-"""How many wrong tokens have been sent to this process, for `info`: an operator sees that somebody guesses."""
+"""How many wrong tokens have been sent to this process, for `info`: an operator sees that someone guesses."""
 
 from __future__ import annotations
 

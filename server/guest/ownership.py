@@ -239,7 +239,7 @@ def fill_standard() -> None:
     while not all(_is_open(number) for number in _STANDARD):
         descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
         if descriptor not in _STANDARD:
-            os.close(descriptor)  # somebody else has filled the place just now
+            os.close(descriptor)  # someone else has filled the place just now
             return
 
 

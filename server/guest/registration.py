@@ -2,7 +2,7 @@
 
 How this works: a daemon thread waits until torch.distributed is initialised, which means that the store is up and
 torch loaded. It checks that the store's port answers in the store's own protocol first, since torch's client would
-wait for ever, and noisily, for something else that listens there. The key is written by compare_set: an address that
+wait forever, and noisily, for something else that listens there. The key is written by compare_set: an address that
 still answers is never overwritten, one from before a restart is. Whatever fails, the trainer hears nothing of it.
 
 Source: torch/distributed/debug/__init__.py and _store.py (torch 2.13) for the key and its value.

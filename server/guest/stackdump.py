@@ -1,7 +1,7 @@
 """A signal upon which the interpreter writes all stacks into a memfd, prepared for when the lock cannot be had.
 
 How this works: `faulthandler.register` needs no interpreter lock when the signal comes. SIG_IGN is installed first, so
-that the signal does nothing, rather than kill, once the handler is taken back. Only a real-time signal that nobody
+that the signal does nothing, rather than kill, once the handler is taken back. Only a real-time signal that no one
 uses is taken, and only from the main thread, since Python installs handlers nowhere else. The signal is blocked in
 all of our threads but the accepting one, to which the sentinel sends it.
 """

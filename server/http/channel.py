@@ -2,7 +2,7 @@
 
 How this works: a socket with a timeout would wait on its number and then read from that number, whatever it has become
 meanwhile. So the waiting and the reading are two steps here, and between them we look whether the descriptor is still
-our socket (see `ownership`). The wait itself harms nobody: the kernel goes on waiting for the file that was there when
+our socket (see `ownership`). The wait itself harms no one: the kernel goes on waiting for the file that was there when
 it began. A connection that the trainer has taken away ends as if the client had hung up.
 
 An answer is sent with MSG_NOSIGNAL: a trainer that has restored SIGPIPE's default must not die of a client that hangs

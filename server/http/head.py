@@ -126,7 +126,7 @@ def _line(stream: Lines) -> bytes:
 def status_line(status: int) -> str:
     """Return the first line of an answer."""
     if status not in _REASONS:
-        from http import HTTPStatus  # late: 62 members that hardly anybody asks for
+        from http import HTTPStatus  # late: 62 members that hardly anyone asks for
 
         with contextlib.suppress(ValueError):
             return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"

@@ -29,8 +29,8 @@ class ServerTls:
         check_secret_file(key, "the TLS key")
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL before 3.0 would let clients ask for it for ever
-        self._context.num_tickets = 0  # nobody resumes, and a client that only sends would never read them
+        self._context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL before 3.0 would let clients ask for it forever
+        self._context.num_tickets = 0  # no one resumes, and a client that only sends would never read them
         try:
             self._context.load_cert_chain(cert, key, password=lambda: "")  # without it OpenSSL asks on the terminal
         except (OSError, ValueError) as error:

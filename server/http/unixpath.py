@@ -58,7 +58,7 @@ def unlink(path: str, identity: Identity) -> None:
 
 
 def is_stale(path: str) -> bool:
-    """Whether a socket file has nobody behind it: the kernel refuses the connection."""
+    """Whether a socket file has no one behind it: the kernel refuses the connection."""
     return _owner(path) is None
 
 
@@ -87,7 +87,7 @@ def _remove_stale(path: str) -> None:
 
 
 def _owner(path: str) -> str | None:
-    """Return who listens at a socket file, in words; None when nobody does."""
+    """Return who listens at a socket file, in words; None when no one does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

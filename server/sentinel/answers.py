@@ -191,7 +191,7 @@ class Desk:
         self._progress(task)
 
     def _progress(self, task: Stacks | Relayed) -> None:
-        """Let a task go on; when it is done, answer whoever waits for it."""
+        """Let a task go on; when it is done, answer the client that waits for it."""
         before = task.descriptor
         task.step()
         if task.descriptor != before or task.answer is not None:

@@ -54,7 +54,7 @@ class Relayed:
         except BlockingIOError:
             return
         except OSError as error:
-            self._fail(f"broke off: {error.strerror}")
+            self._fail(f"closed the connection early: {error.strerror}")
             return
         self._parse()
 
@@ -67,7 +67,7 @@ class Relayed:
         head, _, body = bytes(self._data).partition(b"\r\n\r\n")
         words = head.split(b"\r\n", 1)[0].split(b" ")
         if len(words) < 2 or not words[1].isdigit():
-            self._fail("sent no HTTP")
+            self._fail("did not send HTTP")
             return
         status = int(words[1])
         self.answer = (status, body, "application/json" if status == 200 else "text/plain; charset=utf-8")

@@ -46,7 +46,7 @@ class BarrierState:
 
     @property
     def traced(self) -> bool:
-        """Whether anybody has said which rank it is."""
+        """Whether anyone has said which rank it is."""
         return len(self.ranks.untraced) < self.ranks.world_size
 
     @property
@@ -55,7 +55,7 @@ class BarrierState:
         return None if self.ranks.anonymous else list(self.ranks.untraced)
 
     def missing_sentence(self) -> str:
-        """Return who is missing, as far as the traces tell, without naming anybody who may have come."""
+        """Return who is missing, as far as the traces tell, without naming anyone who may have come."""
         count = self.ranks.world_size - self.ranks.arrived
         if count <= 0:
             return "no rank is missing"
@@ -129,7 +129,7 @@ def join_barrier(
 
     Args:
         rank: which rank this arrival stands for; only with a `count` of 1.
-        stop: set to end the wait; the arrival is then taken back unless somebody was already released by it.
+        stop: set to end the wait; the arrival is then taken back unless someone was already released by it.
         progress: called about twice a second with how many have arrived.
 
     Raises:
@@ -144,7 +144,7 @@ def join_barrier(
     arrived = store.add(key_prefix + NUM_MEMBERS, count)
     if arrived > world_size:
         if store.add(key_prefix + NUM_MEMBERS, -count) == world_size:
-            # The last has come while we counted, found more than the world, and let nobody go.
+            # The last has come while we counted, found more than the world, and let no one go.
             store.set(last_key, IGNORED)
         raise _too_many(key_prefix, world_size, arrived - count, count)
     arrival = _Arrival(rank, count, arrived, stated=not store.check([key_prefix + WORLD_SIZE]))
@@ -251,10 +251,10 @@ def _too_many(key_prefix: str, world_size: int, arrived: int, count: int) -> Sto
 
 
 def _withdraw(store: OperatorStore, world_size: int, key_prefix: str, arrival: _Arrival) -> str:
-    """Take an arrival back unless it has released somebody; return which, as words.
+    """Take an arrival back unless it has released someone; return which, as words.
 
     The counter decides: if it stood at `world_size` when we took ours away, the last has come and is about to
-    release the others. The counter itself is never deleted, somebody could be adding to it.
+    release the others. The counter itself is never deleted, someone could be adding to it.
     """
     count = arrival.count
     counter, last_key = key_prefix + NUM_MEMBERS, key_prefix + LAST_MEMBER

@@ -1,4 +1,4 @@
-"""A store that lives in this process, for as long as somebody is connected to it."""
+"""A store that lives in this process, for as long as someone is connected to it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def count_peers(port: int) -> int:
 
 
 def stay_until_left(port: int, progress: Callable[[int], None]) -> None:
-    """Return when nobody but this process is connected to its store.
+    """Return when no one but this process is connected to its store.
 
     Args:
         progress: called with the number of others whenever it changes.

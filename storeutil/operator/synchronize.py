@@ -52,7 +52,7 @@ def join_exchange(
 
     Args:
         overwrite: publish although there is data under our rank already.
-        stop: set to end the wait; what we published is then taken back unless somebody may have read it.
+        stop: set to end the wait; what we published is then taken back unless someone may have read it.
         progress: called about twice a second; in worlds of thousands it may lag behind by some seconds.
 
     Raises:
@@ -106,7 +106,7 @@ def _wait_for_all(
         if deadline.passed:
             absent = _look(store, absent, len(absent), stop)
             missing = fold_ranks(rank_of[key] for key in absent)
-            if missing and not stop.is_set():  # a look cut short by it names nobody
+            if missing and not stop.is_set():  # a look cut short by it names no one
                 raise StoreTimeoutError(
                     f"exchange `{key_prefix}`: {len(keys) - len(absent)} of {len(keys)} published within "
                     f"{duration(deadline.timeout_s)}; missing: {missing}",

@@ -120,8 +120,8 @@ def test_what_came_before_workers_fell_silent_is_said_to_be_saved(folder: Path) 
         result = run("collect", str(folder / "out"), "--socket", str(folder), "--timeout", "6")
     assert result.exit_code == 5
     first, second, *_ = result.stdout.splitlines()
-    assert first == "everything of 0 workers"
-    assert second.startswith("something of 2 workers, ranks 3") and second.endswith(": run it again for the rest")
+    assert first == "everything from 0 workers"
+    assert second.startswith("only part from 2 workers, ranks 3") and second.endswith(": run it again for the rest")
     assert (folder / "out" / "traceback_rank_3.txt").is_file()
 
 

@@ -156,7 +156,7 @@ def test_collect_adds_to_a_saved_folder_what_is_missing(job: Path, tmp_path: Pat
     assert {"info_rank_0.json", "info_rank_1.json", "info_rank_2.json"} <= {path.name for path in out.iterdir()}
     former = run("collect", filled("former_save", job, tmp_path / "former"), "--socket", job)
     assert (former.exit_code, former.stdout) == (1, "")
-    assert "holds what an older `torchctl diagnose --save` kept" in former.stderr
+    assert "holds evidence that an older `torchctl diagnose --save` wrote" in former.stderr
 
 
 @pytest.mark.parametrize("kind", ["collect", "former_save"])

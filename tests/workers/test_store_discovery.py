@@ -114,7 +114,7 @@ def test_with_trust_store_the_token_goes_over_verified_tls_and_nowhere_in_the_cl
         other = run(*where, "--ca", certificates(folder / "other", "localhost").ca)
         kept = run(*where[:3], "--ca", pem.ca)
     assert clear.stdout == kept.stdout == other.stdout == ""
-    assert "speaks TLS; give the CA of its certificate with --ca" in clear.stderr
+    assert "uses TLS; give the CA of its certificate with --ca" in clear.stderr
     assert verified.stdout.count("pong") == 1
     for result in (verified, kept):
         assert result.stderr.count("requires a token, and none was sent: only the store named this address") >= 2

@@ -119,7 +119,7 @@ def _session(address: tuple[str, int] | None, namespace: str, serve: bool, as_js
         if address is None:
             raise
         try:
-            return open_session(address, namespace), False  # somebody else was asked to serve, a moment earlier
+            return open_session(address, namespace), False  # someone else was asked to serve, a moment earlier
         except StoreUnreachableError:
             raise error from None
     click.echo(f"hosting the store {session.name}", err=address is not None or as_json)

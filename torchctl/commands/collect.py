@@ -74,10 +74,10 @@ def _from_pipes(targets: Targets, folder: str, stem: str, prefixes: tuple[str, .
 
 
 def _lines(result: Survey[Collected], begun: Sequence[Outcome[Collected]], path: str) -> list[str]:
-    """Return what was saved; `begun` are workers of which there is something, and then one failed to answer."""
-    lines = [f"everything of {_counted([answer.rank for _, answer in result.answers if not answer.failures])}"]
+    """Return what was saved; `begun` are workers that stopped answering after they had sent a part."""
+    lines = [f"everything from {_counted([answer.rank for _, answer in result.answers if not answer.failures])}"]
     if begun:
-        lines.append(f"something of {_counted([rank_of(one) for one in begun])}: run it again for the rest")
+        lines.append(f"only part from {_counted([rank_of(one) for one in begun])}: run it again for the rest")
     for _, answer in result.answers:
         for part, reason in sorted(answer.failures.items()):
             who = "rank ?" if answer.rank is None else f"rank {answer.rank}"

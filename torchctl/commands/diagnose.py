@@ -75,7 +75,7 @@ def command(
     from torchctl.reports.evidence import make_folder, save_evidence
 
     if save is not None:
-        make_folder(save)  # before anybody is asked: the evidence may not come again
+        make_folder(save)  # before anyone is asked: the evidence may not come again
     keep = save is not None
     evidence = (watching if watch else look)(targets, interval, diagnose, everything=keep)
     if save is not None:
@@ -88,7 +88,7 @@ def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
 
     diagnosis = diagnose(evidence)
     _say(evidence.trace.notes, "more dumps are ignored")
-    _say([str(one) for one in evidence.unread], "more stacks could not be had")
+    _say([str(one) for one in evidence.unread], "more stacks could not be read")
     if as_json:
         from torchctl.render.json import document
 

@@ -83,7 +83,7 @@ def confirm(question: str) -> None:
     """Ask before something is written.
 
     Raises:
-        StoreError: the answer is no, or there is nobody to answer.
+        StoreError: the answer is no, or there is no one to answer.
         click.Abort: Ctrl-C.
     """
     try:

@@ -92,7 +92,7 @@ def _causes(findings: list[Finding]) -> list[Finding]:
         if set(finding.culprit_ranks) <= set(cause.culprit_ranks):
             follows[id(finding)] = cause
     for finding in findings:
-        if id(finding) in follows:  # whoever waits for the consequence waits for the cause
+        if id(finding) in follows:  # a rank that waits for the consequence waits for the cause
             cause = follows[id(finding)]
             cause.waiting_ranks = tuple(
                 sorted({*cause.waiting_ranks, *finding.waiting_ranks} - set(cause.culprit_ranks))
@@ -199,9 +199,9 @@ def _in_flight(court: Court) -> list[str]:
         if set(op.rows) & proofs.moved or proofs.stale:
             continue
         if proofs.is_gloo(op.group):
-            # Gloo marks operations done late; but where the members are not known, somebody may be missing.
+            # Gloo marks operations done late; but where the members are not known, someone may be missing.
             if not group.known and not group.default and not proofs.compared:
-                found.append(f"the members of {group_words(group)} are not known, and an operation of it is open")
+                found.append(f"the members of {group_words(group)} are not known, and it has an open operation")
             continue
         found.append(
             f"all members of {group_words(group)} have entered sequence id {op.seq}; one look"

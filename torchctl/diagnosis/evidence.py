@@ -22,7 +22,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """Stacks that could not be had, from a file or from a worker at an endpoint; `reason` is read after either."""
+    """Stacks that could not be obtained, from a file or from a worker at an endpoint; `reason` is read after either."""
 
     source: str
     rank: int | None
@@ -61,7 +61,7 @@ class Evidence:
         stacks: Python stacks by rank.
         failed: ranks that gave nothing, and why, in words: "did not answer within 3.0 s".
         places: host and process of ranks.
-        world_size: as the workers say; None where nobody does.
+        world_size: as the workers say; None where no one does.
         moved: ranks whose recorder went on between two samples; None when there was one sample alone.
         live: asked from running workers, at one time.
         silent: of the failed, those whose process runs: slow or held, but not lost.

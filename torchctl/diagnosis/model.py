@@ -59,7 +59,7 @@ class Finding:
     """One cause, or one thing that follows from another.
 
     Attributes:
-        culprit_ranks: whom it accuses; empty where nobody can be named.
+        culprit_ranks: whom it accuses; empty where no one can be named.
         waiting_ranks: who waits because of it, the culprits not among them.
         caused_by: index of the finding that this one follows from.
         lateness_ms: median and 99th percentile, of a straggler.
@@ -120,7 +120,7 @@ class Diagnosis:
         healthy: None if that cannot be determined; `unknown` then says what is missing.
         verdict: one sentence.
         seen, missing: ranks with evidence, and ranks of the job without any.
-        failed: ranks whose evidence could not be had, and why.
+        failed: ranks whose evidence could not be obtained, and why.
         findings: root causes first, by how many ranks wait for each.
     """
 

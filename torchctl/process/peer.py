@@ -13,7 +13,7 @@ _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
 class Peer(NamedTuple):
-    """A process: for a client whoever has called `listen`, for a server whoever has connected.
+    """A process: to a client the one that called `listen`, to a server the one that connected.
 
     Attributes:
         pid: 0 if the process is not visible from here (another pid namespace).

@@ -3,9 +3,9 @@
 How this works: a thread that waits for CPython's interpreter lock does so in a futex with a time limit, the switch
 interval of 5 ms, over and over. So it sleeps in a futex at every look and still goes to sleep 200 times a second;
 one that waits for an ordinary lock never wakes up. When the server's thread has waited so for the whole second
-between two samples, somebody holds the lock.
+between two samples, someone holds the lock.
 
-That somebody is stuck only if nobody else gets the lock meanwhile. With 200 Python threads at full load each turn
+That someone is stuck only if no one else gets the lock meanwhile. With 200 Python threads at full load each turn
 is 5 ms, and the server's comes after a second or later; there the waiting threads themselves get turns, which shows
 in their time on a processor: far more per wake-up than the server's own, which merely looked. Such a process is
 slow and healthy, and no reason is given for it.

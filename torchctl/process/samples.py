@@ -43,7 +43,7 @@ class Sample(NamedTuple):
         time: `time.monotonic` seconds.
         state: of the main thread; "" when the process is gone.
         start_ticks: when it was started, in clock ticks since boot: with the pid, its identity.
-        tracer_pid: who traces it, 0 for nobody.
+        tracer_pid: who traces it, 0 for no one.
         major_faults: pages that had to be read from disk, so far.
         swap_kib: of its memory, what lies in swap.
         threads: by thread id; the main one has the process's id.

@@ -23,7 +23,7 @@ def start_time(ticks: int | None) -> float | None:
 
 
 def age_s(ticks: int | None) -> float | None:
-    """Return how many seconds ago a process was started, by a clock that nobody sets; None for None."""
+    """Return how many seconds ago a process was started, by a clock that no one sets; None for None."""
     return None if ticks is None else round(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - _seconds(ticks)), 3)
 
 

@@ -1,4 +1,4 @@
-"""Reads the document of `torchctl.protocol.calls`: whoever sent it may be anybody. No I/O.
+"""Reads the document of `torchctl.protocol.calls`: its sender cannot be trusted. No I/O.
 
 How this works: keys that are not known are passed over, so that a newer worker may say more. Texts are cut; a number
 out of its range, a list that is too long and any other form is refused as a whole.

@@ -2,7 +2,7 @@
 
 Recorders write the same words for different things. NCCL's recorder moves an entry from scheduled (to started, with
 timing on) to completed, and retires it when the watchdog lets go of it: retired but not completed is an operation that
-timed out. Gloo's entries stay scheduled for ever, and retired says that they are done, or done with an error. Members
+timed out. Gloo's entries stay scheduled forever, and retired says that they are done, or done with an error. Members
 of a coalesced batch are never updated: the entry that closes the batch carries their state.
 
 Source: torch/csrc/distributed/c10d/FlightRecorder.hpp and ProcessGroupGloo.cpp (torch 2.13).

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from torchctl.text import printable
 
-_PIPE_WIDTH = 200  # nobody sees a pipe's edge, and a cropped cell is a lost fact
+_PIPE_WIDTH = 200  # no one sees a pipe's edge, and a cropped cell is a lost fact
 
 
 def console(file: IO[str] | None = None) -> Console:

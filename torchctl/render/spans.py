@@ -25,7 +25,7 @@ def line_width(file: IO[str] | None = None) -> int:
 
 
 def print_lines(lines: Iterable[Line], file: IO[str] | None = None) -> None:
-    """Write lines, cut at nothing: whoever made them has kept to the width."""
+    """Write lines without cutting them: their maker kept to the width."""
     out = file or sys.stdout
     if not out.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         out.writelines(plain(line) + "\n" for line in lines)

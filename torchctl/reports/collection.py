@@ -30,7 +30,7 @@ _MAX_HAD_BYTES = 60_000  # of what was had from one host: it travels in a comman
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One worker's part: which files there are now, and which could not be had."""
+    """One worker's part: which files there are now, and which could not be obtained."""
 
     rank: int | None
     files: Mapping[str, str]
@@ -52,7 +52,7 @@ class Collection:
         folder: made when it is missing.
 
     Raises:
-        TorchctlError: it cannot be made, or holds somebody else's `collect.json`.
+        TorchctlError: it cannot be made, or holds someone else's `collect.json`.
     """
 
     def __init__(self, folder: str) -> None:
@@ -64,7 +64,7 @@ class Collection:
         self._former: list[Entry] = []  # of processes in whose place another one is now
         known = read_manifest(folder) or Manifest()
         if known.former:
-            raise TorchctlError(f"{folder} holds what an older `torchctl diagnose --save` kept", hint=_HINT)
+            raise TorchctlError(f"{folder} holds evidence that an older `torchctl diagnose --save` wrote", hint=_HINT)
         self._one_moment = known.one_moment
         for one in known.entries:
             files = {part: name for part, name in one.files.items() if os.path.exists(f"{folder}/{name}")}

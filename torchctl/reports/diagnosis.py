@@ -4,7 +4,7 @@ How this works. The first look takes the recorders' counters alone. After an int
 newest entries of each group, the counters again, and the Python stacks. A rank whose counters went on has moved. What
 a first diagnosis finds is then looked at closely: whole traces of the ranks it is about, which tell what came before,
 and frames, which cost a worker a second the first time, of the few that it names. A rank that goes on meanwhile has
-moved too, and keeps its digest: evidence of two moments would accuse somebody. Workers that are slower than the first
+moved too, and keeps its digest: evidence of two moments would accuse someone. Workers that are slower than the first
 look allows are asked on beside all this (`latecomers`).
 """
 
@@ -50,7 +50,7 @@ class _Answers:
     interrupted: bool = False
 
     def any(self) -> bool:
-        """Whether somebody has answered."""
+        """Whether someone has answered."""
         return any(one.value is not None for one in self.first) or any(one.value is not None for one in self.stacks)
 
     def add(self, late: Latecomers) -> None:
@@ -76,7 +76,7 @@ def look(targets: Targets, interval_s: float, judge: Judge, *, everything: bool 
         everything: whole traces of all ranks instead of digests: what is worth keeping.
 
     Raises:
-        NoWorkersError: nobody answers.
+        NoWorkersError: no worker answers.
         TorchctlError: two workers claim one rank.
     """
     roll = find_workers(targets)

@@ -91,7 +91,7 @@ class Latecomers:
 
 
 def _quietly(work: Callable[[], None]) -> None:
-    """Run a thread's work; with nobody left to ask there is nothing to say that the first look has not said."""
+    """Run a thread's work; with no one left to ask there is nothing to say that the first look has not said."""
     with contextlib.suppress(TorchctlError):
         work()
 

@@ -1,7 +1,7 @@
 """Flight-recorder dumps of a job without a server: asked for through torch's FIFOs, fetched from where torch writes.
 
 How this works. With TORCH_NCCL_DEBUG_INFO_PIPE_FILE set, NCCL's monitor thread of every rank reads a FIFO of its own. A
-line written there makes it write its dump to a file, seconds later. The FIFO is opened without blocking: nobody reads
+line written there makes it write its dump to a file, seconds later. The FIFO is opened without blocking: no one reads
 it while the process tears down. The file is taken when it is newer than our line and has not grown between two looks.
 
 Source: torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp (DumpPipe, HeartbeatMonitor) and FlightRecorder.cpp, 2.13.

@@ -96,7 +96,7 @@ def _content(path: str) -> bytes:
     with open(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("no regular file")
+            raise OSError("not a regular file")
         if status.st_size > _MAX_BYTES:
             raise OSError(f"larger than {_MAX_BYTES >> 20} MiB")
         return file.read(_MAX_BYTES)

@@ -24,7 +24,7 @@ _SLOW_FRAMES = (
 
 
 class NotCollectedError(WorkerError):
-    """The manifest of a folder says that a worker's dump could not be had."""
+    """The manifest of a folder says that a worker's dump could not be obtained."""
 
     exit_code = EXIT_UNREACHABLE
     kind = "not_collected"
@@ -58,7 +58,7 @@ class Traces:
 
 
 class FileTraces(Traces):
-    """The dumps in files and folders; a folder's manifest says whose could not be had.
+    """The dumps in files and folders; a folder's manifest says whose could not be obtained.
 
     Raises:
         TorchctlError: a folder holds no dump, and no manifest says why.

@@ -168,7 +168,7 @@ def stands_still(endpoint: Endpoint) -> bool:
 
 
 def listener_of(path: str) -> int | None:
-    """Return who listens at a socket file: the kernel keeps the pid of `listen`; None when nobody does."""
+    """Return who listens at a socket file: the kernel keeps the pid of `listen`; None when no one does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torchctl.text import host_port, parse_host_port
 
-RUNTIME_FOLDER = "runtime folder"  # the source of workers that nobody had to name
+RUNTIME_FOLDER = "runtime folder"  # the source of workers that no one had to name
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Endpoint:
         ca: path of the authorities that vouch for it: it is spoken to in TLS; "" for plain HTTP.
         pid: a process of this host that has no server; it is looked at from outside.
         process: pid and start time of the worker that a store names for this address.
-        found: we found it in the runtime folder, nobody named it: when it is dead, it is a leftover.
+        found: we found it in the runtime folder, no one named it: when it is dead, it is a leftover.
         source: what led to it: an option, a variable, or ``runtime folder``.
     """
 

@@ -34,7 +34,7 @@ class Roll:
 
     @property
     def names_one(self) -> bool:
-        """Whether the operator named this one worker: then nobody else is missed."""
+        """Whether the operator named this one worker: then no other is missed."""
         named = self.targets.sockets or self.targets.hosts or self.targets.pids
         return len(self.endpoints) == 1 and bool(named)
 
@@ -54,7 +54,7 @@ def find_workers(targets: Targets) -> Roll:
     The time of the whole command begins here.
 
     Raises:
-        NoWorkersError: nobody.
+        NoWorkersError: there is none.
         RuntimeDirError: the runtime folder cannot be trusted.
     """
     deadline = time.monotonic() + targets.timeout_s

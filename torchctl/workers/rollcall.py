@@ -33,7 +33,7 @@ def rank_of(outcome: Outcome[T]) -> int | None:
 
 
 def absent_ranks(outcomes: Sequence[Outcome[T]]) -> dict[str | None, list[int]]:
-    """Return, per job, the ranks below the world size that its workers report which nobody claims; empty jobs left out.
+    """Return, per job, the ranks below the world size that its workers report which no one claims; empty jobs left out.
 
     A failure whose rank is known counts as found. One whose rank is unknown may be any of them.
     """
@@ -72,9 +72,9 @@ def of_job(outcomes: list[Outcome[T]], job: str | None) -> tuple[list[Outcome[T]
 
 
 def without_leftovers(outcomes: Sequence[Outcome[T]]) -> tuple[list[Outcome[T]], list[Endpoint]]:
-    """Part what was asked from dead sockets in the runtime folder that nobody named.
+    """Part what was asked from dead sockets in the runtime folder that no one named.
 
-    The socket of a killed rank is no leftover: a live worker reports a world to which that rank belongs, and nobody
+    The socket of a killed rank is no leftover: a live worker reports a world to which that rank belongs, and no one
     else claims it.
     """
     size = max(_worlds(outcomes).values(), default=0)

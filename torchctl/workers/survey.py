@@ -118,7 +118,7 @@ def _relays(roll: Roll, question: Question[T]) -> Transport | None:
     if not any(endpoint.node for endpoint in roll.endpoints):
         return None
     if not question.name:
-        raise TorchctlError("this command cannot reach workers on other hosts", hint="leave --nodes out")
+        raise TorchctlError("this command cannot reach workers on other hosts", hint="omit --nodes")
     from torchctl.workers.hosts.nodes import Relays
 
     targets = roll.targets

@@ -32,7 +32,7 @@ class Targets:
         ca: path of the authorities that vouch for workers on TCP, which are then spoken to in TLS; "" for plain HTTP.
         job: only workers of this job.
         jobs: how many workers are asked at a time; None for all.
-        progress: shows how far the asking has come; None if nobody watches.
+        progress: shows how far the asking has come; None if no one watches.
     """
 
     sockets: tuple[str, ...] = ()

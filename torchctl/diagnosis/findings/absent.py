@@ -24,8 +24,8 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
         if is_p2p and len(ranks) > 1 and not clear:
             return Unclear(
                 f"{ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in send or recv, which leaves no entry;"
-                f" {ranks_of(ranks)} {verb(ranks, 'is', 'are')} in none, and which of them they wait for is not"
-                " known"
+                f" {ranks_of(ranks)} {verb(ranks, 'is', 'are')} in none, and it cannot be determined which of"
+                " them they wait for"
             )
         evidence.append(
             f"the stacks of {ranks_of(waiting)} are inside torch.distributed's {what}, which leaves no entry"
@@ -54,7 +54,7 @@ def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Uncle
     too_many = len(not_found) * 2 > size or (court.proofs.evidence.live and len(not_found) * 2 == size)
     if too_many and len(not_found) > 1:
         return Unclear(
-            f"there is nothing from {ranks_of(not_found)}, and others wait in {what}: include their hosts or dumps"
+            f"there is no data from {ranks_of(not_found)}, and others wait in {what}: include their hosts or dumps"
         )
     evidence = [f"rank {rank}: {_reason(court, rank)}" for rank in ranks[:8]]
     reason = _reason(court, ranks[0]) if len(ranks) == 1 else evidence[0]
@@ -89,13 +89,13 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
         if rank in op.skipped:
             facts.append(f"rank {rank} went past sequence id {op.seq} of {where} without entering it")
         elif window is None:
-            facts.append(f"rank {rank} shows no operation of {where}")
+            facts.append(f"rank {rank} has no recorded operation of {where}")
         else:
             facts.append(f"rank {rank}: the last sequence id of {where} is {window[1]}, the others are in {op.seq}")
     elif operation.kind == "pair":
         pair = court.waits.open.pairs[operation.number]
-        end = "recv" if pair.is_send else "send"
-        facts.append(f"rank {rank} shows no {end} for what rank {pair.rank} has open")
+        end, other = ("recv", "send") if pair.is_send else ("send", "recv")
+        facts.append(f"rank {rank} has no recorded {end} that matches rank {pair.rank}'s open {other}")
     activity = court.proofs.activity.get(rank)
     if activity is not None and activity.location is not None:
         at = activity.location

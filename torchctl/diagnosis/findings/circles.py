@@ -53,7 +53,7 @@ def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:
 
 
 def in_every_circle(waits: Waits, component: list[Node]) -> list[int]:
-    """Return the ranks without which nobody in a component of the graph would wait in a circle."""
+    """Return the ranks without which no one in a component of the graph would wait in a circle."""
     inside = set(component)
     path: dict[Node, None] = {}
     node = component[0]

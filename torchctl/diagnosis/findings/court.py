@@ -22,7 +22,7 @@ from torchctl.flightrec.view.userframe import nearest_frame
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """A case in which nobody can be named, and why, in words."""
+    """A case in which no one can be named, and why, in words."""
 
     why: str
 

@@ -1,4 +1,4 @@
-"""Operations that all have entered and nobody leaves: no rank's fault."""
+"""Operations that all have entered and no one leaves: no rank's fault."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def stuck(court: Court, node: Node) -> Finding | Unclear:
 
 
 def nobody_left(court: Court, node: Node) -> Unclear:
-    """Say that all are in an operation that leaves no entry, so that nobody differs from the rest."""
+    """Say that all are in an operation that leaves no entry, so that no one differs from the rest."""
     waiting = court.waiting([node], ())
     return Unclear(
         f"{ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside torch.distributed's {node.name}, which leaves"

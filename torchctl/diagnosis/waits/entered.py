@@ -60,9 +60,9 @@ class Windows:
         return window[0] > seq
 
     def proven_entered(self) -> dict[int, int]:
-        """Return, for each group, the last sequence id that every member must have entered: somebody has finished it.
+        """Return, for each group, the last sequence id that every member must have entered: someone has finished it.
 
-        Nobody finishes an all_reduce and its like before all have entered. On gloo an entry is retired when it has
+        No one finishes an all_reduce and its like before all have entered. On gloo an entry is retired when it has
         failed, too: there the proof is that its rank went on in the group.
         """
         trace, rows = self._trace, self._rows

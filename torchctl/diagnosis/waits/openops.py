@@ -1,4 +1,4 @@
-"""What is open in a job: the operations that somebody is in, parted into those that count and those that prove nothing.
+"""What is open in a job: the operations that someone is in, parted into those that count and those that prove nothing.
 
 How this works. One look shows a moving job and a stuck one alike, so an open operation counts only where something is
 amiss with it: a member that has not entered it, a member without a dump, launches in different orders, or proof that
@@ -52,7 +52,7 @@ def open_operations(proofs: Proofs) -> OpenOperations:
 
 
 def _finished(proofs: Proofs, op: OpenOp) -> bool:
-    """Whether somebody has finished an operation that nobody can finish alone: all have been in it."""
+    """Whether someone has finished an operation that no one can finish alone: all have been in it."""
     if not op.done or proofs.is_gloo(op.group):
         return False  # gloo retires what has failed, too
     trace, rows = proofs.trace, list(op.rows.values())

@@ -4,7 +4,7 @@ A dump proves that its rank has not entered something only where it is as new as
 One look shows a moving job and a stuck one alike, so an open operation is proven to hang by its watchdog, or by its age
 against the job's own newest entry.
 
-A dump is older where it lacks what others have done with its rank. Nobody finishes an all_reduce before every member
+A dump is older where it lacks what others have done with its rank. No one finishes an all_reduce before every member
 has entered it: when one rank has finished an operation that another rank's dump does not show, that dump was taken
 before, while the job was moving. So was a dump that does not show a send which has been received.
 """
@@ -142,5 +142,5 @@ def _without_rows(trace: Trace) -> frozenset[int]:
 
 
 def _met(trace: Trace, windows: Windows) -> set[int]:
-    """Return the ranks with which somebody has finished an operation."""
+    """Return the ranks with which someone has finished an operation."""
     return {rank for number in windows.proven_entered() for rank in trace.groups[number].members}

@@ -1,6 +1,6 @@
 """A decoded dump to checked flat columns. Runs in the limited child only.
 
-How this works. Whatever the unpickler built is untrusted: 500 bytes can make a structure that takes for ever
+How this works. Whatever the unpickler built is untrusted: 500 bytes can make a structure that takes forever
 to walk, print or hash, because its parts are shared. So nothing is walked but the fields torch writes, to the
 depth that torch writes them; a list is read once however often it is referred to (real dumps share their
 frames the same way); a value is hashed only after its type has been checked. The work is done column by

@@ -1,4 +1,4 @@
-"""Flight-recorder dumps from bytes and files that nobody vouches for."""
+"""Flight-recorder dumps from bytes and files that no one vouches for."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def decode_dump(
         with Guard() as own:
             return decode_dump(data, source, guard=own, whole=whole, members=members)
     payload = guard.ask(wire.DECODE_DUMP if whole else wire.DECODE_FOR_TABLE, data, source)
-    # Only now, so that whoever needs it can import it meanwhile in another thread.
+    # Only now, so that a caller that needs it can import it meanwhile in another thread.
     from torchctl.flightrec.decoding.entries import dump_of_columns
 
     return dump_of_columns(*wire.unpack(payload), source, {} if members is None else members)
@@ -75,7 +75,7 @@ def read_file(path: str | os.PathLike[str], limits: Limits | None = None) -> byt
     """Return the bytes of a regular file of bearable size.
 
     Raises:
-        DumpError: it is absent, no regular file (a pipe could block for ever), unreadable or too large.
+        DumpError: it is absent, not a regular file (a pipe could block forever), unreadable or too large.
     """
     source, limits = os.fspath(path), limits or Limits()
     try:

@@ -1,4 +1,4 @@
-"""A dump before it is decoded, and one that could not be had."""
+"""A dump before it is decoded, and one that could not be obtained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RawDump:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A dump that could not be had or read, and why."""
+    """A dump that could not be obtained or read, and why."""
 
     source: str
     rank: int | None

@@ -88,7 +88,7 @@ class ShapeTable:
         """Return the number of each of many lists; those of one tensor, nearly all, without a step of Python each."""
         alone = [value[0] for value in values if len(value) == 1]
         plain = set(map(type, alone)) <= _LIST and max(map(len, alone), default=0) <= MAX_DIMENSIONS
-        # Types before hashes: a tuple of shared tuples takes for ever to hash.
+        # Types before hashes: a tuple of shared tuples takes forever to hash.
         if not plain or not set(map(type, chain.from_iterable(alone))) <= _INT:
             return [self.number(value, key) for value in values]
         rows = list(map(tuple, alone))
@@ -103,7 +103,7 @@ class ShapeTable:
             row = (len(tensors[0]), *tensors[0])  # nearly every operation, at half the cost
         else:
             row = _flat(tensors, key)
-        # Checked before it is hashed: a tuple of shared tuples takes for ever to hash.
+        # Checked before it is hashed: a tuple of shared tuples takes forever to hash.
         if not set(map(type, row)) <= _INT:
             raise Refused(f"is malformed: {key} of an entry holds a size that is not an integer")
         number = self._numbers.get(row)

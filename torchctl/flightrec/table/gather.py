@@ -68,8 +68,8 @@ class _Pool(Generic[T]):
     """Threads that each drive one decoding child; one after the other is started while all before it are busy.
 
     How this works. The calling thread puts dumps into a queue with room for one a child, and `None` for each thread at
-    the end. What a thread raises is raised in the calling one. Whoever fails, Ctrl-C in the calling thread included,
-    sets `stopped`: what is in the queue is then taken out and left, so that nobody waits for room in it.
+    the end. What a thread raises is raised in the calling one. A thread that fails, the calling one by Ctrl-C included,
+    sets `stopped`: what is in the queue is then taken out and left, so that no one waits for room in it.
     """
 
     def __init__(

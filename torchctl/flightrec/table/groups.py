@@ -4,7 +4,7 @@ How this works. A rank knows a group by a number of its own and by a name that n
 groups share names, and a second init_process_group begins again with the same. So a group is its name, its
 backend and its members; and of several groups of one name on one rank, the first is matched with the first where all
 rings are whole, else the newest with the newest. Where a
-name means several sets that a rank is in, what it does under that name is matched with nobody.
+name means several sets that a rank is in, what it does under that name is matched with no one.
 Where a dump does not state the members (gloo after new_group), they are those who have been seen in it, and for
 the default group all ranks.
 """
@@ -51,7 +51,7 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
         if len(sets) > 1:
             # The rank's own dump states the members of the group that was used first, which may be another one.
             key = (name, families[family], -1 - at, epochs[at])
-            several[at] = f"rank {piece.rank} uses several groups named {name}, and which of them is which is not known"
+            several[at] = f"rank {piece.rank} uses several groups named {name}, and they cannot be distinguished"
         if key not in numbers:
             numbers[key] = len(groups)
             ordered = members.ordered if members is not None else ()

@@ -64,7 +64,7 @@ class Operation:
         backend: what stands before the colon, "nccl" for its relatives, "" for none.
         sender, receiver: ranks within the group, of a send or recv; else None.
         ends_batch: it closes a coalesced batch and speaks for its members.
-        symmetric: whoever has finished it proves that every member had entered it.
+        symmetric: a rank that has finished it proves that every member had entered it.
     """
 
     name: str

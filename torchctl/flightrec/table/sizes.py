@@ -61,4 +61,4 @@ def _size_of(call: Call, operation: str) -> int:
         return len(large)  # bounded when it was decoded
     one, all_of_them = prod(small[0]), sum(map(prod, large))
     members = all_of_them // one if one > 0 and all_of_them > one and all_of_them % one == 0 else 0
-    return members if members <= MAX_RANKS else 0  # sizes come from files that nobody vouches for
+    return members if members <= MAX_RANKS else 0  # sizes come from files that no one vouches for

@@ -1,4 +1,4 @@
-"""What a transport shows while it asks, for whoever shows it."""
+"""What a transport reports while it asks, for a progress line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Host names to addresses for an asyncio loop, on daemon threads: a look-up that hangs must not hold anybody up."""
+"""Host names to addresses for an asyncio loop, on daemon threads: a look-up that hangs must not hold anyone up."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def secured(sock: socket.socket, ca: str, host: str, deadline: float) -> socket.
     Raises:
         OSError: the handshake failed; `ssl.SSLCertVerificationError` when the other end is not proved.
     """
-    # Not suppress_ragged_eofs: a connection that somebody cuts is no end of an answer.
+    # Not suppress_ragged_eofs: a connection that someone cuts is no end of an answer.
     wrapped = context(ca).wrap_socket(
         sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
     )

@@ -3,7 +3,7 @@
 How this works: a `storeutil.session` checks that the port answers, loads torch, and bounds what its client does.
 The keys are listed (torch 2.11), or asked for one by one; a key that is absent is never waited for.
 
-A store is written by anybody in the job's network: its addresses are checked, and get no token; where the operator
+A store is written by anyone in the job's network: its addresses are checked, and get no token; where the operator
 trusts the store they do, but only over TLS that is verified, or on loopback.
 
 Source: torch/distributed/debug/__init__.py and _store.py (torch 2.13) for keys and values.
@@ -96,7 +96,7 @@ def _checked(
                 raise ValueError("it is not http://HOST:PORT")
             endpoint = parse_endpoint(match[2])
             if match[1] and not ca:
-                raise ValueError("it speaks TLS; give the CA of its certificate with --ca")
+                raise ValueError("it uses TLS; give the CA of its certificate with --ca")
         except ValueError as error:
             detail = f"names {value[:200]!r} for it: {error}"
             errors.append(BadAddressError(detail, endpoint=f"{store} {prefix}/rank{rank}", rank=rank))
@@ -107,7 +107,7 @@ def _checked(
 
 
 def _process(about: str, url: str) -> tuple[int, float] | None:
-    """Return pid and start time of the process that registered this address, None where nobody told."""
+    """Return pid and start time of the process that registered this address, None if it did not say."""
     try:
         document = json.loads(about)
         if document["url"] != url:

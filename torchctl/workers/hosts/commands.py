@@ -3,7 +3,7 @@
 How this works: ClusterShell's engine starts the commands, at most `fanout` at a time, and reports to a listener each
 line, each end and each timeout. Where a topology is configured and this host is its root, ssh goes through gateways,
 on which ClusterShell's own gateway program runs; their Python has to have ClusterShell. A tree of which a part has no
-working gateway is given up: whoever has not ended is asked directly, in the time that is left. ClusterShell has no
+working gateway is given up: hosts that have not finished are asked directly, in the time left. ClusterShell has no
 limit for a gateway that connects and then says nothing, so the run as a whole is bounded here.
 
 Host names were checked before they come here: none can be an option of ssh or a word of a shell.

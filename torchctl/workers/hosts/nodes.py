@@ -46,7 +46,7 @@ class NoTorchctlError(UnreachableError):
 
 
 class NoLoginError(UnreachableError):
-    """The host let nobody in."""
+    """The host refused the login."""
 
     kind = "no_login"
     hint = "try `ssh -o BatchMode=yes HOST true`; --via sets another command"

@@ -161,7 +161,7 @@ class Reader:
 
     Attributes:
         ended: the relay has said that this was all.
-        trouble: why the relay asked nobody; "" while nothing is wrong.
+        trouble: why the relay asked no one; "" while nothing is wrong.
     """
 
     def __init__(self, node: str, question: Question[T]) -> None:
@@ -220,7 +220,7 @@ class Reader:
                     request = conversation.answer(self._reply(step))
             if request is None:
                 return Outcome(endpoint, conversation.value, None, conversation.identity)
-            raise NotAWorkerError("sent half a conversation", endpoint=str(endpoint))
+            raise NotAWorkerError("sent an incomplete answer", endpoint=str(endpoint))
         except WorkerError as error:
             return Outcome(endpoint, None, error, conversation.identity)
 

@@ -1,7 +1,7 @@
 """The question for everything that a worker reports: info, stacks, traces, one after the other.
 
 How this works: an earlier run may have had some parts already. They were had from one process, so the worker is asked
-who it is first: whoever has taken that process's place is asked for everything. The parts already had are part of the
+who it is first: a process that has taken its place is asked for everything. The parts already had are part of the
 question, so that a relay on another host asks exactly what the asking side will play back.
 """
 
