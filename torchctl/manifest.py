@@ -204,6 +204,18 @@ def taken_at(stacks: bytes) -> str:
     return match[1].decode() if match else ""
 
 
+def headline(stacks: bytes) -> dict[str, Any] | None:
+    """Return what the first line of a file of stacks says of whose they are; None where we have not written it."""
+    first = stacks[:10_000].partition(b"\n")[0]
+    if not first.startswith(b"# torchctl {"):
+        return None
+    try:
+        about = json.loads(first[len(b"# torchctl ") :])
+    except ValueError:
+        return None
+    return about if isinstance(about, dict) else None
+
+
 def _headline(entry: Entry, answered_at: float) -> str:
     """Return a line that says whose stacks follow; readers of faulthandler's text pass over it."""
     from datetime import datetime, timezone

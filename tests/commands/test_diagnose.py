@@ -101,15 +101,15 @@ def test_stacks_beside_the_dumps_say_where_the_rank_is(form: str, hung: Path) ->
         text = "\n".join(["Thread 0x00007f0000000001 (most recent call first):", *lines]) + "\n"
         (hung / "traceback_rank_2.txt").write_text(text)
     elif form == "py-spy":
-        (hung / "pyspy_2.txt").write_text(PYSPY)
+        (hung / "pyspy_rank_2.txt").write_text(PYSPY)
     elif form == "py-spy json":
         made = [{"filename": file, "name": name, "line": line} for name, file, line in frames]
         thread = {"pid": 321, "thread_id": 321, "thread_name": "MainThread", "frames": made}
-        (hung / "stacks_2.json").write_text(json.dumps([thread]))
+        (hung / "stacks_rank_2.json").write_text(json.dumps([thread]))
     else:
         made = [{"file": file, "function": name, "line": line} for name, file, line in frames]
         thread = {"id": 1, "name": "MainThread", "main": True, "complete": True, "frames": made}
-        (hung / "stacks_2.json").write_text(json.dumps({"schema": "torchctl.stacks/1", "threads": [thread]}))
+        (hung / "stacks_rank_2.json").write_text(json.dumps({"schema": "torchctl.stacks/1", "threads": [thread]}))
     (finding,) = verdict(hung)["findings"]
     assert finding["culprit_ranks"] == [2]
     assert finding["location"] == {"rank": 2, "file": "/home/ada/load.py", "line": 19, "function": "next_batch"}
@@ -157,7 +157,7 @@ def test_what_py_spy_really_prints_says_where_the_rank_is(
             if b"get" in dumped.stdout:
                 break
             assert time.monotonic() < deadline, dumped
-    (hung / ("stacks_2.json" if options == ["--json"] else "stacks_2.txt")).write_bytes(dumped.stdout)
+    (hung / ("stacks_rank_2.json" if options == ["--json"] else "stacks_rank_2.txt")).write_bytes(dumped.stdout)
     (finding,) = verdict(hung)["findings"]
     assert finding["culprit_ranks"] == [2]
     assert (finding["location"]["file"].endswith("load.py"), finding["location"]["function"]) == (True, "next_batch")

@@ -28,8 +28,10 @@ Thread 4711 (idle): "MainThread"
 Thread 0x7F0011223344 (idle)
     <module> (train.py:1)
 
+--------------------------------------------------------------------------------
 Process 4800: python child
 Python v3.11.7 (/usr/bin/python3.11)
+Parent Process 4711: python train.py --name "x (y)"
 
 Thread 4800 (idle): "MainThread"
     child (train.py:99)

@@ -21,6 +21,16 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Process:
+    """A process of the job whose rank nothing says; `name` is what it is called, "node-5 pid 4020"."""
+
+    name: str
+    stacks: Stacks
+    host: str | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Unread:
     """Stacks that could not be obtained, from a file or from a worker at an endpoint; `reason` is read after either."""
 
@@ -71,6 +81,7 @@ class Evidence:
         unasked: ranks that the operator, or the deadline, has left out; nothing is known of them.
         kept: what live workers gave, as it came.
         unread: files that gave no stacks.
+        processes: those with stacks whose rank nothing says.
     """
 
     trace: Trace
@@ -84,6 +95,7 @@ class Evidence:
     left: frozenset[int] = frozenset()
     kept: list[Kept] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
     interrupted: bool = False
     ended: bool = False
     unasked: frozenset[int] = frozenset()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from torchctl.diagnosis.evidence import Evidence, Place, Unread, no_stacks
-from torchctl.errors import DumpError, TorchctlError
-from torchctl.flightrec.decoding.decode import rank_from_name, read_file
-from torchctl.flightrec.table.folder import Found, find_files, rank_by_pattern
+from torchctl.diagnosis.evidence import Evidence, Place, Process, Unread, no_stacks
+from torchctl.errors import TorchctlError
+from torchctl.flightrec.table.folder import Found, find_files
 from torchctl.flightrec.table.loading import load_files
 from torchctl.flightrec.table.restarted import former_files
 from torchctl.manifest import (
@@ -18,19 +15,13 @@ from torchctl.manifest import (
     MANIFEST,
     STACKS,
     TRACE,
-    Entry,
     FolderWriter,
     Manifest,
     entries_of,
     read_manifest,
-    taken_at,
 )
-from torchctl.reports.stackfiles import StackFile, is_stack_file, read_stack_file
+from torchctl.reports.stackfiles import StackFile, names_of, read_stacks_of
 from torchctl.stacks.reader import StackReader
-from torchctl.stacks.stack import Stacks
-
-_LAST_NUMBER = re.compile(r"(\d{1,6})(?:\.\w+)?\Z")
-_LOOKS_LIKE_STACKS = (b"most recent call first", b"torchctl.stacks/1", b'"frames"', b"Process ")
 
 
 def make_folder(folder: str) -> None:
@@ -85,41 +76,46 @@ def read_evidence(
     for one in found:
         if one.path in aside:
             continue
-        if one.path.lower().endswith(".txt"):
+        text = one.path.lower().endswith(".txt")
+        if text or not one.claimed:
             texts.append(one.path)
-        else:
+        if not text:
             dumps.append(one)
-    stacks, unread = _read_stacks(texts, entries_of(everything), rank_from, notes)
     trace = load_files(dumps, rank_from=rank_from, jobs=jobs)
+    files = read_stacks_of(texts, _root(everything), entries_of(everything), StackReader(), rank_from=rank_from)
+    notes += files.notes
     trace.notes[:0] = notes
-    evidence = Evidence(trace, stacks, unread=unread)
+    evidence = Evidence(trace)
+    _add_stacks(evidence, files.found)
     for folder in sorted({os.path.dirname(path) for path in manifests}):
         _take_manifest(evidence, folder)
     return evidence
 
 
-def _read_stacks(
-    paths: Iterable[str], whose: dict[str, Entry], rank_from: str | None, notes: list[str]
-) -> tuple[dict[int, Stacks], list[Unread]]:
-    """Return the stacks by rank, and the files that should hold stacks and do not."""
-    reader = StackReader()
-    by_rank: dict[int, list[StackFile]] = defaultdict(list)
-    unread: list[Unread] = []
-    for path in paths:
-        entry = whose.get(path)
-        claimed = is_stack_file(path, entry)
-        if not claimed and not _looks_like_stacks(path):
-            continue
-        file = read_stack_file(path, entry, reader)
-        rank = _rank_of(path, entry, rank_from)
+def _add_stacks(evidence: Evidence, files: Sequence[StackFile]) -> None:
+    """Add the stacks in files: to the ranks, of several of one rank the first; to the processes without a rank."""
+    first: dict[int, StackFile] = {}
+    for file, name in zip(files, names_of(files), strict=True):
         if file.stacks is None:
-            if claimed:
-                unread.append(Unread(path, rank, file.reason))
-        elif rank is None:
-            unread.append(Unread(path, None, "does not say which rank it is from"))
+            evidence.unread.append(Unread(file.path, file.rank, file.reason))
+        elif file.rank is None:
+            evidence.processes.append(Process(name, file.stacks, file.host or None, file.pid))
+        elif (known := first.setdefault(file.rank, file)) is file:
+            evidence.stacks[file.rank] = file.stacks
+            if file.pid is not None:
+                evidence.places[file.rank] = Place(file.host or None, file.pid)
         else:
-            by_rank[rank].append(file)
-    return {rank: _newest(rank, files, notes) for rank, files in by_rank.items()}, unread
+            evidence.trace.notes.append(
+                f"rank {file.rank}: the stacks in {file.path} are ignored in favor of those in {known.path}"
+            )
+
+
+def _root(files: Sequence[str]) -> str:
+    """Return the folder that all files are in or below."""
+    try:
+        return os.path.commonpath([os.path.dirname(file) for file in files])
+    except ValueError:  # there is none, or they are relative and absolute
+        return ""
 
 
 def _take_manifest(evidence: Evidence, folder: str) -> None:
@@ -148,38 +144,3 @@ def _take_manifest(evidence: Evidence, folder: str) -> None:
     evidence.silent |= {rank for rank, entry in entries if entry.silent}
     evidence.left |= {rank for rank, entry in entries if entry.left}
     evidence.live = True
-
-
-def _rank_of(path: str, entry: Entry | None, rank_from: str | None) -> int | None:
-    """Return a file's rank: the operator's pattern says it, else the manifest, else the name."""
-    if rank_from is not None:
-        rank = rank_by_pattern(path, re.compile(rank_from))
-        if rank is not None:
-            return rank
-    if entry is not None:
-        return entry.rank
-    rank = rank_from_name(path)
-    if rank is None and (match := _LAST_NUMBER.search(os.path.basename(path))):
-        rank = int(match[1])  # `stacks_3.txt`, `pyspy-3.json`: names that hold one number for one rank
-    return rank
-
-
-def _newest(rank: int, files: list[StackFile], notes: list[str]) -> Stacks:
-    """Return the newest stacks of a rank, or the first if one does not say when it was taken; note the others."""
-    times = [taken_at(read_file(file.path)) for file in files] if len(files) > 1 else []
-    at = times.index(max(times)) if all(times) and times else 0
-    for other, file in enumerate(files):
-        if other != at:
-            notes.append(f"rank {rank}: the stacks in {file.path} are ignored in favor of those in {files[at].path}")
-    stacks = files[at].stacks
-    assert stacks is not None
-    return stacks
-
-
-def _looks_like_stacks(path: str) -> bool:
-    """Whether a file seems to hold stacks although its name does not say so."""
-    try:
-        data = read_file(path)[:1_000_000]
-    except DumpError:
-        return False
-    return any(mark in data for mark in _LOOKS_LIKE_STACKS)

@@ -1,8 +1,9 @@
 """Files of stacks: those of `torchctl collect` and `diagnose --save`, of torch's tools, and of people.
 
-A rank is taken from the manifest of the file's folder, else from a name that says it (``pyspy_rank_3.txt``). A number
-alone may be a process id, so ``stacks_3.txt``, as an older `diagnose --save` wrote it, needs a ``stacks_0.txt`` beside
-it: no process has that id.
+How this works. Each file gives its processes. A rank is taken from the manifest of the file's folder, from the file's
+first line if we have written it, from the text, or from a name that says it; where files of several folders have the
+same ranks and come from other processes, those are ranks within a node, and no names of ranks. A process without a rank
+is named by its host and pid. Of several dumps of one process, taken at known times, the newest stays.
 """
 
 from __future__ import annotations
@@ -10,29 +11,36 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from torchctl.errors import TorchctlError
-from torchctl.manifest import STACKS, Entry, entries_of, read_manifest
+from torchctl.flightrec.table.folder import find_files, rank_by_pattern
+from torchctl.manifest import FORMER, MANIFEST, STACKS, Entry, entries_of, headline, taken_at
+from torchctl.reports.stacknames import named_host, named_rank, named_time, says_stacks
+from torchctl.stacks.processes import Process, read_processes
 from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
 
 _MAX_BYTES = 256 << 20
-# traceback_rank_3.txt, node7_pyspy_rank3.txt, stacks_rank_12.json ...
-_NAME = re.compile(r"(?:.*[_.-])?(?:traceback|stacks?|pyspy|py-spy)[_.-]rank[_.-]?(\d{1,9})(?:[_.-].*)?\.(?:txt|json)")
-_FORMER = re.compile(r"stacks_(\d{1,9})\.txt")
-_LOOSE = re.compile(r"(?:.*[_.-])?(?:traceback|stacks?|pyspy|py-spy)[_.-].*\.(?:txt|json)")
+_SNIFFED_BYTES = 8 << 20  # of a file whose name says nothing
+_LOOKS_LIKE_STACKS = re.compile(
+    rb'most recent call first\):|torchctl\.stacks/1|"frames":|^(?:.{0,200}[\s:>\]|])?Process \d{1,10}: ', re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
 class StackFile:
-    """One file's stacks, or why there are none.
+    """One process's stacks in a file, or why there are none.
 
     Attributes:
-        rank: from the manifest, else from the name; None where neither says.
+        rank: None where nothing says it.
         entry: of the manifest; None where there is none.
         reason: read after the path; "" when there are stacks.
+        host, pid, local_rank: as far as the text and the names say; "" and None otherwise.
+        taken: when, in a form that sorts; "" where it is not known.
+        by_name: whether the rank comes from the file's name alone.
     """
 
     path: str
@@ -40,61 +48,243 @@ class StackFile:
     entry: Entry | None
     stacks: Stacks | None
     reason: str = ""
+    host: str = ""
+    pid: int | None = None
+    local_rank: int | None = None
+    taken: str = ""
+    by_name: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a process without a rank is called: "node-5 pid 4020", or its file where neither is known."""
+        pid = "" if self.pid is None else f"pid {self.pid}"
+        said = " ".join(filter(None, (self.host, pid)))
+        if not pid:
+            said = f"{self.host} {os.path.basename(self.path)}".strip()
+        return said if self.local_rank is None else f"{said} (local rank {self.local_rank})"
 
 
-def read_stack_files(paths: Sequence[str], reader: StackReader) -> Iterator[StackFile]:
-    """Yield what is in each file, and in each file of stacks of each folder, by rank.
+@dataclass(slots=True)
+class StackFiles:
+    """What files and folders hold.
+
+    Attributes:
+        found: processes with stacks, and files that should have some and have none; by rank, those without one last.
+        notes: what was ignored, and why.
+        passed: files whose names do not say that they hold stacks, and that hold none.
+    """
+
+    found: list[StackFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+
+
+def read_stack_files(paths: Sequence[str], reader: StackReader) -> StackFiles:
+    """Return what is in each file given, and in each file of stacks in each folder.
 
     Raises:
         TorchctlError: a path does not exist, or a folder holds no file of stacks.
     """
+    whole = StackFiles()
     for path in paths:
+        if not os.path.lexists(path):
+            raise TorchctlError(f"{path} does not exist", hint="check the path")
         if not os.path.isdir(path):
-            if not os.path.exists(path):
-                raise TorchctlError(f"{path} does not exist", hint="check the path")
-            yield read_stack_file(path, entries_of([path]).get(path), reader)
+            one = read_stacks_of([path], path, entries_of([path]), reader, claimed=True)
+        else:
+            dumps, others = find_files([path])
+            others += [dump.path for dump in dumps if dump.path.lower().endswith(".txt") or not dump.claimed]
+            one = read_stacks_of(others, path, entries_of(others), reader)
+            if not one.found:
+                raise TorchctlError(
+                    f"no file of stacks in {path}", hint="`torchctl collect` names them traceback_rank_N.txt"
+                )
+        whole.found += one.found
+        whole.notes += one.notes
+        whole.passed += one.passed
+    return _arranged(whole)
+
+
+def names_of(files: Sequence[StackFile]) -> list[str]:
+    """Return what each process is called: "" with a rank, else its name, with its file where several have that name."""
+    count: dict[str, int] = defaultdict(int)
+    for one in files:
+        count[one.name] += one.rank is None
+    return [
+        "" if one.rank is not None else one.name if count[one.name] == 1 else f"{one.name} in {one.path}"
+        for one in files
+    ]
+
+
+def read_stacks_of(
+    files: Iterable[str],
+    root: str,
+    whose: dict[str, Entry],
+    reader: StackReader,
+    *,
+    rank_from: str | None = None,
+    claimed: bool = False,
+) -> StackFiles:
+    """Return the processes in those of `files` that hold stacks.
+
+    Args:
+        root: what the operator has named; a folder below it may be named after a host.
+        whose: each file's entry in the manifest of its folder.
+        rank_from: the operator's pattern for the rank in a path, which counts more than anything else.
+        claimed: all of them should hold stacks, whatever their names.
+    """
+    result = StackFiles()
+    for path in files:
+        name, entry = os.path.basename(path), whose.get(path)
+        if name in (MANIFEST, FORMER) or (entry is not None and entry.files.get(STACKS) != name):
             continue
-        found = _files(path)
-        if not found:
-            raise TorchctlError(
-                f"no file of stacks in {path}", hint="`torchctl collect` names them traceback_rank_N.txt"
-            )
-        for name, entry in found:
-            yield read_stack_file(os.path.join(path, name), entry, reader)
+        says = claimed or entry is not None or says_stacks(path)
+        if not says and not _looks_like_stacks(path):
+            result.passed.append(path)
+            continue
+        rank = None if rank_from is None else rank_by_pattern(path, re.compile(rank_from))
+        read = _read(path, root, entry, reader, rank, result.notes)
+        if says or any(one.stacks is not None for one in read):
+            result.found += read
+        else:
+            result.passed.append(path)
+    return _arranged(result)
 
 
-def is_stack_file(path: str, entry: Entry | None) -> bool:
-    """Whether the manifest or the name says that a file holds stacks."""
-    name = os.path.basename(path)
-    return _LOOSE.fullmatch(name) is not None or (entry is not None and entry.files.get(STACKS) == name)
-
-
-def named_rank(path: str) -> int | None:
-    """Return the rank in the name of a file of stacks, None if there is none."""
-    folder, name = os.path.split(path)
-    match = _NAME.fullmatch(name)
-    if match is None:
-        match = _FORMER.fullmatch(name)
-        if match is not None and not os.path.exists(os.path.join(folder, "stacks_0.txt")):
-            match = None
-    return int(match[1]) if match else None
-
-
-def read_stack_file(path: str, entry: Entry | None, reader: StackReader) -> StackFile:
-    """Return what is in a file; its rank is that of `entry`, if the manifest has one."""
-    rank = named_rank(path) if entry is None else entry.rank
+def _read(
+    path: str, root: str, entry: Entry | None, reader: StackReader, pattern: int | None, notes: list[str]
+) -> list[StackFile]:
+    """Return the processes in one file, or one without stacks that says why there is none."""
+    rank = pattern if pattern is not None else entry.rank if entry is not None else named_rank(path)
     try:
-        return StackFile(path, rank, entry, reader.read(_content(path)))
+        data = _content(path)
+        about = headline(data)
+        if entry is not None or about is not None:
+            stacks = reader.read(data)
+            return [_ours(StackFile(path, rank, entry, stacks, taken=taken_at(data)), about or {}, pattern)]
+        processes = read_processes(data, reader)
     except OSError as error:
-        return StackFile(path, rank, entry, None, f"cannot be read: {error.strerror or error}")
+        return [StackFile(path, rank, entry, None, f"cannot be read: {error.strerror or error}")]
     except ValueError as error:
-        return StackFile(path, rank, entry, None, f"has no stacks: {error}")
+        return [StackFile(path, rank, entry, None, f"has no stacks: {error}")]
+    kept = [one for one in processes if not one.aside]
+    if aside := [one for one in processes if one.aside]:
+        notes.append(f"{path}: ignored, as no rank's: {_listed(aside)}")
+    if not kept:
+        return [StackFile(path, None, None, None, f"holds the stacks of {_listed(aside)}, and of no rank")]
+    alone = len(kept) == 1
+    return [_of_process(path, root, one, rank if alone else None, pattern if alone else None) for one in kept]
+
+
+def _ours(file: StackFile, about: dict[str, object], pattern: int | None) -> StackFile:
+    """Return a file of our own with what its manifest and its first line say."""
+    entry = file.entry
+    rank, host, pid = about.get("rank"), about.get("host"), about.get("pid")
+    if entry is not None:
+        rank, host, pid = entry.rank, entry.host, entry.pid
+    return replace(
+        file,
+        rank=pattern
+        if pattern is not None
+        else rank
+        if isinstance(rank, int)
+        else file.rank
+        if entry is None
+        else None,
+        host=host if isinstance(host, str) else "",
+        pid=pid if isinstance(pid, int) else None,
+    )
+
+
+def _of_process(path: str, root: str, process: Process, named: int | None, pattern: int | None) -> StackFile:
+    rank = pattern if pattern is not None else process.rank if process.rank is not None else named
+    return StackFile(
+        path,
+        rank,
+        None,
+        process.stacks,
+        f"says {process.reason!r}" if process.stacks is None else "",
+        process.label or named_host(path, root, process.pid),
+        process.pid,
+        process.local_rank,
+        named_time(path),
+        rank is not None and pattern is None and process.rank is None,
+    )
+
+
+def _listed(processes: Sequence[Process]) -> str:
+    """Return "a launcher (pid 7), 3 workers ...": what each is, and the pids where they are few."""
+    parts: dict[str, list[Process]] = defaultdict(list)
+    for one in processes:
+        parts[one.aside].append(one)
+    return ", ".join(
+        f"{words} (pid {', '.join(str(one.pid) for one in same[:8])}{', ...' if len(same) > 8 else ''})"
+        if all(one.pid is not None for one in same)
+        else f"{words} ({len(same)})"
+        for words, same in parts.items()
+    )
+
+
+def _arranged(files: StackFiles) -> StackFiles:
+    """Return the files by rank: no rank of a name that another node uses too, and of each process the newest dump."""
+    found = _newest(_without_local_ranks(files.found), files.notes)
+    found.sort(key=lambda one: (one.rank is None, one.rank or 0, one.path, one.host, one.pid or 0))
+    files.found = found
+    return files
+
+
+def _without_local_ranks(found: list[StackFile]) -> list[StackFile]:
+    """Take the ranks from the files of folders whose names have the same ones, of other processes: they are local."""
+    by_rank: dict[int, list[StackFile]] = defaultdict(list)
+    for one in found:
+        if one.by_name and one.rank is not None and one.pid is not None:
+            by_rank[one.rank].append(one)
+    contested: set[str] = set()
+    for same in by_rank.values():
+        folders = {os.path.dirname(one.path) for one in same}
+        if len(folders) > 1 and len({one.pid for one in same}) > 1:
+            contested |= folders
+    return [
+        replace(one, rank=None, local_rank=one.rank, by_name=False, host=one.host or os.path.basename(folder))
+        if one.by_name and (folder := os.path.dirname(one.path)) in contested
+        else one
+        for one in found
+    ]
+
+
+def _newest(found: list[StackFile], notes: list[str]) -> list[StackFile]:
+    """Leave out the older dumps of a process, where every dump of it says when it was taken."""
+    same: dict[tuple[object, ...], list[StackFile]] = defaultdict(list)
+    for number, one in enumerate(found):
+        if one.rank is not None:
+            same["rank", one.rank].append(one)
+        elif one.host and one.pid is not None:
+            same["pid", one.host, one.pid].append(one)
+        else:
+            same["file", number].append(one)
+    kept = []
+    older: dict[tuple[str, str], list[StackFile]] = defaultdict(list)
+    for dumps in same.values():
+        dumps.sort(key=lambda one: (one.stacks is not None, one.taken))
+        if len(dumps) == 1 or not all(one.taken for one in dumps) or dumps[-1].entry is not None:
+            kept += dumps
+            continue
+        kept.append(dumps[-1])
+        for one in dumps[:-1]:
+            older[one.path, dumps[-1].path].append(one)
+    for (old, new), dumps in older.items():
+        ranks = {one.rank for one in dumps}
+        whose = f"rank {dumps[0].rank}: " if len(ranks) == 1 and dumps[0].rank is not None else ""
+        notes.append(f"{whose}the stacks in {old} are ignored in favor of those in {new}")
+    return kept
 
 
 def _content(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError("Is a directory")
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
         if status.st_size > _MAX_BYTES:
@@ -102,18 +292,18 @@ def _content(path: str) -> bytes:
         return file.read(_MAX_BYTES)
 
 
-def _files(folder: str) -> list[tuple[str, Entry | None]]:
-    """Return the names of a folder's files of stacks, by rank, with what the manifest says of each."""
+def _looks_like_stacks(path: str) -> bool:
+    """Whether a file seems to hold stacks although its name does not say so; of a long one its end counts, too."""
     try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise TorchctlError(f"{folder} cannot be read: {error.strerror}") from error
-    manifest = read_manifest(folder)
-    whose = {name: entry for entry in (manifest.entries if manifest else ()) for name in entry.files.values()}
-    found = [(name, whose.get(name)) for name in names if is_stack_file(name, whose.get(name))]
-
-    def order(one: tuple[str, Entry | None]) -> tuple[bool, int, str]:
-        rank = named_rank(os.path.join(folder, one[0])) if one[1] is None else one[1].rank
-        return rank is None, rank or 0, one[0]
-
-    return sorted(found, key=order)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return False
+            data = file.read(_SNIFFED_BYTES)
+            if status.st_size > 2 * _SNIFFED_BYTES:
+                file.seek(-_SNIFFED_BYTES, os.SEEK_END)
+            data += file.read(_SNIFFED_BYTES)
+    except OSError:
+        return False
+    return b"\0" not in data[:1024] and _LOOKS_LIKE_STACKS.search(data) is not None

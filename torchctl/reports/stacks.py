@@ -11,7 +11,7 @@ from torchctl.errors import EXIT_FAILED, WorkerError
 from torchctl.manifest import STACKS, read_manifest
 from torchctl.protocol.identity import Identity
 from torchctl.ranks import MAX_RANKS, Member
-from torchctl.reports.stackfiles import read_stack_files
+from torchctl.reports.stackfiles import names_of, read_stack_files
 from torchctl.stacks.merge import Merged, Worker, merge, name_workers
 from torchctl.stacks.motion import Motion
 from torchctl.stacks.reader import StackReader
@@ -128,14 +128,15 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
         TorchctlError: a path does not exist, or a folder holds no file of stacks.
     """
     outcomes: list[Outcome[WorkerStacks]] = []
-    for one in read_stack_files(paths, StackReader()):
+    files = read_stack_files(paths, StackReader())
+    for one, name in zip(files.found, names_of(files.found), strict=True):
         endpoint = Endpoint(path=one.path, rank=one.rank)
         if one.stacks is None:
             error = StackFileError(one.reason, endpoint=one.path, rank=one.rank)
             outcomes.append(Outcome(endpoint, None, error))
         else:
-            pid, degraded = (one.entry.pid, one.entry.degraded) if one.entry is not None else (None, None)
-            outcomes.append(Outcome(endpoint, WorkerStacks(one.rank, pid, one.stacks, None, degraded), None))
+            degraded = one.entry.degraded if one.entry is not None else None
+            outcomes.append(Outcome(endpoint, WorkerStacks(one.rank, one.pid, one.stacks, None, degraded, name), None))
     manifests = [manifest for path in paths if os.path.isdir(path) and (manifest := read_manifest(path)) is not None]
     have = {one.endpoint.rank for one in outcomes}
     for entry in (entry for manifest in manifests for entry in manifest.entries):
@@ -154,7 +155,7 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
         )
         for one in outcomes
     ]
-    return Survey(known, [], [], absent_ranks(known) if world else {})
+    return Survey(known, [], files.notes, absent_ranks(known) if world else {})
 
 
 def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion: Motion | None) -> list[JobStacks]:
@@ -168,7 +169,7 @@ def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion
     jobs = []
     for job, group in sorted(by_job.items(), key=lambda item: (item[0] is None, item[0] or "")):
         answers = [(one, one.value) for one in group if one.value is not None]
-        names = name_workers([(value.rank, str(one.endpoint)) for one, value in answers])
+        names = name_workers([(value.rank, value.name or str(one.endpoint)) for one, value in answers])
         sizes = [one.identity.world_size or 0 for one in group]
         world = max((size for size in sizes if size <= MAX_RANKS), default=0) or None
         # By the reason of their silence; None are those that answered themselves.

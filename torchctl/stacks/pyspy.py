@@ -1,6 +1,6 @@
 """Stacks as `py-spy dump` prints them, as text and as JSON.
 
-Source: py-spy 0.4, src/main.rs (text) and src/stack_trace.rs (JSON).
+Source: py-spy 0.4.3, src/dump.rs (text, with `--locals` below a frame) and src/stack_trace.rs (JSON).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from torchctl.stacks.stack import MAX_FRAMES, MAX_THREADS, StackFrame, Stacks, T
 # A whole line: the thread's id, what it is at (idle, active+gil), its name.
 HEADING = r'Thread (0x[0-9a-fA-F]{1,16}|\d{1,20}) \([a-z+]+\)(?:: "(.*)")?[ \t]*'
 _THREAD = re.compile(HEADING)
-_FRAME = re.compile(r"    (.+) \((.*?)(?::(\d{1,9}))?\)")
-_PROCESS = re.compile(r"Process (\d{1,10}): ")
+PROCESS = r"Process (\d{1,10}): (.*)"  # a whole line: the process's id and its command
+LIST = re.compile(r"\s*\[\s*[{\]]")  # how its JSON begins
+_FRAME = re.compile(r"    (\S.*) \((.*?)(?::(\d{1,9}))?\)")  # what is further in are variables
+_PROCESS = re.compile(PROCESS)
 
 
 def parse_pyspy(text: str) -> Stacks:
@@ -29,8 +31,27 @@ def parse_pyspy(text: str) -> Stacks:
 
 
 def stacks_from_json(text: str) -> Stacks:
-    """Return the stacks of one `py-spy dump --json`; raises as `parse_pyspy`."""
-    return _stacks(*_from_json(text))
+    """Return the stacks of one `py-spy dump --json`, of several processes the first one's; raises as `parse_pyspy`."""
+    return next(iter(processes_from_json(text).values()))
+
+
+def processes_from_json(text: str) -> dict[int | None, Stacks]:
+    """Return the stacks of each process in `py-spy dump --json`, by its id, in the order given.
+
+    Raises:
+        ValueError: it is something else, or holds no thread.
+    """
+    found: dict[int | None, list[ThreadStack]] = {}
+    try:
+        document = json.loads(text)
+        if not isinstance(document, list) or len(document) > MAX_THREADS:
+            raise ValueError("it is not a list of threads, or it is too long")
+        for thread in document:
+            pid = thread.get("pid")
+            found.setdefault(pid if isinstance(pid, int) else None, []).append(_thread(thread))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"the JSON is not in py-spy's format: {type(error).__name__}") from error
+    return {pid: _stacks(pid, threads) for pid, threads in found.items() or [(None, [])]}
 
 
 def _stacks(pid: int | None, threads: list[ThreadStack]) -> Stacks:
@@ -59,7 +80,7 @@ def _from_text(text: str) -> tuple[int | None, list[ThreadStack]]:
     found: list[tuple[int, str, list[StackFrame]]] = []
     pid = None
     for line in text.split("\n"):
-        if match := _PROCESS.match(line):
+        if match := _PROCESS.fullmatch(line):
             if found:
                 break  # a child of the process; not what the rank itself does
             pid = int(match[1])
@@ -70,17 +91,6 @@ def _from_text(text: str) -> tuple[int | None, list[ThreadStack]]:
         if len(found) > MAX_THREADS:
             raise ValueError(f"more than {MAX_THREADS} threads")
     return pid, [ThreadStack(ident, name, name == MAIN_THREAD, tuple(frames)) for ident, name, frames in found]
-
-
-def _from_json(text: str) -> tuple[int | None, list[ThreadStack]]:
-    try:
-        document = json.loads(text)
-        if not isinstance(document, list) or len(document) > MAX_THREADS:
-            raise ValueError("it is not a list of threads, or it is too long")
-        first = document[0].get("pid") if document else None
-        return first, [_thread(thread) for thread in document if thread.get("pid") == first]
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the JSON is not in py-spy's format: {type(error).__name__}") from error
 
 
 def _thread(thread: Any) -> ThreadStack:

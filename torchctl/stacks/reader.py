@@ -18,7 +18,6 @@ from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack, stacks_from_j
 Frames = tuple[StackFrame, ...]
 
 _OBJECT = re.compile(r'\s*\{\s*"')
-_LIST = re.compile(r"\s*\[\s*[{\]]")
 _HEADING = re.compile(f"^(?:{stacktext.HEADING}|(?P<pyspy>{pyspy.HEADING}))$", re.MULTILINE)
 
 
@@ -64,10 +63,12 @@ class StackReader:
         text = data.decode("utf-8", "replace")
         if _OBJECT.match(text):
             return self.shared(stacks_from_json(text))
-        if _LIST.match(text):
+        if pyspy.LIST.match(text):
             return self.shared(pyspy.stacks_from_json(text))
-        if "\r" in text:
-            text = text.replace("\r\n", "\n")
+        return self.read_text(text.replace("\r\n", "\n") if "\r" in text else text)
+
+    def read_text(self, text: str) -> Stacks:
+        """Return the stacks in faulthandler's text or py-spy's, lines ending in line feeds; raises as `read`."""
         heading = _HEADING.search(text)
         if heading is None:
             raise ValueError("it holds no thread's stack")

@@ -38,7 +38,7 @@ class Found:
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Found], list[str]]:
-    """Return the files under `paths` that may be dumps, and those that hold stacks or what else belongs to them.
+    """Return the files under `paths` that may be dumps, and the others: stacks, logs, archives, what else lies there.
 
     Raises:
         DumpError: a path does not exist.
@@ -56,9 +56,11 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Found], li
         whose = entries_of(files)
         for file in files:
             name = os.path.basename(file)
-            if _STACKS.search(name):
+            if name.startswith("."):
+                continue
+            if _STACKS.search(name) or _OTHER.search(name):
                 others.append(file)
-            elif not _OTHER.search(name) and not name.startswith("."):
+            else:
                 rank = _rank(file, whose)
                 claimed = rank is not None or not name.lower().endswith((".json", ".txt", ".jsonl"))
                 dumps.append(Found(file, rank, claimed))

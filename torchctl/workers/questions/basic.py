@@ -67,7 +67,8 @@ def ask_names(endpoint: Endpoint) -> Asking[Handlers]:
 class WorkerStacks(NamedTuple):
     """One worker's stacks; `step` is the training step it had reported.
 
-    `degraded` says why the stacks were read from outside, None when the worker sent them itself.
+    `degraded` says why the stacks were read from outside, None when the worker sent them itself. `name` is what a
+    process without a rank is called, "" where its endpoint is its name.
     """
 
     rank: int | None
@@ -75,6 +76,7 @@ class WorkerStacks(NamedTuple):
     stacks: Stacks
     step: int | None = None
     degraded: str | None = None
+    name: str = ""
 
 
 def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str = "json") -> Question[WorkerStacks]:

@@ -1,0 +1,48 @@
+"""What a process is there for, by its main thread's stack: of a job's processes only some are ranks."""
+
+from __future__ import annotations
+
+from torchctl.stacks.stack import Stacks
+
+# (end of the file's path, function, None for any) -> what the process is. None of them may hold a rank.
+# Source: torch 2.13, Python 3.14, DeepSpeed 0.18, Accelerate 1.12.
+_ENTRIES: tuple[tuple[str, str | None, str], ...] = (
+    ("torch/utils/data/_utils/worker.py", "_worker_loop", "a worker of a data loader"),
+    ("torch/_inductor/compile_worker/__main__.py", None, "a compile worker"),
+    ("torch/_inductor/compile_worker/subproc_pool.py", "main", "a compile worker"),
+    ("multiprocessing/resource_tracker.py", "main", "a resource tracker"),
+    ("multiprocessing/managers.py", "serve_forever", "a server of shared objects"),
+    ("multiprocessing/pool.py", "worker", "a worker of a pool"),
+    ("concurrent/futures/process.py", "_process_worker", "a worker of a pool"),
+    ("torchctl/server/sentinel/__main__.py", None, "torchctl's sentinel"),
+)
+_LAUNCHERS: tuple[tuple[str, str | None], ...] = (
+    ("torch/distributed/elastic/agent/server/api.py", None),
+    ("torch/distributed/launcher/api.py", None),
+    ("torch/distributed/run.py", None),
+    ("torch/multiprocessing/spawn.py", "join"),
+    ("deepspeed/launcher/launch.py", None),
+    ("deepspeed/launcher/runner.py", None),
+    ("accelerate/commands/launch.py", None),
+    ("multiprocessing/forkserver.py", "main"),
+)
+# A process forked by one of them has its frames too, below one of these.
+_FORKED = ("_wrap", "_serve_one", "_launch")
+
+
+def purpose_of(stacks: Stacks) -> str:
+    """Return what a process is that is no rank, in words: "a launcher"; "" of one that may be a rank."""
+    main = stacks.main
+    if main is None:
+        return ""
+    for frame in main.frames:
+        for ending, function, words in _ENTRIES:
+            if function in (None, frame.function) and frame.file.endswith(ending):
+                return words
+    for frame in main.frames:  # innermost first: a forked process has left its launcher's frames behind
+        if frame.function.rpartition(".")[2] in _FORKED and frame.origin in ("torch", "python"):
+            return ""
+        for ending, function in _LAUNCHERS:
+            if function in (None, frame.function.rpartition(".")[2]) and frame.file.endswith(ending):
+                return "a launcher"
+    return ""
