@@ -60,7 +60,7 @@ def test_the_whole_screen(hung: Path) -> None:
         "   evidence  rank 2 was last seen launching all_reduce at /home/ada/train/trainer.py:402 (reduce_gradients)\n"
         "\n"
         "ranks seen: 0-3 (4 of 4)\n"
-        "next: `torchctl nccl-trace` on the dump of rank 2, and its stacks\n"
+        f"next: `torchctl nccl-trace {hung}/nccl_trace_rank_2`\n"
     )
     assert (result.stderr, result.exit_code) == ("", 6)
 

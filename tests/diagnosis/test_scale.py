@@ -21,6 +21,7 @@ from torchctl.errors import DumpError
 from torchctl.flightrec.decoding.raw import Failure, RawDump
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.render.diagnosis import lines_of
+from torchctl.render.nextstep import files_of
 
 pytestmark = pytest.mark.once
 
@@ -36,7 +37,7 @@ def verdict(rows: Iterable[tuple[int, Rows, dict[str, Any]]], bad: Iterable[Fail
     evidence = Evidence(load_raw(iter([*raw, *bad])))
     begun = time.process_time()
     found = diagnose(evidence)
-    lines = [line.plain for line in lines_of(found, {}, live=False)]
+    lines = [line.plain for line in lines_of(found, {}, files_of(evidence, ["folder"]))]
     document = json.dumps(found.as_dict())
     assert time.process_time() - begun < LIMIT_S
     assert len(lines) < 60

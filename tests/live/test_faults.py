@@ -86,6 +86,10 @@ def test_the_live_verdict_is_the_truth_and_so_is_that_of_its_saved_folder(
     marks.mkdir()
     with faulty_job(name, marks, own_environment, HERE / "faulty_job.py"):
         live = verdict(run("--json", "--interval", "0.7", "--save", folder / "saved"))
+        if name in SIGNALS:
+            pid = pid_of(own_environment, truth["faults"][0]["culprits"][0])
+            step = run("--interval", "0.7").stdout.splitlines()[-1]
+            assert step == f"next: `torchctl doctor {pid}` on {os.uname().nodename}"
     check(live, truth)
     saved = verdict(run("--json", folder / "saved"))
     for one in (live, saved):

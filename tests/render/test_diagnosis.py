@@ -12,7 +12,7 @@ def screen(failed: dict[int, str]) -> list[str]:
     waits = [*done, started("a", 2)]
     found = look({0: waits, 1: waits, 2: done}, EIGHT, failed=failed)
     assert [one.culprit_ranks for one in found.findings] == [(2,)]
-    return [line.plain for line in lines_of(found, {}, live=True)]
+    return [line.plain for line in lines_of(found, {})]
 
 
 def test_a_rank_without_evidence_is_told_of_with_its_reason_and_equal_reasons_once() -> None:
@@ -31,6 +31,6 @@ def test_many_different_reasons_are_not_a_wall() -> None:
 def test_a_rank_that_a_finding_names_is_not_told_of_twice() -> None:
     waits = [of("a", 1), started("a", 2)]
     found = look({0: waits, 1: waits}, EIGHT, failed={2: "its process has ended"})
-    lines = [line.plain for line in lines_of(found, {}, live=True)]
+    lines = [line.plain for line in lines_of(found, {})]
     assert found.findings[0].culprit_ranks == (2,)
     assert sum("its process has ended" in line and line.startswith("  rank 2: ") for line in lines) == 0

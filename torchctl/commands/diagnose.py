@@ -96,8 +96,9 @@ def _show(evidence: Evidence, as_json: bool, paths: list[str]) -> int:
         click.echo(document("diagnosis", {**diagnosis.as_dict(), "failures": failures}))
     else:
         from torchctl.render.diagnosis import print_diagnosis
+        from torchctl.render.nextstep import files_of
 
-        print_diagnosis(diagnosis, evidence.places, live=not paths)
+        print_diagnosis(diagnosis, evidence.places, files_of(evidence, paths) if paths else None)
     if evidence.interrupted or evidence.ended:
         click.echo("torchctl: interrupted", err=True)
         return EXIT_INTERRUPTED

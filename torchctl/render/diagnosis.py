@@ -9,9 +9,10 @@ from rich.text import Text
 from torchctl.diagnosis.evidence import Place
 from torchctl.diagnosis.findings.words import ranks_of
 from torchctl.diagnosis.model import Diagnosis, Finding
-from torchctl.ranks import few_ranks, fold_ranks
+from torchctl.ranks import few_ranks
 from torchctl.render.console import console, text
 from torchctl.render.nccl_trace_words import clock
+from torchctl.render.nextstep import Files, next_step
 from torchctl.stacks.source import source_line
 
 MAX_EVIDENCE = 8
@@ -19,14 +20,14 @@ MAX_FINDINGS = 10
 MAX_FAILED = 4
 
 
-def print_diagnosis(diagnosis: Diagnosis, places: Mapping[int, Place], *, live: bool) -> None:
-    """Print a diagnosis on stdout."""
+def print_diagnosis(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> None:
+    """Print a diagnosis on stdout; `files` as for `next_step`."""
     out = console()
-    for line in lines_of(diagnosis, places, live=live):
+    for line in lines_of(diagnosis, places, files):
         out.print(line, soft_wrap=True)
 
 
-def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], *, live: bool) -> Iterator[Text]:
+def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None = None) -> Iterator[Text]:
     """Yield the lines of the screen."""
     style = {True: "bold green", False: "bold red", None: "bold yellow"}[diagnosis.healthy]
     yield text(diagnosis.verdict, style)
@@ -43,7 +44,7 @@ def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], *, live: bool) -
     yield Text()
     yield text(_ranks_line(diagnosis), "dim")
     yield from _without_evidence(diagnosis)
-    step = _next_step(diagnosis, live)
+    step = next_step(diagnosis, places, files)
     if step:
         yield text(f"next: {step}")
 
@@ -112,21 +113,3 @@ def _counted(ranks: Sequence[int]) -> str:
     """Return ranks with how many they are, which is said once."""
     folded = few_ranks(ranks)
     return folded if folded.endswith(")") else f"{folded} ({len(ranks)} rank{'s' * (len(ranks) > 1)})"
-
-
-def _next_step(diagnosis: Diagnosis, live: bool) -> str:
-    if diagnosis.healthy:
-        return ""
-    if not diagnosis.findings:
-        return "look again in a few seconds" if live else "take dumps and stacks of all ranks again"
-    first = diagnosis.findings[0]
-    ranks = first.culprit_ranks or first.waiting_ranks
-    if not ranks:
-        return ""
-    shown = fold_ranks(ranks[:16])
-    if first.kind == "rank_lost":
-        where = f"`torchctl ps --ranks {shown}`, then `torchctl doctor PID` on its host"
-        return f"check the log and the host of rank {shown}: {where}"
-    if live:
-        return f"`torchctl traceback --ranks {shown} --all-threads`"
-    return f"`torchctl nccl-trace` on the dump of rank {shown}, and its stacks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,12 +13,12 @@ from torchctl.flightrec.table.gather import processors
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.flightrec.table.trace import Trace
 from torchctl.manifest import GENERIC_TRACE, STACKS, TRACE, Answer, Entry
-from torchctl.protocol import GENERIC_RECORDER
+from torchctl.protocol import GENERIC_RECORDER, socketnames
 from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.reply import Reply
-from torchctl.workers.causes import has_ended, is_late, running_listener
+from torchctl.workers.causes import has_ended, is_late, pid_of, running_listener
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.look import Sight
 from torchctl.workers.rollcall import rank_of
@@ -60,6 +61,7 @@ class Seen:
     left: set[int] = field(default_factory=set)
     stacks: dict[int, Reply] = field(default_factory=dict)
     no_stacks: dict[int, str] = field(default_factory=dict)
+    lost: dict[int, Place] = field(default_factory=dict)  # where those that failed are, as far as it is known
     world_size: int | None = None
     unasked: set[int] = field(default_factory=set)
     interrupted: bool = False
@@ -91,11 +93,22 @@ def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
         if isinstance(one.error, StoppedError | NotAskedError):
             seen.unasked.add(rank)
             continue
+        seen.lost.setdefault(rank, _place_of(one))
         seen.failed.setdefault(rank, one.error.detail)  # a relay asks its whole host again: the same by other words
         seen.silent.setdefault(rank, str(one.endpoint))
         if has_ended(one.endpoint, one.error):
             seen.left.add(rank)
     return seen
+
+
+def _place_of(one: Outcome[Sight]) -> Place:
+    """Return where a worker is that gave nothing: by its sentinel's answer, the kernel's word, or its socket's name."""
+    endpoint, pid = one.endpoint, one.identity.pid
+    if endpoint.node:
+        name = socketnames.parse(endpoint.path)
+        return Place(endpoint.node, pid or (name.pid if name.rank is not None else None))
+    pid = pid or endpoint.pid or pid_of(endpoint)
+    return Place(endpoint.host or os.uname().nodename, pid)
 
 
 def add_stacks(seen: Seen, outcomes: Iterable[Outcome[Reply]]) -> None:
@@ -132,6 +145,9 @@ def evidence_of(seen: Seen) -> Evidence:
     for rank, sight in sorted(seen.sights.items()):
         places[rank] = Place(sight.info.host, sight.info.pid)
     places.update({rank: late.place for rank, late in seen.late.items()})
+    for rank, place in seen.lost.items():
+        if rank in seen.failed and place.host is not None:
+            places.setdefault(rank, place)
     given = {rank: (seen.endpoints[rank], reply.body) for rank, reply in seen.stacks.items()}
     for rank, (endpoint, body) in (given | {rank: (one.endpoint, one.body) for rank, one in seen.late.items()}).items():
         try:

@@ -1,0 +1,83 @@
+"""What to do after a diagnosis: commands that can be pasted as they are."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torchctl.diagnosis.evidence import Evidence, Place
+from torchctl.diagnosis.model import Diagnosis, Finding
+from torchctl.ranks import fold_ranks
+
+_MOST_RANKS = 16
+_MOST_NAMED = 4  # processes and dumps
+
+
+class Files(NamedTuple):
+    """Where the evidence was read from.
+
+    Attributes:
+        dumps: the newest dump's file by rank.
+        stacks: what the operator gave, if there are stacks in it.
+    """
+
+    dumps: Mapping[int, str]
+    stacks: Sequence[str]
+
+
+def files_of(evidence: Evidence, paths: Sequence[str]) -> Files:
+    """Return the files behind evidence that was read from `paths`."""
+    dumps: dict[int, str] = {}
+    for info in evidence.trace.dumps:
+        dumps.setdefault(info.rank, info.source)
+    return Files(dumps, paths if evidence.stacks else ())
+
+
+def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> str:
+    """Return what to do next, "" if there is nothing to do.
+
+    Args:
+        diagnosis: what was found.
+        places: host and process of ranks.
+        files: None if live workers were asked.
+    """
+    if diagnosis.healthy:
+        return ""
+    if not diagnosis.findings:
+        return "look again in a few seconds" if files is None else "take dumps and stacks of all ranks again"
+    first = diagnosis.findings[0]
+    ranks = first.culprit_ranks or first.waiting_ranks
+    if not ranks:
+        return ""
+    if first.kind == "rank_lost":
+        return _of_lost(first, places, files is None)
+    if files is None:
+        return f"`torchctl traceback --ranks {fold_ranks(ranks[:_MOST_RANKS])} --all-threads`"
+    return _of_files(ranks, files)
+
+
+def _of_lost(finding: Finding, places: Mapping[int, Place], live: bool) -> str:
+    """Return where to look at ranks that are lost: by process and host as far as they are known."""
+    ranks = finding.culprit_ranks
+    steps = []
+    for rank in ranks[:_MOST_NAMED]:
+        place = places.get(rank, Place())
+        if place.pid is not None and live:
+            steps.append(f"`torchctl doctor {place.pid}`" + (f" on {place.host}" if place.host else ""))
+        elif place.host:
+            steps.append(f"the log of rank {rank}, {place.host}" + (f", pid {place.pid}" if place.pid else ""))
+    if len(steps) == len(ranks):
+        return "; ".join(steps)
+    shown = fold_ranks(ranks[:_MOST_RANKS])
+    where = f"the log and the host of rank{'s' * (len(ranks) > 1)} {shown}"
+    look = [*steps, f"`torchctl ps --ranks {shown}`"] if live else steps
+    return "; ".join([*look, where])
+
+
+def _of_files(ranks: Sequence[int], files: Files) -> str:
+    """Return the commands that show the files of some ranks."""
+    dumps = [files.dumps[rank] for rank in ranks if rank in files.dumps][:_MOST_NAMED]
+    words = {"nccl-trace": dumps, "traceback": files.stacks}
+    commands = [f"`torchctl {name} {shlex.join(paths)}`" for name, paths in words.items() if paths]
+    return " and ".join(commands) or "take dumps and stacks of all ranks again"
