@@ -54,7 +54,7 @@ from torchctl.text import duration, printable
 @click.option("--count", type=Number(1), metavar="K", default=1, help="Join for K ranks at once.")
 @click.option("--status", is_flag=True, help="Show who has arrived, without joining.")
 @click.option("--release", is_flag=True, help="Release the waiting ranks without the missing ones.")
-@click.option("--serve", is_flag=True, help="Host the store here if no one does, until all ranks have left.")
+@click.option("--serve", is_flag=True, help="Host the store here if no other process does, until all ranks have left.")
 @yes_option
 @json_option
 def command(

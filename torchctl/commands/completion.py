@@ -12,7 +12,7 @@ _VARIABLE = "_TORCHCTL_COMPLETE"
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print a shell's completion script.
 
     \b
     bash:  eval "$(torchctl completion bash)"        in ~/.bashrc

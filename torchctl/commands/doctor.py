@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     type=Seconds(),
     default=protocol.DEFAULT_TIMEOUT_S,
     show_default=True,
-    help="For the answer of its server, and for py-spy.",
+    help="Time limit for its server's answer and for py-spy.",
 )
 def command(pid: int | None, path: str | None, timeout: float, output_format: str, json: bool) -> None:
     """Examine one process on this host and what blocks it.

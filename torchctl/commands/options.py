@@ -122,7 +122,7 @@ _TARGETS = [
         metavar="PATH",
         default="torchctl",
         show_default=True,
-        help="The path of torchctl on them.",
+        help="The path of torchctl there.",
     ),
     shared_option(
         SECURITY,
@@ -155,14 +155,14 @@ _TARGETS = [
         type=Seconds(),
         default=protocol.DEFAULT_TIMEOUT_S,
         show_default=True,
-        help="For the whole command.",
+        help="Time limit for the whole command.",
     ),
     shared_option(
         LIMITS,
         "--jobs",
         type=Number(1),
         metavar="N",
-        help="Most workers to ask at once; without it, all.",
+        help="Ask at most N workers at once; by default, all.",
     ),
 ]
 

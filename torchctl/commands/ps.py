@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def command(targets: Targets, save: str | None, forget: bool) -> None:
     """List the workers, with their job, uptime, step and state.
 
-    Workers that died today are listed below them. Without options, ps lists the workers that
+    Workers that died within the last day are listed below them. Without options, ps lists the workers that
     TORCH_WORKER_SERVER_SOCKET names, or else every live worker in this user's runtime folder.
     """
     if forget:

@@ -20,7 +20,7 @@ from torchctl.workers.targets import Targets
 @click.command()
 @click.argument("errand")
 def command(errand: str) -> int:
-    """Ask this host's workers for a torchctl on another host.
+    """Ask this host's workers on behalf of another host.
 
     `--nodes` runs this on each host; ERRAND is its request, encoded. Writes one line of JSON per worker. A stack
     that several workers share is written once.

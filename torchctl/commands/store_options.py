@@ -59,7 +59,7 @@ def timeout_option(default_s: float) -> Callable[[Function], Function]:
         type=Seconds(),
         default=default_s,
         show_default=True,
-        help="For the whole wait.",
+        help="Time limit for the whole wait.",
     )
 
 
