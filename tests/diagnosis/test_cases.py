@@ -170,7 +170,8 @@ def test_a_rank_without_a_usable_dump_is_lost_only_when_others_wait_for_it() -> 
     waiting = {rank: [of("0", 1), started("0", 2)] for rank in range(3)}
     assert told(look(waiting, WORLD)) == [("rank_lost", (3,), (0, 1, 2))]
     done = look({rank: [of("0", 1)] for rank in range(3)}, WORLD)
-    assert (done.healthy, done.missing) == (True, [3])
+    assert (done.healthy, done.missing) == (None, [3])
+    assert done.verdict == "Cannot tell: there is nothing from rank 3: include its dump."
 
 
 def test_a_rank_that_gives_nothing_while_its_process_runs_may_be_slow_alone() -> None:
@@ -198,7 +199,8 @@ def test_a_dump_taken_while_the_job_moved_is_no_finding() -> None:
         3: [of("0", seq) for seq in (1, 2, 3)],
     }
     found = look(rows, WORLD)
-    assert (found.healthy, found.findings) == (True, [])
+    assert (found.healthy, found.findings) == (None, [])
+    assert found.verdict.startswith("Cannot tell: the dump of rank 2 was taken before the others', ")
 
 
 @pytest.mark.parametrize(

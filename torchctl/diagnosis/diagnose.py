@@ -9,6 +9,7 @@ from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.findings.accuse import accuse
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
+from torchctl.diagnosis.findings.health import unproven
 from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.words import group_words, ranks_of
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
@@ -51,13 +52,14 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             unknown.append("there is no dump and no stack from any rank")
         elif not len(trace):
             unknown.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
+        unknown = unknown or unproven(court)
     seen = evidence.ranks()
     size = evidence.size()
     missing = sorted((set(range(size or 0)) | set(failed)) - set(seen))
     healthy = False if findings else None if unknown else True
     return Diagnosis(
         healthy,
-        _verdict(healthy, findings, unknown, bool(proofs.stale)),
+        _verdict(healthy, findings, unknown, proofs.compared),
         size,
         seen,
         missing,
@@ -218,5 +220,5 @@ def _verdict(healthy: bool | None, findings: list[Finding], unknown: list[str], 
     if healthy is None:
         return f"Cannot tell: {unknown[0]}."
     if moved:
-        return "Nothing is wrong: the job was moving while it was dumped."
+        return "Nothing is wrong: the job moves, and no rank waits for another."
     return "Nothing is wrong: no rank waits for another."

@@ -1,0 +1,20 @@
+"""A job is called healthy on proof alone: it moves, or it has ended on every rank alike."""
+
+from __future__ import annotations
+
+from tests.diagnosis.rows import WORLD, Rows, elsewhere, inside, look, of
+
+
+def test_health_takes_proof() -> None:
+    ended: dict[int, Rows] = {rank: [of("0", 1), of("0", 2)] for rank in range(4)}
+    assert look(ended, WORLD).verdict == "Nothing is wrong: no rank waits for another."
+    still = look(ended, WORLD, moved=frozenset(), live=True)
+    assert still.verdict.startswith("Cannot tell: all 4 ranks seen have stood still between two looks, and none ")
+    waits = look(ended, WORLD, {rank: inside("store_barrier") for rank in (0, 1)}, moved=frozenset(), live=True)
+    assert waits.healthy is None
+    moves = look(ended, WORLD, moved=frozenset({0, 1}), live=True)
+    assert moves.verdict == "Nothing is wrong: the job moves, and no rank waits for another."
+    alive = look(ended, WORLD, {rank: elsewhere() for rank in range(4)})
+    assert alive.verdict.startswith("Cannot tell: no operation is open, and ranks 0-3 are alive, in their own code ")
+    behind = look(ended | {3: [of("0", 1)]}, WORLD)
+    assert behind.healthy is None

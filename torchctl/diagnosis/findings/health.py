@@ -1,0 +1,85 @@
+"""Whether nothing is wrong: that takes proof, since a job of which nothing is known looks like a healthy one.
+
+How this works. A job was seen moving between two looks, or files show an end that all ranks share: no operation is
+open, all members of each group have the same last sequence id, no rank is missing, and no process lives whose stack was
+taken.
+"""
+
+from __future__ import annotations
+
+from torchctl.diagnosis.findings.court import Court
+from torchctl.diagnosis.findings.words import group_words, joined, ranks_of, verb
+from torchctl.diagnosis.waits.activity import Doing
+from torchctl.flightrec.table.trace import State
+
+_MORE = "a second set of dumps a few seconds later would show whether the job moves"
+
+
+def unproven(court: Court) -> list[str]:
+    """Return what keeps a job without a finding from being called healthy, in words; nothing if it is proven."""
+    proofs = court.proofs
+    if proofs.compared:
+        return [] if proofs.moved else [_stands_still(court)]
+    if proofs.stale:
+        ranks = sorted(proofs.stale)
+        return [
+            f"the {verb(ranks, 'dump of', 'dumps of')} {ranks_of(ranks)} {verb(ranks, 'was', 'were')} taken before the"
+            f" others', while the job was moving, and what {verb(ranks, 'it does', 'they do')} since is not known:"
+            f" {_MORE}"
+        ]
+    return _open(court) or _different_ends(court) or _alive(court)
+
+
+def _stands_still(court: Court) -> str:
+    proofs = court.proofs
+    ranks = proofs.evidence.ranks()
+    inside = [rank for rank in ranks if proofs.doing(rank) is Doing.COLLECTIVE]
+    calls = sorted({proofs.activity[rank].call for rank in inside})
+    where = f", {len(inside)} of them in {joined(calls)}" if inside else ""
+    who = "the only rank seen has" if len(ranks) == 1 else f"all {len(ranks)} ranks seen have"
+    return (
+        f"{who} stood still between two looks{where}, and none shows an operation that it waits in: stacks of the"
+        " same ranks a minute later would show whether they go on"
+    )
+
+
+def _open(court: Court) -> list[str]:
+    """Return what says that operations are open of which nothing else could be said."""
+    trace = court.trace
+    rows = (trace.state <= State.UNKNOWN).nonzero()[0]
+    rows = rows[trace.state[rows] != State.DONE]
+    if not len(rows):
+        return []
+    ranks = sorted(set(trace.rank[rows].tolist()))
+    return [f"{ranks_of(ranks)} {verb(ranks, 'has', 'have')} operations open that may just be running: {_MORE}"]
+
+
+def _different_ends(court: Court) -> list[str]:
+    """Return what says that ranks' files end in different places, or that files are missing."""
+    proofs = court.proofs
+    seen = set(court.trace.ranks)
+    missing = sorted({*range(proofs.evidence.size() or 0)} - {*seen, *proofs.evidence.stacks})
+    if missing:
+        return [f"there is nothing from {ranks_of(missing)}: include {verb(missing, 'its dump', 'their dumps')}"]
+    if not len(court.trace):
+        return []
+    for number, group in enumerate(court.trace.groups):
+        last = {rank: window[1] for rank in group.members if (window := proofs.windows.of(number, rank)) is not None}
+        if len(set(last.values())) > 1:
+            behind = sorted(rank for rank, seq in last.items() if seq < max(last.values()))
+            return [
+                f"{ranks_of(behind)} {verb(behind, 'has', 'have')} not come as far in {group_words(group)} as the"
+                f" others: {_MORE}"
+            ]
+    return []
+
+
+def _alive(court: Court) -> list[str]:
+    ranks = sorted(court.proofs.activity)
+    if not ranks:
+        return []
+    return [
+        f"no operation is open, and {ranks_of(ranks)} {verb(ranks, 'is', 'are')} alive, in"
+        f" {verb(ranks, 'its', 'their')} own code as far as stacks tell: a second set of stacks would show whether"
+        f" {verb(ranks, 'it goes', 'they go')} on"
+    ]
