@@ -124,7 +124,7 @@ _KNOWN = {
     "network": 5,
     "device": 3,
     "straggler": 9,
-    "former file": 5,
+    "former file": 1,
     "lost dump": 2,
     "two faults": 3,
     "two looks": 7,
