@@ -47,6 +47,17 @@ def test_ping_imports_nothing_heavy(folder: Path) -> None:
     assert out.stdout.splitlines()[-1] == "[]", out.stderr
 
 
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys\nfrom torchctl.cli import main\nsys.argv[1:] = ['--help']\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        "print(sorted(name for name in sys.modules if name.startswith('torchctl.')))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    listed = ["cli", "commands", "commands.grouping", "commands.summaries", "errors"]
+    assert out.stdout.splitlines()[-1] == str([f"torchctl.{name}" for name in listed]), out.stderr
+
+
 def test_worker_commands_never_import_torch(folder: Path) -> None:
     code = (
         "import sys\nsys.modules['torch'] = None\nimport torchctl.cli as c\n"

@@ -4,9 +4,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from torchctl.cli import COMMANDS, GROUPS, cli
+from torchctl.cli import COMMANDS, GROUPS, cli, command_module
 from torchctl.commands.grouping import GROUPS as HEADINGS
 from torchctl.commands.grouping import OWN
+from torchctl.commands.summaries import Listed, docstring
 
 PAGES = [
     [],
@@ -62,6 +63,19 @@ def test_every_command_is_one_whole_line_below_its_heading(columns: int) -> None
     store = section(page("store", columns=columns), "Commands")
     assert [line.split()[0] for line in store] == ["keys", "get", "set", "add", "delete", "wait"]
     assert all(line.endswith((".", ").")) and not line.endswith("...") for line in store)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_summary_is_that_of_the_commands_own_help(name: str) -> None:
+    """The list takes it from the compiled module, which it does not run."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert Listed(name, command_module(name)).get_short_help_str(1000) == command.get_short_help_str(1000)
+
+
+def test_of_a_module_without_a_command_nothing_is_listed() -> None:
+    assert docstring("torchctl.commands.grouping") is None
+    assert docstring("torchctl.no_such_module") is None
 
 
 @pytest.mark.parametrize("name", WORKER_COMMANDS)

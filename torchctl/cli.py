@@ -36,7 +36,7 @@ class Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"torchctl.commands.{cmd_name.replace('-', '_')}").command
+        command = importlib.import_module(command_module(cmd_name)).command
         assert isinstance(command, click.Command)
         return command
 
@@ -52,8 +52,9 @@ class Root(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from torchctl.commands.grouping import list_commands
+        from torchctl.commands.summaries import Listed
 
-        list_commands(self, ctx, formatter, GROUPS)
+        list_commands(formatter, GROUPS, lambda name: Listed(name, command_module(name)))
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -95,6 +96,11 @@ class Root(click.Group):
             click.echo("  run again with `torchctl --debug ...` for the traceback, and please report it", err=True)
             sys.exit(EXIT_FAILED)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def command_module(name: str) -> str:
+    """Return the module that holds a command."""
+    return f"torchctl.commands.{name.replace('-', '_')}"
 
 
 def show_error(error: TorchctlError) -> None:

@@ -33,9 +33,7 @@ from torchctl.storeutil.sockets import is_local
 from torchctl.text import duration, printable
 
 
-@click.command(
-    "barrier", cls=GroupedCommand, short_help="Join a barrier of the job, see who is missing, or release it."
-)
+@click.command("barrier", cls=GroupedCommand)
 @store_option(required=False)
 @click.option(
     "--world-size", type=Number(1, 1_000_000), metavar="N", required=True, help="The number of ranks that meet."
@@ -71,10 +69,10 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Join a barrier and wait until all ranks have arrived; or look at it, or release it.
+    """Join a barrier of the job, see who is missing, or release it.
 
-    The keys are torch's own, so this command and ranks in torch's store barrier release each other. Use each key
-    prefix for one barrier only.
+    By default, barrier joins and waits until all ranks have arrived. The keys are torch's own, so this command and
+    ranks in torch's store barrier release each other. Use each key prefix for one barrier only.
     """
     if status + release + serve > 1:
         raise click.UsageError("use only one of --status, --release and --serve")

@@ -58,15 +58,23 @@ class GroupedCommands(click.Group):
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        list_commands(self, ctx, formatter, {"Commands": self.list_commands(ctx)})
+        list_commands(formatter, {"Commands": self.list_commands(ctx)}, self.commands.get)
 
 
 def list_commands(
-    group: click.Group, ctx: click.Context, formatter: click.HelpFormatter, headings: Mapping[str, Sequence[str]]
+    formatter: click.HelpFormatter,
+    headings: Mapping[str, Sequence[str]],
+    find: Callable[[str], click.Command | None],
 ) -> None:
-    """List commands below their headings, each with the first sentence of its help, which is never cut."""
+    """List commands below their headings, each with the first sentence of its help, which is never cut.
+
+    Args:
+        formatter: gets the lines.
+        headings: the names of the commands below each.
+        find: returns a command by its name.
+    """
     width = max(len(name) for names in headings.values() for name in names)
     for heading, names in headings.items():
         with formatter.section(heading):
-            commands = [(name, group.get_command(ctx, name)) for name in names]
+            commands = [(name, find(name)) for name in names]
             formatter.write_dl([(name.ljust(width), one.get_short_help_str(1000)) for name, one in commands if one])
