@@ -1,14 +1,14 @@
 """Start a process that is nobody's child: no `wait` of the trainer ever sees it, and no SIGCHLD reports it.
 
-How this works: a detached process needs a process in between that starts it and ends. As an ordinary child of the
-trainer that one would be seen by an `os.wait()` on another thread, and its end would be a SIGCHLD, which cuts sleeps
-in C short where the trainer handles it. So it is made by `clone` without an exit signal: `wait` looks at such
-children only when asked to (``__WCLONE``). It shares our memory, and our thread stands still until it has ended, as
-with `vfork`, so nothing is copied however large the trainer is; and what it runs is libc's own `system`, on a stack
-of its own, with all signals blocked: no line of Python, no lock of Python's, no allocation. Four thousand starts
-beside two threads in `os.wait()` were seen by none of them; of the same number of plain shells two thirds were.
+How this works: a detached process needs an intermediate process that starts it and exits. If that were an ordinary
+child of the trainer, an `os.wait()` on another thread would see it, and its exit would send SIGCHLD, which cuts sleeps
+in C short if the trainer handles it. So it is created by `clone` without an exit signal: `wait` looks at such children
+only when asked to (``__WCLONE``). It shares our memory, and our thread is suspended until it exits, as with `vfork`, so
+nothing is copied however large the trainer is. It runs libc's own `system`, on a separate stack, with all signals
+blocked: no Python code, none of Python's locks, no allocation. Of four thousand starts beside two threads in
+`os.wait()`, the threads saw none; of as many plain shells they saw two thirds.
 
-Where that cannot be had (another libc, a sandbox that forbids it), an ordinary shell replaces it for some milliseconds.
+If that is not possible (another libc, a sandbox that forbids it), an ordinary shell is used for a few milliseconds.
 
 Source: clone(2), wait(2); glibc's sysdeps/posix/system.c, which spawns by `posix_spawn`.
 """
@@ -30,9 +30,9 @@ _WCLONE = -0x80000000  # 1 << 31 as the signed number that waitpid takes
 
 
 def start(arguments: Sequence[str], output: str = os.devnull) -> None:
-    """Start a command in the background; how it ends is not told.
+    """Start a command in the background; how it ends is not reported.
 
-    Takes some milliseconds, in which the interpreter lock is free. A command that does not exist is no error here.
+    Takes a few milliseconds, during which the interpreter lock is free. A command that does not exist is not an error.
 
     Args:
         output: path of what gets its stdout and stderr; stdin is /dev/null.
@@ -40,11 +40,11 @@ def start(arguments: Sequence[str], output: str = os.devnull) -> None:
     Raises:
         OSError: no process can be started.
     """
-    # The braces: the output is opened before the shell lets go of the command.
+    # The braces: the output is opened before the shell starts the command in the background.
     command = f"{{ {shlex.join(arguments)} </dev/null & }} >{shlex.quote(output)} 2>&1"
     try:
         os.getcwd()
-    except OSError:  # of a folder that is gone every shell complains, on the trainer's stderr
+    except OSError:  # in a folder that is gone every shell complains, on the trainer's stderr
         _in_another_folder(command)
     else:
         _run(command)
@@ -58,7 +58,7 @@ def _run(command: str) -> None:
 
 
 def _in_another_folder(command: str) -> None:
-    """Run a command on a thread of its own, which alone goes to the root folder first."""
+    """Run a command on a separate thread, which alone changes to the root folder first."""
     failures: list[OSError] = []
 
     def run() -> None:
@@ -80,7 +80,7 @@ def _in_another_folder(command: str) -> None:
 
 
 def _clone(command: bytes) -> bool:
-    """Run a command of the shell in a child that only we can see; False where that is not to be had."""
+    """Run a shell command in a child that only we can see; False if that is not possible."""
     try:
         import ctypes
 
@@ -104,5 +104,5 @@ def _clone(command: bytes) -> bool:
     try:
         _, status = os.waitpid(pid, _WCLONE)
     except ChildProcessError:
-        return True  # the trainer waits for clones too, and has it
+        return True  # the trainer waits for clones too, and has reaped it
     return status == 0

@@ -1,10 +1,10 @@
-"""Descriptors that are ours only as long as the trainer lets them be.
+"""Descriptors that stay ours only as long as the trainer leaves them alone.
 
-How this works: a program that closes what it has not opened (``os.closerange(3, 256)``) takes our descriptors away, and
-what it opens next gets their numbers. To write to, shut down or close such a number would hurt the trainer's own
-socket or file. So it is noted which file each descriptor was, and one that has become another is given up untouched.
-Where standard input, output or error are closed, /dev/null is put in their places first: a socket of ours there would
-get what C code prints.
+How this works: a program that closes descriptors it did not open (``os.closerange(3, 256)``) closes ours too, and what
+it opens next gets their numbers. Writing to, shutting down or closing such a number would hurt the trainer's own socket
+or file. So we record which file each descriptor was, and give up, untouched, one that has become another file. If
+standard input, output or error is closed, /dev/null is opened in its place first: otherwise a socket of ours could take
+that number and receive what C code prints.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _QUESTION = (int(socket.SOL_SOCKET),), (_SO_COOKIE,), (_COOKIE_BYTES,)
 
 
 class Mark(NamedTuple):
-    """Which file a descriptor was: sockets have inodes too, and no two live ones the same."""
+    """Which file a descriptor was: sockets have inodes too, and no two live ones share one."""
 
     device: int
     inode: int
 
 
 def mark(descriptor: int) -> Mark:
-    """Note which file a descriptor is.
+    """Record which file a descriptor is.
 
     Raises:
-        OSError: it is none.
+        OSError: it is not open.
     """
     status = os.fstat(descriptor)
     return Mark(status.st_dev, status.st_ino)
 
 
 def is_still(descriptor: int, marked: Mark | None) -> bool:
-    """Whether a descriptor is the file that it was."""
+    """Whether a descriptor is still the file it was."""
     try:
         return descriptor >= 0 and mark(descriptor) == marked
     except OSError:
@@ -54,7 +54,7 @@ def is_still(descriptor: int, marked: Mark | None) -> bool:
 
 
 def close(descriptor: int, marked: Mark | None) -> None:
-    """Close a descriptor if it is the file that it was."""
+    """Close a descriptor if it is still the file it was."""
     if is_still(descriptor, marked):
         os.close(descriptor)
 
@@ -62,18 +62,18 @@ def close(descriptor: int, marked: Mark | None) -> None:
 class OwnSocket:
     """A socket of ours, as long as its number is still that socket.
 
-    One that is lost before it can be looked at raises OSError. So do `receive`, `send` and `shut_down`, which do not
-    wait, for one that is lost later; `close` leaves that one alone.
+    If it is lost before it can be examined, OSError is raised. `receive`, `send` and `shut_down`, which do not wait,
+    raise it too if the socket is lost later; `close` then does nothing.
 
-    How this works: before each use the kernel is asked for the socket's cookie. Linux has no call that asks and acts in
-    one, so both calls are made without letting go of the interpreter lock: no Python code of the trainer can open a
+    How this works: before each use we ask the kernel for the socket's cookie. Linux has no call that checks and acts in
+    one step, so both calls are made without releasing the interpreter lock: no Python code of the trainer can open a
     file in between. `getsockopt` keeps the lock anyway; the other calls are libc's own through `ctypes.PyDLL`, since
-    `socket` lets go of the lock just before the system call, which wakes who waits for it: on two busy cores one
-    `os.closerange` in ten was overtaken so. And the interpreter may hand the lock on after a call, but not while a
+    `socket` releases the lock just before the system call, which wakes a thread that waits for it: on two busy cores
+    one `os.closerange` in ten got in between. The interpreter may also hand over the lock after a call, but not while a
     `for` takes the next item: hence `map` in `_call`.
 
-    What is left is C code of the trainer's that opens files without the lock. Where there is no `ctypes`, or no cookie
-    (kernels before 4.12, where `fstat` has to do), the lock is free between question and call.
+    What remains is C code of the trainer that opens files without the lock. Without `ctypes`, or without cookies
+    (kernels before 4.12, where we fall back to `fstat`), the lock is free between the check and the call.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -89,7 +89,7 @@ class OwnSocket:
             raise
 
     def is_there(self) -> bool:
-        """Whether it may be used; one whose number has become another file is given up, untouched."""
+        """Whether it may be used; if its number has become another file, it is given up, untouched."""
         if self.sock.fileno() < 0:
             return False
         try:
@@ -103,10 +103,10 @@ class OwnSocket:
         return there
 
     def receive(self, size: int, flags: int = 0) -> bytes:
-        """Return what has come; empty when the other side has sent all.
+        """Return what has arrived; empty when the other side has sent everything.
 
         Raises:
-            BlockingIOError: nothing has come.
+            BlockingIOError: nothing has arrived.
         """
         if self._libc is None:
             return self._there().recv(size, flags)
@@ -117,7 +117,7 @@ class OwnSocket:
         return data
 
     def send(self, data: bytes) -> int:
-        """Send some of it and return how much; no SIGPIPE comes of it.
+        """Send some of it and return how much; this never raises SIGPIPE.
 
         Raises:
             BlockingIOError: there is no room.
@@ -165,22 +165,22 @@ class OwnSocket:
 
 
 class Sockets:
-    """Sockets of ours that are of use only together."""
+    """Sockets of ours that are useful only together."""
 
     def __init__(self, *sockets: socket.socket) -> None:
         self._sockets = [OwnSocket(one) for one in sockets]
 
     def give_up_lost(self) -> bool:
-        """Let go, untouched, of descriptors that are another file now; return whether all are there."""
+        """Give up, untouched, the descriptors that are another file now; return whether all are still ours."""
         there = [one.is_there() for one in self._sockets]
         return all(there)
 
 
 def _cookie(sock: socket.socket) -> bytes:
-    """Return the number that the kernel gives to one socket only; empty where the kernel gives none.
+    """Return the number that the kernel gives to one socket only; empty if the kernel has no cookies.
 
     Raises:
-        OSError: the descriptor is closed, or no socket.
+        OSError: the descriptor is closed, or not a socket.
     """
     try:
         return sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE_BYTES)
@@ -191,7 +191,7 @@ def _cookie(sock: socket.socket) -> bytes:
 
 
 class _Libc:
-    """The calls that do not let go of the interpreter lock."""
+    """The calls that do not release the interpreter lock."""
 
     def __init__(self) -> None:
         import ctypes  # late: it costs memory, and fails where Python was built without it
@@ -212,7 +212,7 @@ class _Libc:
         return buffer, self._ctypes.addressof(buffer)
 
     def checked(self, result: int) -> int:
-        """Return what a call has returned, or raise its error."""
+        """Return what a call returned, or raise its error."""
         if result < 0:
             code = self._get_errno()
             raise OSError(code, os.strerror(code))
@@ -228,18 +228,18 @@ def _libc() -> _Libc | None:
 
 
 def keep_for_ever(thing: object) -> None:
-    """Never let an object end, not even with the interpreter."""
+    """Never let an object be freed, not even when the interpreter exits."""
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def fill_standard() -> None:
-    """Put /dev/null where standard input, output or error are closed."""
+    """Open /dev/null in place of standard input, output or error where they are closed."""
     while not all(_is_open(number) for number in _STANDARD):
         descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
         if descriptor not in _STANDARD:
-            os.close(descriptor)  # someone else has filled the place just now
+            os.close(descriptor)  # another thread has just taken the number
             return
 
 

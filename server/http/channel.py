@@ -1,12 +1,12 @@
 """A client's connection as bytes in and out: every wait has a deadline, and no number that is not ours is touched.
 
-How this works: a socket with a timeout would wait on its number and then read from that number, whatever it has become
-meanwhile. So the waiting and the reading are two steps here, and between them we look whether the descriptor is still
-our socket (see `ownership`). The wait itself harms no one: the kernel goes on waiting for the file that was there when
-it began. A connection that the trainer has taken away ends as if the client had hung up.
+How this works: a socket with a timeout would wait on its number and then read from that number, whatever it had become
+in the meantime. So waiting and reading are two steps here, and in between we check that the descriptor is still our
+socket (see `ownership`). The wait itself is harmless: the kernel keeps waiting for the file that was there when it
+began. A connection that the trainer has closed ends as if the client had hung up.
 
-An answer is sent with MSG_NOSIGNAL: a trainer that has restored SIGPIPE's default must not die of a client that hangs
-up.
+An answer is sent with MSG_NOSIGNAL: a trainer that has restored SIGPIPE's default must not be killed by a client that
+hangs up.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Channel:
     def __init__(self, connection: socket.socket, door: object) -> None:
         self.family = connection.family
         self._own = OwnSocket(connection)
-        # Its number may have become the trainer's since the accept: then it has not come in by our door.
+        # Its number may have become the trainer's since the accept: then it did not come from our listener.
         try:
             came_in = door_of(connection) == door and self._own.is_there()
         except OSError:
@@ -72,7 +72,7 @@ class Channel:
         return self._own.sock
 
     def receive(self, size: int, deadline: float, flags: int = 0) -> bytes:
-        """Return what has come, or comes before the deadline; empty when the client has sent all."""
+        """Return what has arrived, or arrives before the deadline; empty when the client has sent everything."""
         while True:
             self._wait(select.POLLIN, deadline)
             try:
@@ -90,17 +90,17 @@ class Channel:
                 self._wait(select.POLLOUT, deadline)
 
     def pause(self, seconds: float) -> None:
-        """Wait, and end early when the connection is hung up, to make room or to shut down."""
+        """Wait, and stop early if the connection is hung up, to make room or to shut down."""
         with contextlib.suppress(TimeoutError):
-            self._wait(0, time.monotonic() + seconds)  # POLLHUP is always told
+            self._wait(0, time.monotonic() + seconds)  # POLLHUP is always reported
             raise ConnectionResetError("hung up")
 
     def finish_sending(self) -> None:
-        """Say that no more comes from us."""
+        """Signal that we send nothing more."""
         self._own.shut_down(socket.SHUT_WR)
 
     def drain(self, timeout_s: float) -> None:
-        """Read and drop what still comes, for at most `timeout_s`: an unread rest would reset the answer."""
+        """Read and drop what still arrives, for at most `timeout_s`: unread data would reset the answer."""
         deadline = time.monotonic() + timeout_s
         while self.receive(_CHUNK_BYTES, deadline):
             if time.monotonic() >= deadline:
@@ -127,7 +127,7 @@ def door_of(sock: socket.socket) -> object:
     """Return what a listening socket has in common with the connections that it accepts, and with no other socket.
 
     Raises:
-        OSError: the descriptor is closed, or no socket.
+        OSError: the descriptor is closed, or not a socket.
     """
     name = sock.getsockname()
     return name[1] if isinstance(name, tuple) else name  # a port, or a path

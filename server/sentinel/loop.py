@@ -1,9 +1,10 @@
 """The sentinel's process: its loop over the servers of one worker, and its end.
 
-How this works: one sentinel stands beside a worker, however many servers that has. Each server has a private link to
-it, over which it hands over its sockets once; the first one's name comes on the command line, others are told over
-the link of one that is there. It ends when the worker ends (its pidfd says so, whatever the way of dying), when the
-last server has said goodbye, and when a link closes without, as by exec. A socket file is never touched.
+How this works: each worker has one sentinel, however many servers it runs. Each server has a private link to the
+sentinel, over which it hands over its sockets once. The first server's name comes on the command line; those of
+others arrive over an existing link. The sentinel exits when the worker ends (its pidfd shows that, however it died),
+when the last server has said goodbye, or when a link closes without a goodbye, as after exec. It never touches a socket
+file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _PF_EXITING = 0x4  # include/linux/sched.h
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Watch over the worker that the arguments name: its private socket's name, pid, start in ticks."""
+    """Watch the worker that the arguments name: its private socket's name, pid, start in ticks."""
     name, pid, ticks = arguments[0], int(arguments[1]), int(arguments[2])
     _detach()
     try:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _detach() -> None:
-    """Leave the trainer's session, folder and descriptors; signals meant for the job are not for us."""
+    """Leave the trainer's session, folder and descriptors; signals meant for the job must not reach us."""
     os.closerange(3, 1 << 20)
     os.setsid()
     os.chdir("/")
@@ -59,7 +60,7 @@ class Loop:
 
     Args:
         pid, ticks: the worker's.
-        pidfd: of the worker, None where the kernel has none.
+        pidfd: of the worker, None if the kernel has none.
     """
 
     def __init__(self, pid: int, ticks: int, pidfd: int | None) -> None:
@@ -74,7 +75,7 @@ class Loop:
             self._poll.register(pidfd, select.POLLIN)
 
     def knock(self, name: str) -> None:
-        """Connect to the private socket of a server; what it hands over comes when it has time for it."""
+        """Connect to a server's private socket; the server hands over its sockets when it has time."""
         link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link.setblocking(False)
         try:
@@ -166,7 +167,7 @@ class Loop:
         self._write_last_word(self._let_go())
 
     def _let_go(self) -> list[Watch]:
-        """Close everything, so that the loop ends; return the watches that there were."""
+        """Close everything, so that the loop ends; return the former watches."""
         for descriptor in list(self._knocking):
             self._enter(descriptor)  # handed over just before its end: there is a last word to be said
         watches = list(self._watches.values())
@@ -179,7 +180,7 @@ class Loop:
         return watches
 
     def _write_last_word(self, watches: list[Watch]) -> None:
-        """Say of what the worker died: one word, whose address is a socket file's where there is one."""
+        """Record how the worker died: one last word, with the address of a socket file if there is one."""
         if not watches:
             return
         died = time.time()
@@ -191,7 +192,7 @@ class Loop:
         lastword.write(state.worker.runtime_dir, word)
 
     def _killer(self) -> str:
-        """Return a note where the kernel's out-of-memory killer has been at work in the worker's group."""
+        """Return a note if the kernel's out-of-memory killer ran in the worker's group."""
         kills = memory.group_of(os.getpid()).kills
         return "the out-of-memory killer ran in its control group" if kills > self._first_kills else ""
 

@@ -1,10 +1,10 @@
 """One command's connection to a store: probed first, every operation bounded and interruptible.
 
-How this works: torch's client blocks in C++, deaf to Ctrl-C, and without any limit while the store's
-process is stopped. So the operations run in a thread of their own, while the main thread waits for its end,
-for Ctrl-C, or for the limit. Ctrl-C sets a `stop` event that the operation looks at several times a second;
-it tidies up and raises. A thread that does not come back is left behind: it is a daemon, and ends with the
-process, which leaves without unloading torch (`cli.main`).
+How this works: torch's client blocks in C++, ignores Ctrl-C, and has no time limit while the store's process is
+stopped. So operations run in a separate thread, while the main thread waits for it to finish, for Ctrl-C, or
+for the limit. Ctrl-C sets a `stop` event that the operation checks several times a second; it then cleans up
+and raises. A thread that does not return is abandoned: it is a daemon, and ends with the process, which exits
+without unloading torch (`cli.main`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def look_s(world_size: int) -> int:
-    """Return the limit, in seconds, for a look at every rank: two requests for each, and 0.5 ms for a request."""
+    """Return the limit, in seconds, for checking every rank: two requests each, at 0.5 ms per request."""
     return int(ANSWER_S) + min(world_size, MOST_KEYS) // 1000
 
 
@@ -97,9 +97,9 @@ class StoreSession:
         """Return ``operation(store, stop)``.
 
         Args:
-            changes: the operation changes the store, so what came of it is told after Ctrl-C too. One that only looks
+            changes: the operation changes the store, so its outcome is reported after Ctrl-C too. One that only looks
                 ends in KeyboardInterrupt even if it finished: a write that follows it is then not wanted.
-            limit_s: seconds after which a store that does not answer is given up.
+            limit_s: seconds after which to give up on a store that does not answer.
 
         Raises:
             StoreUnreachableError: no store, or it was lost on the way.
@@ -129,7 +129,7 @@ class StoreSession:
             done.wait(limit_s)
         except KeyboardInterrupt:
             stop.set()
-            # Deaf to a second Ctrl-C while what was written is taken back, and, if the command ends by it, to the end.
+            # Ignore a second Ctrl-C while what was written is withdrawn and, if that ends the command, until it exits.
             before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
             if not done.wait(_SOON_S) and not (self._answers() and done.wait(WIND_UP_S)):
                 raise StoreInterruptedError(
@@ -147,7 +147,7 @@ class StoreSession:
         return outcome[0]
 
     def _unreadable(self, error: Exception) -> StoreError:
-        """Return what to say about an answer that torch's client could not take apart, its length absurd perhaps."""
+        """Return what to say about an answer that torch's client could not parse, perhaps for its absurd length."""
         return StoreError(
             f"the store {self.name} sent an answer that cannot be read: {_first_line(error)}",
             hint="what listens there may not be a TCPStore, or may be another version of it",
@@ -217,7 +217,7 @@ class StoreSession:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt after Ctrl-C even if code in the block makes another error of it."""
+    """Raise KeyboardInterrupt after Ctrl-C even if code in the block turns it into another error."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -250,7 +250,7 @@ def import_torch(*, debug: bool) -> None:
 
     Its C++ code reads `TORCH_CPP_LOG_LEVEL` when it is loaded. A TCPStore looks up the name of its own
     peer, and a resolver that drops packets holds that up for 5 s: our own addresses are resolved by now, so
-    the resolver is told not to try.
+    the resolver is made not to try.
     """
     if not debug:
         os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"

@@ -1,5 +1,6 @@
 """The guide's screen of `torchctl doctor` is what it prints of a process whose interpreter lock is held."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -57,4 +58,4 @@ def facts(lines: list[str]) -> list[str]:
     """Return what a screen says above the stack, but for the program's path; a sentence may go on over lines."""
     above = lines[: next((index for index, line in enumerate(lines) if line.startswith("  MainThread")), len(lines))]
     text = "\n".join(line for line in above if not line.startswith("  program")).replace("\n" + " " * 20, " ")
-    return guide.likened(text)
+    return guide.likened(re.sub(r"\d+ threads", "threads", text))  # one may still serve the request before

@@ -1,9 +1,9 @@
-"""The last word of a worker: when and of what it died, and at which step, in a small file that outlives it.
+"""The last word of a worker: when and how it died, and at which step, in a small file that outlives it.
 
-How this works: the sentinel writes it, since the dead cannot. Only into the runtime folder, which is ours and closed
-to others, into a file of a name that is not there yet; never beside a socket elsewhere. Not being the worker's
-parent, the sentinel cannot wait for it: it reads the exit status of the dead process while its parent has not
-collected it, or asks its pidfd for it afterwards, which kernels from 6.15 on answer.
+How this works: the sentinel writes it, since a dead process cannot. It writes only to the runtime folder, which is ours
+and closed to others, to a file whose name does not exist yet; never beside a socket elsewhere. The sentinel is not the
+worker's parent and cannot wait for it: it reads the exit status until the parent reaps the dead process, or asks its
+pidfd afterwards, which works on kernel 6.15 and later.
 
 Source: proc(5), field 52 of stat; include/uapi/linux/pidfd.h, PIDFD_GET_INFO.
 """
@@ -27,7 +27,7 @@ SUFFIX = ".died"
 KEPT_S = 86400.0
 _MAX_BYTES = 8192
 _BEING_WRITTEN_S = 60.0
-_LAST_DATE = 4102444800.0  # 2100: what is later is no time of a death
+_LAST_DATE = 4102444800.0  # 2100: anything later is not a real time of death
 _MAX_NUMBER = 1 << 63
 _MAX_FILES = 4096  # looked at; a crash loop must not make `ps` slow
 _EXIT_STATUS = 49  # index of field 52 among those from the third on
@@ -41,8 +41,8 @@ class LastWord(NamedTuple):
 
     Attributes:
         died: seconds since the epoch.
-        cause: "SIGKILL", "exit code 3", or "" where it could not be seen.
-        note: what was wrong before, or who killed it, where that is known.
+        cause: "SIGKILL", "exit code 3", or "" if it could not be seen.
+        note: what was wrong before, or who killed it, if that is known.
         path: of the file.
     """
 
@@ -60,9 +60,9 @@ class LastWord(NamedTuple):
 
 
 def write(folder: str, word: LastWord) -> None:
-    """Keep a last word in the runtime folder, which is made where it is missing; quietly nothing where it cannot be.
+    """Save a last word in the runtime folder, which is created if missing; silently do nothing if that fails.
 
-    A full disk or a folder that may not be written is no reason to fail: the word is lost, and that is all.
+    A full disk or an unwritable folder is not a reason to fail: the last word is just lost.
     """
     document = {"schema": SCHEMA, **word._asdict()}
     del document["path"]
@@ -115,7 +115,7 @@ def forget(folder: str) -> int:
 
 
 def exit_status(pid: int, pidfd: int | None, *, proc: str = PROC) -> int | None:
-    """Return a dead process's status as `waitpid` would give it, None where it cannot be seen (yet)."""
+    """Return a dead process's status as `waitpid` would give it, None if it cannot be seen (yet)."""
     fields = stat_fields(f"{proc}/{pid}/stat")
     if len(fields) > _EXIT_STATUS and fields[0] in ("Z", "X") and fields[_EXIT_STATUS].isdigit():
         return int(fields[_EXIT_STATUS])
@@ -183,7 +183,7 @@ def _read(path: str) -> LastWord | None:
 
 
 def _is_settled(path: str, now: float) -> bool:
-    """Whether a file has not been written to for a while: one that is just being written is no broken one."""
+    """Whether a file has not been written to for a while: one that is just being written is not broken."""
     try:
         return abs(now - os.lstat(path).st_mtime) > _BEING_WRITTEN_S
     except OSError:

@@ -1,8 +1,8 @@
 """Whether a process's control group is at its memory limit or frozen, in cgroup v1 and v2.
 
 How this works: /proc/PID/cgroup names the group per hierarchy and /proc/PID/mountinfo where each hierarchy is
-mounted. Inside a container only a part of the hierarchy may be mounted: then the mount's root is cut from the
-group's path. The limit that counts may stand in any group above, so all are looked at.
+mounted. In a container, only part of the hierarchy may be mounted: then the mount's root is removed from the group's
+path. The effective limit may be set on any group above, so all are checked.
 
 Source: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst and freezer-subsystem.rst.
 """
@@ -22,11 +22,11 @@ class ControlGroup(NamedTuple):
     """What a process's memory group reports.
 
     Attributes:
-        path: of the fullest group, as a folder here; "" where none was found.
+        path: of the fullest group, as a folder here; "" if none was found.
         used, limit: in bytes; the limit is None where there is none.
-        reclaimable: of `used`, cached files, which the kernel drops when it needs the room: a group of a job that reads
-            much is always full of them, and well.
-        struggles: how often the limit was met so far (v2 `max`, v1 `failcnt`), over all groups above.
+        reclaimable: of `used`, cached files, which the kernel drops when it needs room: the group of a job that reads a
+            lot is always full of them, which is fine.
+        struggles: how often the limit was reached so far (v2 `max`, v1 `failcnt`), over all groups above.
         kills: processes of the group that the kernel's out-of-memory killer has ended so far.
         frozen: the group is frozen, so that nothing in it runs.
     """
@@ -46,7 +46,7 @@ class ControlGroup(NamedTuple):
 
     @property
     def tight(self) -> bool:
-        """Whether it stands near its limit with memory that cannot be dropped."""
+        """Whether it is near its limit with memory that cannot be dropped."""
         return self.limit is not None and self.used - self.reclaimable >= self.limit * _TIGHT
 
 
