@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torchctl import protocol
 from torchctl.errors import AddressInUseError, ServerError
-from torchctl.server.guest import companion, forking, native_server
+from torchctl.server.guest import companion, forking, launch, native_server
 from torchctl.server.http.connections import Connections
 from torchctl.server.http.gate import Gate, is_loopback, own_names
 from torchctl.server.http.listener import Listener, TcpListener, UnixListener
@@ -77,7 +77,7 @@ class WorkerServer:
         else:
             self._listen_tcp(host_or_file, port, options.tcp_tls(), options.tcp_gate())
         self._native = native_server.start() if options.native_companion else None
-        if options.sentinel and companion.wanted():
+        if options.sentinel and launch.wanted():
             self._listeners[0].companion = self._companion()
         forking.watch(self)
         atexit.register(self.shutdown)

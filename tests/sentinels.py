@@ -22,7 +22,7 @@ T = TypeVar("T")
 SERVE = """
 import ctypes, os, signal, sys, threading, time
 import torchctl.server as s
-from torchctl.server.guest.companion import sentinel_pid
+from torchctl.server.guest.sharing import sentinel_pid
 server = s.WorkerServer({path!r}{options})
 end = time.monotonic() + 20
 while sentinel_pid() is None and time.monotonic() < end:

@@ -16,7 +16,7 @@ from torchctl.process.started import age_s, start_time
 from torchctl.protocol import compact_json
 from torchctl.protocol.info import info_document
 from torchctl.server import registry
-from torchctl.server.guest import companion, guesses, identity, step, torchlink
+from torchctl.server.guest import guesses, identity, sharing, step, torchlink
 from torchctl.server.request import Request, Response
 
 _SECRET_WORD = r"(?:key|token|secret|passw|credential)"
@@ -42,8 +42,8 @@ def info(request: Request, response: Response) -> None:
         server_version=__version__,
         handlers=registry.get_handler_names(),
         step_time=step_time,
-        sentinel=companion.sentinel_pid(),
-        sentinel_serves=companion.sentinel_serves(),
+        sentinel=sharing.sentinel_pid(),
+        sentinel_serves=sharing.sentinel_serves(),
         local_rank=local_rank,
         python_version=sys.version.split()[0],
         torch_version=_torch_version(),

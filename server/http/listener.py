@@ -17,11 +17,10 @@ import socket
 import socketserver
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torchctl import protocol
 from torchctl.server.guest import ownership
-from torchctl.server.guest.companion import Companion
 from torchctl.server.http import unixpath
 from torchctl.server.http.channel import Channel, door_of
 from torchctl.server.http.connection import Connection
@@ -41,6 +40,18 @@ _BUSY_REPLY = (
 )
 
 
+class Attendant(Protocol):
+    """What takes part in an accepting thread's poll, beside its listener: the link to the sentinel."""
+
+    def join(self, poll: select.poll) -> None: ...
+
+    def attend(self, poll: select.poll, descriptor: int) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
 class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """What both kinds of listener share.
 
@@ -58,7 +69,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     request_queue_size = protocol.BACKLOG
     allow_pause = False
     tls: ServerTls | None = None
-    companion: Companion | None = None  # of the server, on the thread of its first listener
+    companion: Attendant | None = None  # of the server, on the thread of its first listener
 
     def __init__(self, address: Any, connections: Connections, gate: Gate) -> None:
         ownership.fill_standard()

@@ -48,7 +48,7 @@ LOADERS = (
     + """
 import ctypes, multiprocessing, os, sys, time
 from torchctl.server import WorkerServer
-from torchctl.server.guest.companion import sentinel_pid
+from torchctl.server.guest.sharing import sentinel_pid
 def load(queue):
     queue.put(1)
     time.sleep(120)
@@ -187,7 +187,7 @@ def test_traces_while_the_lock_is_held_by_torchs_own_server(folder: Path) -> Non
         "import ctypes, os, sys, time\n"
         "import torch, torch.distributed\n"
         "import torchctl.server as s\n"
-        "from torchctl.server.guest.companion import sentinel_pid\n"
+        "from torchctl.server.guest.sharing import sentinel_pid\n"
         "with s.worker_main(native_companion=True):\n"
         "    end = time.monotonic() + 20\n"
         "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"

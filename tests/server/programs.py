@@ -9,7 +9,7 @@ SERVE = "import torchctl.server as s, os, sys, threading, time, signal\nserver =
 
 # For what is counted: the sentinel's start is over.
 SETTLED = (
-    "from torchctl.server.guest.companion import sentinel_pid\n"
+    "from torchctl.server.guest.sharing import sentinel_pid\n"
     "end = time.monotonic() + 20\n"
     "while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
 )

@@ -96,7 +96,7 @@ def test_a_folder_that_is_gone_costs_neither_the_sentinel_nor_a_word_on_stderr(p
     code = (
         "import ctypes, os, sys, time, torchctl.server as s\n"
         "from torchctl.server.guest import detach\n"
-        "from torchctl.server.guest.companion import sentinel_pid\n"
+        "from torchctl.server.guest.sharing import sentinel_pid\n"
         "sys.path.remove('')\n"  # Python 3.13 imports nothing more with it in a folder that is gone
         "os.mkdir(sys.argv[2])\nos.chdir(sys.argv[2])\nos.rmdir(sys.argv[2])\n"
         "server = s.WorkerServer(sys.argv[1])\n"

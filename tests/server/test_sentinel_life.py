@@ -101,7 +101,7 @@ def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
         eventually(lambda: not alive(sentinel))
     code = (
         "import os, signal, time, torchctl.server as s\n"
-        "from torchctl.server.guest.companion import sentinel_pid\n"
+        "from torchctl.server.guest.sharing import sentinel_pid\n"
         "for has_time in (True, False):\n"
         "    server = s.WorkerServer('localhost', 0)\n"
         "    end = time.monotonic() + 20\n"
@@ -121,7 +121,7 @@ def test_shutdown_frees_path_and_port_within_half_a_second(path: Path) -> None:
 def test_it_ends_with_worker_main(path: Path) -> None:
     code = (
         "import sys, time, torchctl.server as s\n"
-        "from torchctl.server.guest.companion import sentinel_pid\n"
+        "from torchctl.server.guest.sharing import sentinel_pid\n"
         "with s.worker_main():\n"
         "    end = time.monotonic() + 20\n"
         "    while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
@@ -173,7 +173,7 @@ def test_it_can_be_turned_off(path: Path, options: str, variable: str) -> None:
 
 def test_two_servers_share_one_which_stays_for_the_last(path: Path) -> None:
     code = (
-        "from torchctl.server.guest.companion import sentinel_serves\n"
+        "from torchctl.server.guest.sharing import sentinel_serves\n"
         "def settled(count):\n"
         "    end = time.monotonic() + 20\n"
         "    while len(sentinel_serves()) != count and time.monotonic() < end: time.sleep(0.01)\n"
@@ -196,19 +196,28 @@ def test_two_servers_share_one_which_stays_for_the_last(path: Path) -> None:
 
 
 def test_servers_that_start_at_once_have_one_too(path: Path) -> None:
-    """The first one ends before its sentinel has come: the others have one all the same."""
+    """The first one ends before its sentinel has come: the others have one all the same, and a forked child nothing."""
     code = (
-        "import sys, time, torchctl.server as s\n"
-        "from torchctl.server.guest.companion import sentinel_pid, sentinel_serves\n"
+        "import os, sys, time, torchctl.server as s\n"
+        "from torchctl.server.guest.sharing import sentinel_pid, sentinel_serves\n"
         "servers = [s.WorkerServer(f'{sys.argv[-1]}.{number}') for number in range(4)]\n"
         "servers[0].shutdown()\n"
         "end = time.monotonic() + 20\n"
         "while len(sentinel_serves()) < 3 and time.monotonic() < end: time.sleep(0.01)\n"
-        "print(len(sentinel_serves()), flush=True)\nsys.stdin.readline()\n"
+        "print(len(sentinel_serves()), flush=True)\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    names = []\n"
+        "    for number in os.listdir('/proc/self/fd'):\n"
+        "        if os.path.islink(f'/proc/self/fd/{number}'): names.append(os.readlink(f'/proc/self/fd/{number}'))\n"
+        "    with open('/proc/self/maps') as file: names += file.read().split()\n"
+        "    print([one for one in names if 'socket:' in one or 'memfd:' in one], flush=True)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(pid, 0)\nsys.stdin.readline()\n"
     )
-    process = Process([sys.executable, "-c", code, str(path)])
+    process = Process([sys.executable, "-W", "error", "-c", code, str(path)])
     try:
-        assert process.line() == "3"
+        assert (process.line(), process.line()) == ("3", "[]")
         # One that was started for the first server alone ends as soon as it has knocked in vain.
         eventually(
             lambda: sum(sentinel_of(int(one)) == process.pid for one in os.listdir("/proc") if one.isdigit()) == 1
@@ -242,7 +251,7 @@ def test_no_wait_of_the_trainer_ever_sees_it(path: Path) -> None:
         "threads = [threading.Thread(target=wait) for _ in range(2)]\n"
         "[one.start() for one in threads]\n"
         "import torchctl.server as s\n"
-        "from torchctl.server.guest.companion import sentinel_pid\n"
+        "from torchctl.server.guest.sharing import sentinel_pid\n"
         "for number in range(10):\n"
         "    with s.WorkerServer(f'{sys.argv[-1]}.{number}'):\n"
         "        until = time.monotonic() + 20\n"
@@ -275,8 +284,8 @@ def test_a_restarted_rank_has_its_path_at_once(path: Path) -> None:
 
 def test_the_script_runs_by_its_path_without_site_packages() -> None:
     """As it is started: from any folder, with -I and -S, and nothing of torchctl on the path."""
-    from torchctl.server.guest.companion import _SCRIPT
+    from torchctl.server.guest.launch import SCRIPT
 
-    command = [sys.executable, "-I", "-S", _SCRIPT, "00000", str(os.getpid()), "1"]
+    command = [sys.executable, "-I", "-S", SCRIPT, "00000", str(os.getpid()), "1"]
     result = subprocess.run(command, cwd="/", capture_output=True, timeout=30, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")

@@ -1,0 +1,143 @@
+"""The private socket between a server and the sentinel: the door at which it knocks, and the link that this becomes.
+
+How this works: both are ours only as long as the trainer lets them be (see `ownership`). One that the trainer has
+closed is given up where `is_there` is asked, and has no number from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+from torchctl.process.peer import peer_of
+from torchctl.server.guest import ownership
+from torchctl.server.sentinel import handover
+
+_GOODBYE_S = 0.3
+_PROBE_BYTES = 64
+
+
+class Door:
+    """Listens at an abstract name that the kernel makes up.
+
+    Attributes:
+        name: without the NUL that marks it as abstract.
+
+    Raises:
+        OSError: no descriptor is left.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.bind("")
+            self._socket.listen(1)
+            self._socket.setblocking(False)
+            self._own = ownership.Sockets(self._socket)
+            self.name = str(self._socket.getsockname()[1:].decode("ascii"))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return its number, -1 once it is closed or lost."""
+        return self._socket.fileno()
+
+    def is_there(self) -> bool:
+        """Whether it is still ours."""
+        return self._own.give_up_lost()
+
+    def open(self) -> Link | None:
+        """Let in who knocks; None for another user's process, which has guessed the name: ours may still come.
+
+        Raises:
+            OSError: the other side has left (BlockingIOError, ConnectionAbortedError), or no descriptor is left.
+        """
+        connection, _ = self._socket.accept()
+        pid, uid = peer_of(connection)
+        if uid != os.geteuid():
+            connection.close()
+            return None
+        return Link(connection, pid)
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+
+class Link:
+    """A connection to the sentinel; its end is noticed on both sides.
+
+    Attributes:
+        pid: the sentinel's.
+    """
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self.pid = pid
+        self._socket = connection
+        self._own = ownership.Sockets(connection)
+
+    def fileno(self) -> int:
+        """Return its number, -1 once it is closed or lost."""
+        return self._socket.fileno()
+
+    def is_there(self) -> bool:
+        """Whether it is still ours."""
+        return self._own.give_up_lost()
+
+    def hand_over(self, description: handover.Handover, descriptors: list[int]) -> None:
+        """Hand over what the sentinel serves with; the link waits for nothing from then on.
+
+        Raises:
+            OSError: the sentinel is gone.
+        """
+        handover.send(self._socket, description, descriptors)
+        self._socket.setblocking(False)
+
+    def receive(self) -> bytes | None:
+        """Return a probe, empty at the link's end, None where nothing has come."""
+        try:
+            return self._socket.recv(_PROBE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+
+    def send(self, data: bytes) -> None:
+        """Send a probe back, so that the sentinel hands back at once."""
+        with contextlib.suppress(OSError):
+            self._socket.send(data, socket.MSG_NOSIGNAL)
+
+    def invite(self, door: str) -> bool:
+        """Tell the sentinel of another server's door; False when that fails."""
+        if not self.is_there():
+            return False
+        try:
+            self._socket.send(handover.JOIN + door.encode("ascii"), socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def say_goodbye(self, *, wait: bool) -> None:
+        """End the link; with `wait` only when the sentinel has let go of the sockets, or after a moment."""
+        with contextlib.suppress(OSError):
+            self._socket.send(handover.GOODBYE, socket.MSG_NOSIGNAL)
+            if wait:
+                self._socket.settimeout(_GOODBYE_S)
+                while self._socket.recv(256):
+                    pass  # probes; the end of the link is the end of the sentinel
+        self._own.give_up_lost()
+        self._socket.close()
+
+    def close(self) -> None:
+        """Close it without a word."""
+        self._socket.close()
+
+    def collect(self) -> None:
+        """Where we are the parent of orphans (process 1 of a container), leave no dead child behind."""
+        deadline = time.monotonic() + _GOODBYE_S
+        with contextlib.suppress(OSError):
+            while os.waitpid(self.pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+                time.sleep(0.005)
