@@ -1,4 +1,4 @@
-"""Waiting on a store without giving the thread away: deadlines, slices, and looking for what is absent."""
+"""Waiting on a store without blocking the thread for long: deadlines, slices, and finding absent keys."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Deadline:
 class store_timeout:
     """Set the store's timeout for the length of a `with` block.
 
-    The timeout is put back after a failure too where the store has `check`; on a lesser store only after
-    success, as torch does it. Threads that share one store, directly or through PrefixStores, may overlap in
-    any order: the last to leave puts back the timeout that the first one found.
+    The timeout is restored after a failure too if the store has `check`; on a lesser store only after
+    success, as in torch. Threads that share one store, directly or through PrefixStores, may overlap in
+    any order: the last to leave restores the timeout that the first one found.
 
     Args:
         timeout: in seconds.
@@ -107,7 +107,7 @@ _LOCKS = tuple(Lock() for _ in range(1021))
 
 
 def own_timeout(store: Store) -> timedelta:
-    """Return the store's timeout, the one that comes back at the end where a thread is inside `store_timeout`."""
+    """Return the store's timeout: the one to be restored if a thread is inside `store_timeout`."""
     inside = _inside.get(id(innermost(store)))
     return store.timeout if inside is None else inside[0]
 
@@ -118,7 +118,7 @@ def wait_slice(store: Store, keys: list[str], seconds: float | None = None) -> b
     FileStore rounds every wait up to a whole second.
 
     Raises:
-        RuntimeError: whatever the store raises that is no timeout; DistNetworkError for a lost connection.
+        RuntimeError: whatever the store raises that is not a timeout; DistNetworkError for a lost connection.
     """
     try:
         if seconds is None:
@@ -135,7 +135,7 @@ def wait_slice(store: Store, keys: list[str], seconds: float | None = None) -> b
 def absent_keys(store: LookingStore, keys: Sequence[str]) -> list[str]:
     """Return those of `keys` that do not exist, in their order.
 
-    `check` answers only "all of these exist", so the list is halved until the absent ones stand alone:
+    `check` answers only "all of these exist", so the list is halved until the absent ones are isolated:
     about 2 k log2(n / k) questions for k absent of n keys, never more than 2 n. Nothing blocks.
     """
     absent: list[str] = []
@@ -154,9 +154,9 @@ def absent_keys(store: LookingStore, keys: Sequence[str]) -> list[str]:
 
 
 def read_counter(store: LookingStore, key: str) -> int:
-    """Return the counter at `key`, 0 where there is none, without creating it.
+    """Return the counter at `key`, 0 if there is none, without creating it.
 
-    It is read and not added to: told to add to a value that is not a number, a TCPStore closes the connection.
+    It is read, not added to: a TCPStore closes the connection when asked to add to a value that is not a number.
 
     Raises:
         NotACounterError: what is there is not a number.
@@ -171,7 +171,7 @@ def read_counter(store: LookingStore, key: str) -> int:
 
 
 def read_all(store: Store, keys: Sequence[str]) -> list[bytes]:
-    """Return the values of all `keys`, waiting for those that are absent as long as the store's timeout."""
+    """Return the values of all `keys`, waiting for absent ones up to the store's timeout."""
     if len(keys) <= MOST_KEYS:
         return store.multi_get(keys if isinstance(keys, list) else list(keys))
     parts = [keys[start : start + MOST_KEYS] for start in range(0, len(keys), MOST_KEYS)]

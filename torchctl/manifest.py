@@ -1,8 +1,8 @@
 """The folder that `torchctl collect` and `torchctl diagnose --save` fill and other commands read: names and manifest.
 
-How this works: each part of a worker's answers is a file, named by part and rank. `collect.json` says, per worker,
-whose the files are, how its host's clock stood to ours, what is missing and why. Both ends of the format are here. A
-folder of an older `diagnose --save`, which had names and a manifest of its own, is read as one of this format.
+How this works: each part of a worker's answers is a file, named by part and rank. For each worker, `collect.json`
+records its files, how its host's clock differs from ours, and what is missing and why. Both ends of the format are
+here. A folder of an older `diagnose --save`, which had its own names and manifest, is read as this format.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Entry:
         degraded: why its stacks were read from outside.
         silent: it gave nothing in time although its process ran.
         left: its process had ended and left its socket behind.
-        moved: it went on between the two looks of a diagnosis; None where there was one look.
+        moved: it went on between the two looks of a diagnosis; None if there was one look.
         files: names within the folder, by part.
         failures: why there is none of a part, read after the endpoint.
     """
@@ -92,7 +92,7 @@ class Manifest:
 
     @property
     def world_size(self) -> int | None:
-        """The largest that a worker has stated."""
+        """The largest that a worker has reported."""
         return max((entry.world_size or 0 for entry in self.entries), default=0) or None
 
 
@@ -100,7 +100,7 @@ class FolderWriter:
     """Writes workers' answers into a folder, each whole or not at all, and then the manifest.
 
     Args:
-        known: whose files are there already.
+        known: the workers whose files are already there.
     """
 
     def __init__(self, folder: str, known: Iterable[Entry] = ()) -> None:
@@ -155,10 +155,10 @@ class FolderWriter:
 
 
 def read_manifest(folder: str) -> Manifest | None:
-    """Return the manifest of a folder, None where there is none; callers share it and leave it as it is.
+    """Return the manifest of a folder, None if there is none; callers share it and leave it as it is.
 
     Raises:
-        TorchctlError: `collect.json` is there and is something else.
+        TorchctlError: `collect.json` exists and is something else.
     """
     path = os.path.join(folder, MANIFEST)
     try:
@@ -199,13 +199,13 @@ def entries_of(paths: Iterable[str]) -> dict[str, Entry]:
 
 
 def taken_at(stacks: bytes) -> str:
-    """Return when stacks were taken, in a form that sorts by time; "" where their first line does not say."""
+    """Return when stacks were taken, in a form that sorts by time; "" if their first line does not say."""
     match = _TIME.match(stacks[:10_000])
     return match[1].decode() if match else ""
 
 
 def headline(stacks: bytes) -> dict[str, Any] | None:
-    """Return what the first line of a file of stacks says of whose they are; None where we have not written it."""
+    """Return what the first line of a file of stacks says of whose they are; None if we have not written it."""
     first = stacks[:10_000].partition(b"\n")[0]
     if not first.startswith(b"# torchctl {"):
         return None
@@ -253,7 +253,7 @@ def _entry(worker: dict[str, Any]) -> Entry:
 
 
 def _former(folder: str) -> Manifest | None:
-    """Return what an older `torchctl diagnose --save` has kept in a folder as a manifest; None where it has not."""
+    """Return what an older `torchctl diagnose --save` has kept in a folder as a manifest; None if it has not."""
     try:
         with open(os.path.join(folder, FORMER), "rb") as file:
             document = json.loads(file.read(_MAX_BYTES))

@@ -97,7 +97,7 @@ class Link:
         self._socket.setblocking(False)
 
     def receive(self) -> bytes | None:
-        """Return a probe, empty at the link's end, None where nothing has come."""
+        """Return a probe, empty at the link's end, None if nothing has come."""
         try:
             return self._socket.recv(_PROBE_BYTES)
         except (BlockingIOError, InterruptedError):

@@ -27,7 +27,7 @@ class Native:
 
 
 def start() -> Native | None:
-    """Start torch's server; None where torch is not loaded, or has none.
+    """Start torch's server; None if torch is not loaded, or has none.
 
     Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.cpp (torch 2.13).
     """

@@ -24,7 +24,7 @@ class Place:
     """One server's place at the sentinel.
 
     Args:
-        address: of the server; None where its sockets are not shared.
+        address: of the server; None if its sockets are not shared.
 
     Attributes:
         link: to the sentinel; None before it has come and after it has gone.

@@ -42,7 +42,7 @@ class Dump:
 
 
 def prepare() -> Dump | None:
-    """Register a free signal; None where there is none, or on another thread than the main one."""
+    """Register a free signal; None if there is none, or on another thread than the main one."""
     if threading.current_thread() is not threading.main_thread():
         return None
     descriptor = -1

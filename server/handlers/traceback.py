@@ -26,7 +26,7 @@ _TRIES = 3
 
 
 class Frame(NamedTuple):
-    """One frame; `line` is None where the interpreter knows none."""
+    """One frame; `line` is None if the interpreter knows none."""
 
     file: str
     line: int | None

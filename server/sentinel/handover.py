@@ -49,8 +49,8 @@ class Handover(NamedTuple):
         listeners: per shared listening socket who may ask there, in the order of the descriptors.
         rank, world_size, job_id, host: who the worker is.
         runtime_dir: where its last word goes.
-        pyspy: path of py-spy, None where it is not installed.
-        dump_signal: makes the worker's own interpreter write its stacks into the memfd; None where not prepared.
+        pyspy: path of py-spy, None if it is not installed.
+        dump_signal: makes the worker's own interpreter write its stacks into the memfd; None if not prepared.
         native: path of torch's own server in the worker, "" for none.
         costly: the handlers that a read-only server switches off.
     """

@@ -1,4 +1,4 @@
-"""An operator's hand at a barrier: look at it, join it for ranks that do not come, or let the others go."""
+"""What an operator can do at a barrier: look at it, join it for missing ranks, or release the others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BarrierState:
 
     Attributes:
         key_prefix: the barrier's own key.
-        released: those who wait are let go, whether or not all have come.
+        released: the waiting ranks are released, whether or not all have arrived.
         ranks: what the traces say.
     """
 
@@ -51,11 +51,11 @@ class BarrierState:
 
     @property
     def missing(self) -> list[int] | None:
-        """The missing ranks, None where not all who have arrived said which they are."""
+        """The missing ranks, None if not all who have arrived said which they are."""
         return None if self.ranks.anonymous else list(self.ranks.untraced)
 
     def missing_sentence(self) -> str:
-        """Return who is missing, as far as the traces tell, without naming anyone who may have come."""
+        """Return who is missing, as far as the traces show, without naming any rank that may have arrived."""
         count = self.ranks.world_size - self.ranks.arrived
         if count <= 0:
             return "no rank is missing"
@@ -79,7 +79,7 @@ class _Arrival:
         rank: the rank it stands for, None for any.
         count: how many ranks it stands for.
         counter: what the barrier's counter said then.
-        stated: whether it was we who wrote down the world size: an operator may be wrong about it.
+        stated: whether we wrote down the world size: an operator may be wrong about it.
     """
 
     rank: int | None
@@ -129,14 +129,14 @@ def join_barrier(
 
     Args:
         rank: which rank this arrival stands for; only with a `count` of 1.
-        stop: set to end the wait; the arrival is then taken back unless someone was already released by it.
+        stop: set to end the wait; the arrival is then withdrawn unless it has already released a rank.
         progress: called about twice a second with how many have arrived.
 
     Raises:
         StoreError: the prefix has been used, more would arrive than `world_size`, or the ranks that wait
             expect another number.
         StoreTimeoutError: not every rank came; the arrival was withdrawn.
-        StoreInterruptedError: `stop`; the message says whether the arrival was taken back.
+        StoreInterruptedError: `stop`; the message says whether the arrival was withdrawn.
     """
     deadline = Deadline(timeout_s)
     last_key = key_prefix + LAST_MEMBER
@@ -144,7 +144,7 @@ def join_barrier(
     arrived = store.add(key_prefix + NUM_MEMBERS, count)
     if arrived > world_size:
         if store.add(key_prefix + NUM_MEMBERS, -count) == world_size:
-            # The last has come while we counted, found more than the world, and let no one go.
+            # The last rank arrived while we counted, found more than the world size, and released no one.
             store.set(last_key, IGNORED)
         raise _too_many(key_prefix, world_size, arrived - count, count)
     arrival = _Arrival(rank, count, arrived, stated=not store.check([key_prefix + WORLD_SIZE]))
@@ -215,7 +215,7 @@ def release_barrier(store: OperatorStore, key_prefix: str) -> str:
 
 
 def _refuse_used(store: OperatorStore, world_size: int, key_prefix: str, rank: int | None, count: int) -> None:
-    """Raise StoreError where joining would let the wrong ones through."""
+    """Raise StoreError if joining would let the wrong ranks through."""
     if store.check([key_prefix + LAST_MEMBER]):
         free = next_free_prefix(store, key_prefix)
         raise StoreError(
@@ -251,18 +251,17 @@ def _too_many(key_prefix: str, world_size: int, arrived: int, count: int) -> Sto
 
 
 def _withdraw(store: OperatorStore, world_size: int, key_prefix: str, arrival: _Arrival) -> str:
-    """Take an arrival back unless it has released someone; return which, as words.
+    """Withdraw an arrival unless it has released a rank; return which, in words.
 
-    The counter decides: if it stood at `world_size` when we took ours away, the last has come and is about to
-    release the others. The counter itself is never deleted, someone could be adding to it.
+    The counter decides: if it was at `world_size` when we withdrew ours, the last rank has arrived and is about to
+    release the others. The counter itself is never deleted: a rank could be adding to it.
     """
     count = arrival.count
     counter, last_key = key_prefix + NUM_MEMBERS, key_prefix + LAST_MEMBER
     if not store.check([last_key]):
         left = store.add(counter, -count)
         if left + count < world_size:
-            # A report made while we counted must not be taken for one about others who make up the same
-            # number.
+            # A report made while we counted must not be mistaken for one about other ranks of the same number.
             numbers = {arrival.counter, left + count}
             stale = [f"{key_prefix}{kind}{number}" for kind in (REPORT, REPORTER) for number in numbers]
             if arrival.rank is not None:

@@ -196,7 +196,7 @@ def worker_options(function: F, unlisted: Collection[str] = ()) -> F:
 
 
 def _print_error(error: TorchctlError) -> None:
-    """Print the JSON object of a run that found no one to ask: stdout is never empty where JSON was asked for."""
+    """Print the JSON object of a run that found no one to ask: stdout is never empty if JSON was asked for."""
     from torchctl.render.json import document
 
     told = {"kind": error.kind, "message": str(error), "hint": error.hint}

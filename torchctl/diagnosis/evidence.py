@@ -71,7 +71,7 @@ class Evidence:
         stacks: Python stacks by rank.
         failed: ranks that gave nothing, and why, in words: "did not answer within 3.0 s".
         places: host and process of ranks.
-        world_size: as the workers say; None where no one does.
+        world_size: as the workers say; None if no one does.
         moved: ranks whose recorder went on between two samples; None when there was one sample alone.
         live: asked from running workers, at one time.
         silent: of the failed, those whose process runs: slow or held, but not lost.

@@ -33,7 +33,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class GroupName:
-    """The process group of a finding; `known` is False where the members are inferred."""
+    """The process group of a finding; `known` is False if the members are inferred."""
 
     name: str
     desc: str
@@ -59,7 +59,7 @@ class Finding:
     """One cause, or one thing that follows from another.
 
     Attributes:
-        culprit_ranks: whom it accuses; empty where no one can be named.
+        culprit_ranks: whom it accuses; empty if no one can be named.
         waiting_ranks: who waits because of it, the culprits not among them.
         caused_by: index of the finding that this one follows from.
         lateness_ms: median and 99th percentile, of a straggler.

@@ -23,7 +23,7 @@ class ControlGroup(NamedTuple):
 
     Attributes:
         path: of the fullest group, as a folder here; "" if none was found.
-        used, limit: in bytes; the limit is None where there is none.
+        used, limit: in bytes; the limit is None if there is none.
         reclaimable: of `used`, cached files, which the kernel drops when it needs room: the group of a job that reads a
             lot is always full of them, which is fine.
         struggles: how often the limit was reached so far (v2 `max`, v1 `failcnt`), over all groups above.

@@ -23,9 +23,9 @@ class Thread(NamedTuple):
 
     Attributes:
         state: the kernel's letter: R running, S asleep, D uninterruptible, T stopped, t traced, Z dead.
-        wait: the kernel function it sleeps in, "" where it runs or that may not be read.
+        wait: the kernel function it sleeps in, "" if it runs or that may not be read.
         switches: how often it went to sleep of its own accord, so far.
-        run_ns: time on a processor so far, None where the kernel does not count it.
+        run_ns: time on a processor so far, None if the kernel does not count it.
     """
 
     tid: int

@@ -9,26 +9,26 @@ One JSON object; its reader is `callreader`::
 
     schema     "torchctl.calls/1"
     pid        of the process
-    rank       None where it is not known
+    rank       None if it is not known
     time       seconds since the epoch, by the worker's clock
-    arguments  False where this interpreter shows no local variables to us: then no call has arguments
-    complete   False where threads or groups were left out
+    arguments  False if this interpreter shows no local variables to us: then no call has arguments
+    complete   False if threads or groups were left out
     groups     the process groups that this process is in, each
                name, description    as torch has them: "0", "default_pg"
                ranks        global ranks as runs [first, last, step]; of gloo's groups too
                rank         the process's own rank in the group
                backend      "gloo", "cpu:gloo,cuda:nccl"
                default      True for the one of init_process_group
-               sequence     how many operations the process has begun in it, None where torch does not say;
+               sequence     how many operations the process has begun in it, None if torch does not say;
                             sends and receives count with some backends (gloo) and not with others (nccl)
     threads    each thread with a Python frame, the main one first
-               id, native_id, name, main    as in the stacks; native_id None and name "" where Python has none
-               cpu_ns       CPU time of the thread so far, None where it is not known
-               wchan        the kernel function that it sleeps in, "" where it runs or the kernel does not say
+               id, native_id, name, main    as in the stacks; native_id None and name "" if Python has none
+               cpu_ns       CPU time of the thread so far, None if it is not known
+               wchan        the kernel function that it sleeps in, "" if it runs or the kernel does not say
                frame        [file, line, function] of the innermost frame
                calls        functions of torch.distributed that it is in, outermost first, each
                             function, depth (0 is the innermost frame), line
-                            group           index in `groups`; None where it is unknown or the call has none
+                            group           index in `groups`; None if it is unknown or the call has none
                             src, dst, tag, group_src, group_dst, rank, world_size    numbers as given, where given
                             async_op        where given
                             op              "SUM"
@@ -37,9 +37,9 @@ One JSON object; its reader is `callreader`::
                             keys            keys or prefixes of keys in a store, the group's name in init
                             tensors         {name of the argument: [[dtype, shape, device], ...]}, 8 of a list at most
                             p2p             of batch_isend_irecv: [[operation, peer, tag], ...]
-               wait         the call at the innermost frame that has left no frame, None where it is in none; see `Wait`
+               wait         the call at the innermost frame that has left no frame, None if it is in none; see `Wait`
     p2p        sends and receives that have been begun and not waited for, with `record_p2p`: operation, peer, tag,
-               group (index, None where unknown), since (seconds since the epoch); None where they are not recorded
+               group (index, None if unknown), since (seconds since the epoch); None if they are not recorded
 
 No value of a tensor, no repr and nothing of a class of the user's is in it: names, shapes, dtypes, and numbers that
 are arguments of torch's own functions.
@@ -68,7 +68,7 @@ NUMBERS = ("src", "dst", "tag", "group_src", "group_dst", "rank", "world_size")
 
 
 class Tensor(NamedTuple):
-    """One tensor argument; `shape` is None where a dimension is no plain number."""
+    """One tensor argument; `shape` is None if a dimension is no plain number."""
 
     dtype: str
     shape: tuple[int, ...] | None
@@ -76,7 +76,7 @@ class Tensor(NamedTuple):
 
 
 class P2P(NamedTuple):
-    """A send or receive; `peer` is a global rank, None for any; `since` is when it was begun, None where not known."""
+    """A send or receive; `peer` is a global rank, None for any; `since` is when it was begun, None if not known."""
 
     operation: str
     peer: int | None
@@ -112,13 +112,13 @@ class Wait(NamedTuple):
     Attributes:
         call: as in the source, "work.wait", "time.sleep"; "with self.lock" for entering a lock.
         kind: of the receiver: "work", "store", "tensor", "lock", "queue", "event", "condition", "semaphore", "barrier",
-            "thread", "future", "process", "socket", "connection", "stream"; "" where it is another or unknown.
-        type: the receiver's, "torch.Tensor", "_thread.RLock"; "" where its kind is "".
-        via: the function of Python's library that the job's code has called, "Queue.get"; "" where it called C itself.
+            "thread", "future", "process", "socket", "connection", "stream"; "" if it is another or unknown.
+        type: the receiver's, "torch.Tensor", "_thread.RLock"; "" if its kind is "".
+        via: the function of Python's library that the job's code has called, "Queue.get"; "" if it called C itself.
         keys: those that a store is asked for.
-        operation: of a work, "recv", "allreduce"; "" where torch does not say.
+        operation: of a work, "recv", "allreduce"; "" if torch does not say.
         p2p: of a work that `record_p2p` knows.
-        thread: the id of the thread that holds the lock, or that is waited for; None where it is not known.
+        thread: the id of the thread that holds the lock, or that is waited for; None if it is not known.
         process: the pid of the process that is waited for.
         sync: it waits for a device where the tensor is on one.
     """
@@ -180,7 +180,7 @@ class Calls(NamedTuple):
 
     @property
     def main(self) -> ThreadCalls | None:
-        """The main thread; None where it had no Python frame."""
+        """The main thread; None if it had no Python frame."""
         return next((thread for thread in self.threads if thread.main), None)
 
 

@@ -25,5 +25,5 @@ def heading(ident: int, name: str, *, current: bool) -> str:
 
 
 def frame(file: str, line: int | None, function: str) -> str:
-    """Return the line of one frame; `line` is None where it is not known."""
+    """Return the line of one frame; `line` is None if it is not known."""
     return f'  File "{file}", line {"???" if line is None else line} in {function}'

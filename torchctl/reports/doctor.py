@@ -48,7 +48,7 @@ class Report:
         well: whether it answers, or, without a server, nothing keeps it from running.
         facts: name and text, in the order to be shown.
         reasons: why it cannot answer.
-        stacks: its threads, by py-spy; None where they could not be read.
+        stacks: its threads, by py-spy; None if they could not be read.
     """
 
     pid: int

@@ -35,11 +35,11 @@ class StackFile:
     """One process's stacks in a file, or why there are none.
 
     Attributes:
-        rank: None where nothing says it.
-        entry: of the manifest; None where there is none.
+        rank: None if nothing says it.
+        entry: of the manifest; None if there is none.
         reason: read after the path; "" when there are stacks.
         host, pid, local_rank: as far as the text and the names say; "" and None otherwise.
-        taken: when, in a form that sorts; "" where it is not known.
+        taken: when, in a form that sorts; "" if it is not known.
         by_name: whether the rank comes from the file's name alone.
     """
 

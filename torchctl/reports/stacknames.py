@@ -32,7 +32,7 @@ def says_stacks(path: str) -> bool:
 
 
 def named_rank(path: str) -> int | None:
-    """Return the rank in a file's name or in that of its folder (``rank_3/stderr.log``); None where neither has one."""
+    """Return the rank in a file's name or in that of its folder (``rank_3/stderr.log``); None if neither has one."""
     folder, name = os.path.split(path)
     found = _RANK.findall(name)
     if found:
@@ -46,13 +46,13 @@ def named_rank(path: str) -> int | None:
 
 
 def named_time(path: str) -> str:
-    """Return the moment in a name (``stacks_20261126_110807.txt``) in a form that sorts, "" where there is none."""
+    """Return the moment in a name (``stacks_20261126_110807.txt``) in a form that sorts, "" if there is none."""
     match = _TIME.search(os.path.basename(path))
     return "" if match is None else "".join(match.groups())
 
 
 def named_host(path: str, root: str, pid: int | None) -> str:
-    """Return the host in a file's name, else in that of a folder between it and `root`; "" where none has one.
+    """Return the host in a file's name, else in that of a folder between it and `root`; "" if none has one.
 
     Args:
         pid: of the file's process, which is not a host's number.

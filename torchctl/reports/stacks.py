@@ -55,7 +55,7 @@ class JobStacks:
     """One job's merged stacks.
 
     Attributes:
-        job_id: None where no worker told.
+        job_id: None if no worker told.
         members: the workers that answered themselves.
         outside: those whose stacks were read from outside, apart from the others.
     """

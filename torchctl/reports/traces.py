@@ -35,7 +35,7 @@ class Traces:
     """The dumps, to be iterated over once, and then what is missing.
 
     Attributes:
-        missing: the workers without a dump, and the ranks that were not found; None where nothing is missing.
+        missing: the workers without a dump, and the ranks that were not found; None if nothing is missing.
     """
 
     def __init__(self) -> None:

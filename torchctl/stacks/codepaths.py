@@ -74,7 +74,7 @@ def short(path: str) -> str:
 
 
 def users_frame(files: Sequence[str]) -> int | None:
-    """Return the index of the innermost frame of the user's own code, None where there is none.
+    """Return the index of the innermost frame of the user's own code, None if there is none.
 
     Args:
         files: of a stack's frames, innermost first.

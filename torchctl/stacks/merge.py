@@ -2,8 +2,8 @@
 
 How this works: threads of one role are matched over the ranks, equal stacks form a class, and the classes of a role
 form a prefix tree from the outermost call inwards. A branch is a run of frames in which nothing branches. The
-smallest branch comes first: in a job that hangs, the odd rank is the one that matters. All work after the grouping
-grows with the number of classes, not of ranks. Neither a recursion nor a copy per frame: stacks may be deep.
+smallest branch comes first: in a job that hangs, the odd rank is the one that matters. After the grouping, all work
+grows with the number of classes, not of ranks. There is no recursion and no copy per frame: stacks may be deep.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Frames = tuple[StackFrame, ...]
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker's part: under which name it appears, and its threads."""
+    """One worker's part: the name under which it appears, and its threads."""
 
     member: Member
     stacks: Stacks
@@ -34,7 +34,7 @@ class StackClass:
     Attributes:
         role: what the threads are for.
         frames: innermost first; `complete` is False when outer ones were cut off.
-        members: whose threads they are, each once, in order.
+        members: which workers' threads they are, each once, in order.
         threads: how many.
         moving: the members of which such a thread moved between two samples; None when there was one sample.
     """
@@ -52,7 +52,7 @@ class Branch:
     """A run of frames that all of `members` share, and the branches that begin below it.
 
     Attributes:
-        frames: outermost first; empty for stacks that end where their siblings go on.
+        frames: outermost first; empty for stacks that end where their siblings continue.
         complete: False when these stacks' outer frames were cut off.
         members, threads, moving: as of `StackClass`.
         children: smallest first.
@@ -180,7 +180,7 @@ def _union(lists: Iterable[list[Member]]) -> list[Member]:
 
 
 def _tree(classes: Sequence[StackClass]) -> list[Branch]:
-    """Return the branches at the root; stacks with their outer frames cut off stand apart."""
+    """Return the branches at the root; stacks with their outer frames cut off are separate."""
     roots: list[Branch] = []
     todo: list[tuple[list[StackClass], int, list[Branch]]] = []
     for complete in (True, False):

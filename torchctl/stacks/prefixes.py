@@ -35,7 +35,7 @@ class Stream(NamedTuple):
     """The lines of one text that begin alike, without that beginning.
 
     Attributes:
-        label: what the beginning names: a host, a pod, a task; "" where there was none.
+        label: what the beginning names: a host, a pod, a task; "" if there was none.
         rank, pid: where the beginning says so.
     """
 

@@ -49,8 +49,8 @@ class Process:
     """One process in a text.
 
     Attributes:
-        stacks: None where the text says why there are none.
-        rank: as the text has it; None where it does not say.
+        stacks: None if the text says why there are none.
+        rank: as the text has it; None if it does not say.
         label: the host, pod or task that its lines or the text around it name; "" for none.
         pid: as the text has it.
         local_rank: as its command has it.

@@ -15,7 +15,7 @@ MAX_FRAMES = 10_000  # of one thread
 
 @dataclass(frozen=True, slots=True)
 class StackFrame:
-    """One call; `line` is 0 where it is not known."""
+    """One call; `line` is 0 if it is not known."""
 
     file: str
     line: int
@@ -47,7 +47,7 @@ class ThreadStack:
 
     @property
     def users_frame(self) -> int | None:
-        """Index of the innermost frame of the user's own code; None where there is none."""
+        """Index of the innermost frame of the user's own code; None if there is none."""
         return codepaths.users_frame([frame.file for frame in self.frames])
 
     @property

@@ -1,8 +1,9 @@
-"""What every finding needs to know of a job's waits: who waits, in which operation, since when, and where in the code.
+"""What every finding needs to know about a job's waits: who waits, in which operation, since when, and where in the
+code.
 
 The parts beside this one each answer one question (who is absent, what is stuck, which ranks wait in a circle, who
 disagrees). They take the court and the nodes of a case, and return a finding, or why there is none; they know nothing
-of each other. `accuse` decides which cases there are and puts the answers together.
+about each other. `accuse` decides which cases there are and puts the answers together.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ class Court:
         return self.proofs.trace
 
     def without_search(self) -> Court:
-        """Return a court that leaves out who waits: for comparing thousands of cases, each of which would search."""
+        """Return a court that does not say who waits: for comparing thousands of cases, each of which would search."""
         return replace(self, searches=False)
 
     def waiting(self, roots: Iterable[Node], culprits: Iterable[int]) -> tuple[int, ...]:
-        """Return the ranks that wait for `roots`, at once or through others; none without search."""
+        """Return the ranks that wait for `roots`, directly or through others; none without search."""
         if not self.searches:
             return ()
         reached = self.waits.graph.waiting_for(roots)
@@ -59,11 +60,11 @@ class Court:
         return tuple(sorted(ranks - set(culprits)))
 
     def undecided(self, node: Node) -> bool:
-        """Whether a send or recv that seems alone may have been done with: its partner's end may be past.
+        """Whether a send or recv that seems alone may be done: its partner's end may be past.
 
-        Where a ring has lost its beginning, the ends are paired by what is open, and an end that the watchdog has not
-        marked done yet looks like one whose partner never came. What decides is a second look, proof that it hangs, or
-        stacks that show the one inside and the other in its own code.
+        If a ring has lost its oldest entries, the ends are paired by what is open, and an end that the watchdog has not
+        marked done yet looks like one whose partner never came. What settles it is a second look, proof that it hangs,
+        or stacks that show the one inside and the other in its own code.
         """
         proofs = self.proofs
         if node.kind != "pair" or proofs.compared:
@@ -76,7 +77,7 @@ class Court:
         return not shown
 
     def last_row(self, rank: int) -> int | None:
-        """Return the row that a rank has launched last; None where its dumps hold none."""
+        """Return the row that a rank launched last; None if its dumps hold none."""
         return self._last_rows.get(rank)
 
     @cached_property
@@ -90,7 +91,7 @@ class Court:
         return last
 
     def collective(self, node: Node) -> tuple[Collective | None, GroupName | None]:
-        """Return the operation of a node and its group, each None where the node has none."""
+        """Return the operation of a node and its group, each None if the node has none."""
         if node.kind == "hidden":
             return Collective(node.name, None, node.name.startswith("send"), (), (), ""), None
         rows = self.waits.rows_of(node)
@@ -105,11 +106,11 @@ class Court:
         return collective_at(self.trace, row, min(times, default=None)), name_of(group)
 
     def frame(self, row: int) -> Frame | None:
-        """Return where in the user's code, else a library's, a row was launched; None where its dump has no stack."""
+        """Return where in the user's code, or else a library's, a row was launched; None if its dump has no stack."""
         return nearest_frame(self.trace.stack_of(row))
 
     def location(self, ranks: Sequence[int], rows: dict[int, int] | None = None) -> Location | None:
-        """Return where the first of `ranks` is by its stack, else where it has launched its row."""
+        """Return where the first of `ranks` is according to its stack, or else where it launched its row."""
         for rank in ranks:
             activity = self.proofs.activity.get(rank)
             if activity is not None and activity.location is not None:

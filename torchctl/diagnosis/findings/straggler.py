@@ -41,7 +41,7 @@ class Straggler:
 
 
 def find_straggler(trace: Trace, one_clock: bool) -> Straggler | None:
-    """Return the rank that costs the job most, None where none is regularly late.
+    """Return the rank that costs the job most, None if none is regularly late.
 
     Args:
         one_clock: all ranks are known to run on one host, so that their clocks need no setting right.

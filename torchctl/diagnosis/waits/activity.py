@@ -37,7 +37,7 @@ class Activity:
 
     Attributes:
         call: the function of torch.distributed that the user has called, "" outside of it.
-        location: the user's own innermost frame, else a library's; None where there is neither.
+        location: the user's own innermost frame, else a library's; None if there is neither.
     """
 
     doing: Doing
@@ -55,7 +55,7 @@ class Activity:
 
 
 def activity_of(rank: int, stacks: Stacks) -> Activity | None:
-    """Return what a rank is doing; None where the main thread is missing and no thread is in torch.distributed."""
+    """Return what a rank is doing; None if the main thread is missing and no thread is in torch.distributed."""
     threads = [thread for thread in stacks.threads if not thread.own and thread.frames]
     main = stacks.main
     for thread in sorted(threads, key=lambda thread: not thread.main):

@@ -146,7 +146,7 @@ def _unclosed(trace: Trace, rows: list[int]) -> bool:
 def _part(
     what: Disagreement, trace: Trace, rows: dict[int, int], said: Mapping[int, Hashable], windows: Windows
 ) -> Mismatch | None:
-    """Return the disagreement among what ranks say, None where those who say anything agree."""
+    """Return the disagreement among what ranks say, None if those who say anything agree."""
     told = {rank: word for rank, word in said.items() if word is not None}
     counts = Counter(told.values()).most_common()
     if len(counts) < 2:

@@ -69,7 +69,7 @@ def outrun_senders(trace: Trace) -> set[int]:
 
 
 def _pair(trace: Trace, row: int) -> Pair | None:
-    """Return group, sender and receiver in global ranks; None where the members are not known well enough."""
+    """Return group, sender and receiver in global ranks; None if the members are not known well enough."""
     operation = trace.operations[int(trace.operation[row])]
     number = int(trace.group[row])
     members = trace.groups[number].members

@@ -50,9 +50,9 @@ class OpenPair:
 
     Attributes:
         rank: the rank that is in it; `partner` the one at the other end.
-        alone: the partner's dump shows that it has not reached its end of it; None where it has no dump.
+        alone: the partner's dump shows that it has not reached its end of it; None if it has no dump.
         row: the row of the open one.
-        other: row of the partner's end where there is one.
+        other: row of the partner's end, if there is one.
     """
 
     group: int
@@ -69,9 +69,9 @@ class Mismatch:
     """One collective on which ranks disagree.
 
     Attributes:
-        minority: the ranks that differ from most; empty for a tie, and where `unseen` ones could turn it.
+        minority: the ranks that differ from most; empty for a tie, and if `unseen` ones could reverse it.
         rows: one row of each rank.
-        sides: ranks by what they say, the largest side first; one where its own sizes contradict each other.
+        sides: ranks by what they recorded, the largest side first; one side if its own sizes contradict each other.
         unseen: members that have been in it, or may have been, and whose dump no longer shows it.
     """
 

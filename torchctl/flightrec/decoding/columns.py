@@ -168,7 +168,7 @@ def _entries(entries: object, strings: Strings, columns: dict[str, Any], left_ou
 
 
 def _transpose(entries: list[dict[str, Any]], left_out: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """Return each known field as one sequence, None where an entry lacks it or the field is `left_out`."""
+    """Return each known field as one sequence, None if an entry lacks it or the field is `left_out`."""
     if not entries:
         return dict.fromkeys(_KEYS, ())
     # Entries of one dump have the same keys, so those that the first one lacks are rarely looked for.

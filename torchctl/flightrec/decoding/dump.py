@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One call of a Python stack; `line` is 0 where the recorder has none."""
+    """One call of a Python stack; `line` is 0 if the recorder has none."""
 
     filename: str
     line: int
@@ -21,7 +21,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """One group of `pg_config`: its global ranks, None where the dump does not say."""
+    """One group of `pg_config`: its global ranks, None if the dump does not say."""
 
     name: str
     desc: str
@@ -43,7 +43,7 @@ class ReportedStatus:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recorded operation; None, "" or () where the dump does not say.
+    """One recorded operation; None, "" or () if the dump does not say.
 
     `record_id`, `op_id` and `pg_id` are counters of one rank: never join ranks on them. Times are wall-clock
     nanoseconds of the worker's host. `frames` has the innermost call first, and is empty in JSON dumps.

@@ -1,12 +1,11 @@
 """Which local groups of many ranks are one process group, and who its members are.
 
-How this works. A rank knows a group by a number of its own and by a name that need not be the only one: split
-groups share names, and a second init_process_group begins again with the same. So a group is its name, its
-backend and its members; and of several groups of one name on one rank, the first is matched with the first where all
-rings are whole, else the newest with the newest. Where a
-name means several sets that a rank is in, what it does under that name is matched with no one.
-Where a dump does not state the members (gloo after new_group), they are those who have been seen in it, and for
-the default group all ranks.
+How this works. Each rank has its own number for a group, and a name that need not be unique: split groups share names,
+and a second init_process_group starts over with the same ones. So a group is its name, its backend and its members. If
+one rank has several groups of one name, the first is matched with the first if all rings are whole, or else the newest
+with the newest. If a name means several sets that a rank is in, what the rank does under that name is not matched at
+all. If a dump does not state the members (gloo after new_group), they are the ranks seen in it, or all ranks for the
+default group.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
         number[at] = numbers[key]
         if piece.rank != NO_RANK:
             seen[numbers[key]].add(piece.rank)
-    # The default group has all ranks, those too that a gap in the dumps' ranks shows.
+    # The default group has all ranks, including those that a gap in the dumps' ranks shows.
     everybody = set(range(max([world or 0, *(piece.rank + 1 for piece in pieces)])))
     for group, in_it in zip(groups, seen, strict=True):
         if not group.known:
@@ -110,7 +109,7 @@ class MemberSets:
 
 
 def _possible(stated: Sequence[dict[str, Members]]) -> dict[tuple[str, int], list[Members]]:
-    """Return the sets that a name may mean to a rank: other members' dumps tell them where its own leaves them out."""
+    """Return the sets that a name may mean to a rank: other members' dumps show them if its own leaves them out."""
     named: dict[str, dict[int, Members]] = defaultdict(dict)
     for table in stated:
         for name, found in table.items():
@@ -124,7 +123,7 @@ def _possible(stated: Sequence[dict[str, Members]]) -> dict[tuple[str, int], lis
 
 
 def _stated(piece: Piece, sets: MemberSets) -> dict[str, Members]:
-    """Return the members of each group that a dump states, those that its own rank is in."""
+    """Return the members of each group that a dump states and its own rank is in."""
     found: dict[str, Members] = {}
     for group in piece.groups:
         if group.name and group.ranks and group.name not in found:
@@ -139,8 +138,8 @@ def _epochs(
 ) -> list[int]:
     """Return, for each local group, 0 for the newest of its name, -1 for the one before, and so on.
 
-    A rank that has not made the newest one yet has none of number 0: whole rings tell that, where its name means the
-    same members to all; else the newest of every rank counts as the same.
+    A rank that has not made the newest one yet has none of number 0: whole rings show that, if its name means the
+    same members to all; otherwise the newest of every rank counts as the same.
     """
     by_name: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
     for at, (dump, pg_id, name, desc, family) in enumerate(keys.tolist()):

@@ -33,18 +33,18 @@ def load(
 ) -> Trace:
     """Return the entries of every dump in files and folders as one table.
 
-    A file that cannot be used is in the result's `bad`, and the rest goes on. Needs NumPy.
+    A file that cannot be used ends up in the result's `bad`; the others are still read. Needs NumPy.
 
     Args:
         paths: dump files, or folders of them; folders are searched to a depth of four.
-        rank_from: a regular expression whose first group is the rank in a path; it takes the place of our own
+        rank_from: a regular expression whose first group is the rank in a path; it replaces our own
             reading of names.
         jobs: how many processes decode at once; the processors by default.
-        every: dumps of former runs, a rank's second dump and dumps that tell no rank too, and in `recorded` all that
+        every: dumps of former runs, a rank's second dump and dumps without a rank too, and in `recorded` all that
             the recorders wrote: for looking at, not for comparing ranks.
 
     Raises:
-        DumpError: a path does not exist, or the pattern is none.
+        DumpError: a path does not exist, or the pattern is invalid.
         TorchctlError: a folder of `torchctl collect` holds one rank of several jobs.
     """
     found, _ = find_files(paths)
@@ -73,7 +73,7 @@ def load_raw(
 
     Args:
         dumps: asked for one after the other, so that not all bytes are in memory at once.
-        claimed: sources that are worth a word when they are no dump; None is all.
+        claimed: sources to report if they are not dumps; None is all.
     """
     shared: Shared = {}
 
@@ -152,7 +152,7 @@ def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
 
 
 def _one_per_rank(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
-    """Return the pieces by rank; of two dumps of one recorder on one rank the newer, else the fuller, stays."""
+    """Return the pieces by rank; of two dumps of one recorder on one rank, the newer or else the fuller is kept."""
     best: dict[tuple[int, str], Piece] = {}
     notes = []
     for piece in pieces:

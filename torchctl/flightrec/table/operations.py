@@ -104,7 +104,7 @@ def operation_of(profiling_name: str) -> Operation:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What of one entry must be equal on all ranks; None where the operation leaves it free or it is not known."""
+    """What of one entry must be equal on all ranks; None if the operation leaves it free or it is not known."""
 
     sizes: tuple[int, ...] | None
     dtypes: tuple[str, ...] | None

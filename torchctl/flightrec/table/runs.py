@@ -57,7 +57,7 @@ def _after_beginning(pieces: list[Piece], notes: list[str]) -> list[Piece]:
 
 
 def _default_ranks(piece: Piece) -> tuple[int, ...] | None:
-    """Return the ranks of the default group as a dump states them, None where it does not or is not in it."""
+    """Return the ranks of the default group as a dump states them, None if it does not or is not in it."""
     for group in piece.groups:
         if group.desc == "default_pg" and group.ranks and piece.rank in group.ranks:
             return group.ranks

@@ -49,7 +49,7 @@ def _operation_of_call(trace: Trace) -> list[int]:
 
 
 def _size_of(call: Call, operation: str) -> int:
-    """Return the members that a call's sizes tell, 0 where they tell nothing."""
+    """Return the members that a call's sizes tell, 0 if they tell nothing."""
     small, large = call.input_sizes, call.output_sizes
     if operation.startswith("reduce_scatter"):
         small, large = large, small

@@ -1,7 +1,7 @@
 """All entries of a job as one table of columns, and the process groups they belong to.
 
-How this works. Every entry of every rank is one row; the rows of one dump stand together, oldest first. A
-column is a NumPy array over all rows; text, sizes and stacks are numbers of tables that hold each of them once.
+How this works. Every entry of every rank is one row; the rows of one dump are contiguous, oldest first. A
+column is a NumPy array over all rows; text, sizes and stacks are indices into tables that hold each of them once.
 Ranks are joined on (group, sequence id) only: a group is its name together with its member set, and the
 recorder's own counters (record_id, op_id, pg_id) are never compared between ranks.
 """
@@ -33,7 +33,7 @@ NO_RANK = -1
 
 
 class State(IntEnum):
-    """How far an operation has come on one rank, whatever the recorder's own words."""
+    """How far an operation has got on one rank, whatever words the recorder uses."""
 
     SCHEDULED = 0
     STARTED = 1
@@ -44,7 +44,7 @@ class State(IntEnum):
 
     @property
     def open(self) -> bool:
-        """Whether it has not come to an end of its own."""
+        """Whether it has not ended by itself."""
         return self in (State.SCHEDULED, State.STARTED, State.TIMED_OUT, State.LATE)
 
 
@@ -59,7 +59,7 @@ class DumpInfo:
         gaps: its counter of all operations is ahead of that of collectives: gloo has sends and receives that it
             does not record.
         groups, reported: its `pg_config` and `pg_status`.
-        answered_ns: when a live worker gave it, by our clock; None for a file.
+        answered_ns: when a live worker sent it, by our clock; None for a file.
         written_ns: when the file was last written.
         comm_lib_version, unknown_keys: as in `Dump`.
     """
@@ -86,7 +86,7 @@ class Group:
     Attributes:
         members: global ranks in order; the group's local rank is the index.
         known: the dumps state the members; else they are those seen in it.
-        size: how many members it has, where sizes of its operations tell; None where nothing does.
+        size: how many members it has, if the sizes of its operations show it; else None.
         epoch: 0 for the newest group of this name, -1 for the one before it and so on.
     """
 
@@ -105,13 +105,13 @@ class Group:
 
     @property
     def unseen(self) -> int:
-        """How many members have shown themselves nowhere."""
+        """How many members have not appeared anywhere."""
         return max(0, (self.size or 0) - len(self.members))
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What recorders wrote, their own counters and words among it: the table keeps only what ranks are compared by.
+    """What recorders wrote, including their own counters and words: the table keeps only what ranks are compared by.
 
     Attributes:
         dumps: as `Trace.dumps`, in that order.
@@ -128,17 +128,17 @@ class Trace:
         dumps: one per file or answer; a rank may have two, one of each recorder.
         groups: process groups, by the number that `group` has.
         bad: files that could not be used, and why.
-        world_size: as the dumps state it, None where they do not.
+        world_size: as the dumps state it, None if they do not.
         rank, dump, group: which rank, dump and group a row belongs to, [rows] int32.
-        seq: sequence id, of the point-to-point counter where `p2p`; NO_SEQ where there is none.
+        seq: sequence id, of the point-to-point counter where `p2p`; NO_SEQ if there is none.
         operation, signature, stack: numbers in `operations`, `signatures` and `stacks`.
         call: number in `calls`: recorder's own name with sizes and types, for showing.
         state: of class State.
-        created_ns, started_ns, completed_ns: by the clock of the rank's host; NO_TIME where not known.
+        created_ns, started_ns, completed_ns: by the clock of the rank's host; NO_TIME if not known.
         member: the row belongs to a coalesced batch that another row closes.
         follows: the row above it is what its rank recorded just before.
         notes: dumps that were ignored, and why.
-        doubts: what of the groups could not be determined; open rows of those are UNKNOWN and prove nothing.
+        doubts: what could not be determined about the groups; open rows of those are UNKNOWN and prove nothing.
         recorded: what the recorders wrote besides; None unless loaded with `every=True`.
     """
 
@@ -180,7 +180,7 @@ class Trace:
         return sorted({dump.rank for dump in self.dumps} - {NO_RANK})
 
     def stack_of(self, row: int) -> tuple[Frame, ...]:
-        """Return the Python stack of one row, innermost call first; () where the dump has none."""
+        """Return the Python stack of one row, innermost call first; () if the dump has none."""
         from torchctl.flightrec.decoding.dump import Frame
 
         return tuple(Frame(*self.frames[number]) for number in self.stack_rows[int(self.stack[row])])

@@ -23,7 +23,7 @@ class GroupSummary:
 
     Args:
         pg_id: number of the group on this rank alone; None for one that was configured and never used.
-        ranks: global ranks of its members, None where the dump does not say.
+        ranks: global ranks of its members, None if the dump does not say.
         enqueued, started, completed: last of each, None for none or not known. Many recorders never tell
             that something started: then `started` is None although operations run.
         counted_by: "seq_id"; "op_id" where only gloo's own counters are there.

@@ -9,7 +9,7 @@ from torchctl.stacks import codepaths
 
 
 def user_frame(frames: Sequence[Frame]) -> Frame | None:
-    """Return the innermost frame of the user's own code, None where there is none; frames innermost first."""
+    """Return the innermost frame of the user's own code, None if there is none; frames innermost first."""
     return _at(frames, codepaths.users_frame)
 
 

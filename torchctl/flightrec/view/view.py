@@ -19,7 +19,7 @@ from torchctl.flightrec.view.userframe import user_frame
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry as shown; `age_s` is None where its creation is not known or lies after the reference."""
+    """One entry as shown; `age_s` is None if its creation is not known or lies after the reference."""
 
     entry: Entry
     progress: Stage
@@ -36,7 +36,7 @@ class TraceView:
     Args:
         source, version, comm_lib_version, unknown_keys: as in `Dump`.
         rank: global rank, None if it is not known.
-        group_names: by which its groups can be asked for; () where no group was asked for.
+        group_names: by which its groups can be asked for; () if no group was asked for.
         reference_ns: what ages count back from, wall-clock nanoseconds; None when the dump has no times.
         reference: "newest_event" or "answer", what that moment is.
         written_ns: when the file was last written; None for a live worker.

@@ -1,9 +1,9 @@
-"""One command on each of many hosts, run by ClusterShell: over ssh and its tree, or by a command of the operator's.
+"""One command on each of many hosts, run by ClusterShell: over ssh and its tree, or by the operator's own command.
 
 How this works: ClusterShell's engine starts the commands, at most `fanout` at a time, and reports to a listener each
-line, each end and each timeout. Where a topology is configured and this host is its root, ssh goes through gateways,
-on which ClusterShell's own gateway program runs; their Python has to have ClusterShell. A tree of which a part has no
-working gateway is given up: hosts that have not finished are asked directly, in the time left. ClusterShell has no
+line, each end and each timeout. If a topology is configured and this host is its root, ssh goes through gateways,
+which run ClusterShell's own gateway program; their Python must have ClusterShell. If part of the tree has no working
+gateway, the tree is given up: hosts that have not finished are asked directly, in the time left. ClusterShell has no
 limit for a gateway that connects and then says nothing, so the run as a whole is bounded here.
 
 Host names were checked before they come here: none can be an option of ssh or a word of a shell.
@@ -29,7 +29,7 @@ _GRACE_S = 0.2  # for ClusterShell to tell of its own timeouts before the run as
 
 
 class Listener(Protocol):
-    """Is told what the commands say and how they end."""
+    """Receives what the commands print and how they end."""
 
     def read(self, host: str, line: bytes) -> None: ...
 
@@ -40,10 +40,10 @@ class Listener(Protocol):
     def too_late(self, hosts: Sequence[str]) -> None: ...
 
     def unreached(self, lost_code: int) -> list[str]:
-        """Return the hosts that were in time and whose command has not ended, or with the code `lost_code`."""
+        """Return the hosts that are not late and whose command has not ended, or ended with `lost_code`."""
 
     def start_again(self, hosts: Sequence[str]) -> None:
-        """Forget what these hosts have said."""
+        """Forget what these hosts printed."""
 
 
 class HostCommands:
@@ -68,11 +68,11 @@ class HostCommands:
         self._stopped = False
 
     def run(self, commands: Mapping[str, str], listener: Listener, timeout_s: float, gateway_python: str = "") -> None:
-        """Run until all have ended or the time is over.
+        """Run until all have ended or time is up.
 
         Args:
             commands: by host.
-            listener: hears what they say.
+            listener: receives what they print.
             gateway_python: the Python of gateways, unless the environment names one.
         """
         from ClusterShell.Propagation import RouteResolvingError
@@ -102,7 +102,7 @@ class HostCommands:
 
         task = self._task = task_self()
         task.set_info("fanout", self._fanout)
-        # A gateway that does not come must leave time for the way round it.
+        # A gateway that does not answer must leave time to go around it.
         task.set_info("connect_timeout", max(1, int(timeout_s / 2 if topology else timeout_s)))
         task.set_info("command_timeout", timeout_s)
         task.set_default("stderr", True)
@@ -174,7 +174,7 @@ def _gateway_python(path: str) -> Iterator[None]:
 
 
 def gateway_python(remote: str) -> str:
-    """Return the Python of the environment in which the remote torchctl is, "" where its path does not tell."""
+    """Return the Python of the environment in which the remote torchctl is, "" if its path does not tell."""
     first = shlex.split(remote)[:1]
     if not first or not os.path.isabs(first[0]):
         return ""

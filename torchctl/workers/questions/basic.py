@@ -68,7 +68,7 @@ class WorkerStacks(NamedTuple):
     """One worker's stacks; `step` is the training step it had reported.
 
     `degraded` says why the stacks were read from outside, None when the worker sent them itself. `name` is what a
-    process without a rank is called, "" where its endpoint is its name.
+    process without a rank is called, "" if its endpoint is its name.
     """
 
     rank: int | None

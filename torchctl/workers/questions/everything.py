@@ -22,7 +22,7 @@ PARTS = (INFO, STACKS, TRACE, GENERIC_TRACE)
 
 
 class Had(NamedTuple):
-    """What an earlier run has had from a worker, and from which process (None where it did not say)."""
+    """What an earlier run has had from a worker, and from which process (None if it did not say)."""
 
     pid: int | None
     parts: tuple[str, ...]

@@ -26,7 +26,7 @@ class WorkerInfo:
         uptime_s: seconds since its process started.
         step, step_age_s: the last reported step, and how many seconds ago, by the worker's own clock.
         degraded, since: why and since when (seconds since the epoch) its sentinel answers in its place; None otherwise.
-        sentinel: the sentinel's pid, None where there is none.
+        sentinel: the sentinel's pid, None if there is none.
         server: "torchctl VERSION", or "torch" for torch's own server, which knows none of the rest.
     """
 
