@@ -49,14 +49,14 @@ class Group(NamedTuple):
 
 @contextlib.contextmanager
 def memory_group(limit_bytes: int) -> Iterator[Group | None]:
-    """Yield a group with a memory limit; None where none can be made."""
+    """Yield a group with a memory limit; None if none can be made."""
     with _group("memory", {True: "memory.limit_in_bytes", False: "memory.max"}, str(limit_bytes)) as group:
         yield group
 
 
 @contextlib.contextmanager
 def frozen_group() -> Iterator[Group | None]:
-    """Yield a group that can be frozen; None where none can be made."""
+    """Yield a group that can be frozen; None if none can be made."""
     with _group("freezer", {True: "freezer.state", False: "cgroup.freeze"}, "") as group:
         yield group
 

@@ -87,7 +87,7 @@ def is_late(error: WorkerError | None) -> bool:
 
 
 def last_words() -> list[LastWord]:
-    """Return the last words in this user's runtime folder; none where it cannot be trusted."""
+    """Return the last words in this user's runtime folder; none if it cannot be trusted."""
     with contextlib.suppress(RuntimeDirError, OSError):
         return [word for word in read_all(runtimedir.runtime_dir()) if not _lives(word)]
     return []

@@ -62,7 +62,7 @@ def recorders(world: int, random: Random) -> Recorders:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A dump before it is pickled, its rank, and when its file was written: None where that is lost."""
+    """A dump before it is pickled, its rank, and when its file was written: None if that is lost."""
 
     rank: int
     data: dict[str, Any]

@@ -61,7 +61,7 @@ class Launched:
 
 @dataclass(slots=True)
 class Life:
-    """A job's life: the launches of each rank, and when each thread ended or stopped, None where it did not."""
+    """A job's life: the launches of each rank, and when each thread ended or stopped, None if it did not."""
 
     plan: Plan
     launched: list[list[Launched]]

@@ -85,7 +85,7 @@ def both_digests() -> Asking[tuple[RawTrace, ...]]:
 
 
 def both_counters() -> Asking[list[bytes]]:
-    """Return what recorders count, as JSON without entries; none where there is no recorder."""
+    """Return what recorders count, as JSON without entries; none if there is no recorder."""
     found = []
     for handler in ("dump_nccl_trace_json", "fr_trace_json"):
         try:
