@@ -24,13 +24,17 @@ TRACES = ("dump_nccl_trace_pickle", "fr_trace_pickle")
 
 @dataclass
 class Worker:
-    """One rank: its answers by handler, and what it has been asked (handler and query)."""
+    """One rank: its answers by handler, and what it has been asked (handler and query).
+
+    `degraded` is since when and why a sentinel answers in its place, as its header has it.
+    """
 
     rank: int
     answers: dict[str, Answer]
     recorder: str = "generic"
     pid: int = 1
     job: str | None = None
+    degraded: str = ""
     asked: list[str] = field(default_factory=list)
 
 
@@ -117,6 +121,8 @@ def _answer(worker: Worker, request: str) -> bytes:
     handler, _, query = path.partition("?")
     worker.asked.append(path)
     answer = worker.answers.get(handler)
+    if answer is None and worker.degraded:
+        return _http("503 Service Unavailable", b"its sentinel has none", worker)
     if answer is None:
         return _http("404 Not Found", f"Handler {handler} not found: Failed to find handler {handler}".encode(), worker)
     return _http("200 OK", answer(query), worker)
@@ -129,6 +135,7 @@ def _http(status: str, body: bytes, worker: Worker) -> bytes:
         "Torchctl-Pid": worker.pid,
         "Torchctl-Recorder": worker.recorder,
         **({} if worker.job is None else {"Torchctl-Job": worker.job}),
+        **({"Torchctl-Degraded": worker.degraded} if worker.degraded else {}),
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
     return f"HTTP/1.1 {status}\r\n{lines}\r\n".encode() + body

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -51,8 +51,9 @@ class Entry:
     """What the manifest says of one worker.
 
     Attributes:
-        degraded: why its stacks were read from outside.
-        silent: it gave nothing in time although its process ran.
+        degraded: why it did not answer for itself, so that its stacks were read from outside.
+        since: when that was first seen, by its host's clock, in seconds since the epoch.
+        silent: it gave nothing by itself in time although its process ran.
         left: its process had ended and left its socket behind.
         moved: it went on between the two looks of a diagnosis; None if there was one look.
         files: names within the folder, by part.
@@ -68,6 +69,7 @@ class Entry:
     start_time: float | None = None
     clock_offset_s: float | None = None
     degraded: str | None = None
+    since: float | None = None
     silent: bool = False
     left: bool = False
     moved: bool | None = None
@@ -94,6 +96,20 @@ class Manifest:
     def world_size(self) -> int | None:
         """The largest that a worker has reported."""
         return max((entry.world_size or 0 for entry in self.entries), default=0) or None
+
+    def present(self) -> dict[int, Entry]:
+        """Return the process of each rank: of several the one that started last, and of those that left files."""
+        by_rank: dict[int, list[Entry]] = {}
+        for entry in self.entries:
+            if entry.rank is not None:
+                by_rank.setdefault(entry.rank, []).append(entry)
+        return {rank: present_of(entries) for rank, entries in by_rank.items()}
+
+
+def present_of(entries: Sequence[Entry]) -> Entry:
+    """Return the process that has a rank now: where no start is known, the one that was found last."""
+    kept = [entry for entry in entries if entry.files] or entries
+    return max(enumerate(kept), key=lambda pair: (pair[1].start_time or 0.0, pair[0]))[1]
 
 
 class FolderWriter:
@@ -244,7 +260,7 @@ def _entry(worker: dict[str, Any]) -> Entry:
     for name in ("host", "job_id", "degraded"):
         value = getattr(entry, name)
         setattr(entry, name, None if value is None else str(value))
-    for name in ("start_time", "clock_offset_s"):
+    for name in ("start_time", "clock_offset_s", "since"):
         if not isinstance(getattr(entry, name), (int, float)):
             setattr(entry, name, None)
     entry.silent, entry.left = entry.silent is True, entry.left is True

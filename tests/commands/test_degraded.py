@@ -145,7 +145,7 @@ def test_diagnose_counts_a_rank_that_cannot_answer_as_lost_through_a_relay(job: 
     direct = run("diagnose", "--interval", "0.1", "--timeout", "20")
     relayed = run("diagnose", "--interval", "0.1", *through_relay(job[1]))
     assert "ranks seen: 0,2 (2 of 3); missing: 1\n" in relayed.stdout
-    assert f"  rank 1: cannot answer for itself: {REASON}\n" in relayed.stdout
+    assert f"Cannot tell: rank 1 cannot answer for itself: {REASON}.\n" in relayed.stdout
     assert (relayed.exit_code, relayed.stdout, relayed.stderr) == (direct.exit_code, direct.stdout, direct.stderr)
 
 

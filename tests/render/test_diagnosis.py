@@ -1,7 +1,13 @@
 """The screen of a diagnosis: what no finding tells of is told below."""
 
-from tests.diagnosis.rows import groups, look, of, started
-from torchctl.render.diagnosis import MAX_FAILED, lines_of
+import re
+
+import pytest
+
+from tests.diagnosis.rows import groups, inside, look, of, started
+from torchctl.diagnosis.evidence import Place
+from torchctl.render.diagnosis import MAX_FAILED, lines_of, print_diagnosis
+from torchctl.render.nextstep import Files
 
 EIGHT = groups(w=range(8), a=[0, 1, 2])
 
@@ -34,3 +40,33 @@ def test_a_rank_that_a_finding_names_is_not_told_of_twice() -> None:
     lines = [line.plain for line in lines_of(found, {})]
     assert found.findings[0].culprit_ranks == (2,)
     assert sum("its process has ended" in line and line.startswith("  rank 2: ") for line in lines) == 0
+
+
+def test_what_cannot_be_told_is_said_once_and_the_next_step_looks_at_the_silent_process() -> None:
+    found = look({}, {}, {rank: inside("recv") for rank in range(3)})
+    lines = [line.plain for line in lines_of(found, {}, Files({}, ["d"]))]
+    assert lines[0] == (
+        "Cannot tell: ranks 0-2 are inside torch.distributed's send or recv, and there is no dump from them;"
+        " no rank whose stack is known is in its own code."
+    )
+    assert sum("ranks 0-2 are inside" in line for line in lines) == 1
+    idle = look({0: [of("a", 1)], 1: [of("a", 1)]}, EIGHT, failed={2: "did not answer"})
+    (*_, step) = [line.plain for line in lines_of(idle, {2: Place("node7", 4102)})]
+    assert step == "next: `torchctl doctor 4102` on node7"
+
+
+def test_a_long_line_is_folded_below_its_first_word_on_a_terminal_and_not_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = [of("a", 1)]
+    waits = [*done, started("a", 2)]
+    found = look({0: waits, 1: waits, 2: done}, EIGHT)
+    monkeypatch.setenv("COLUMNS", "50")
+    print_diagnosis(found, {}, None)
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 50
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_diagnosis(found, {}, None)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 50
+    at = next(at for at, line in enumerate(lines) if line.startswith("   evidence  "))
+    assert lines[at + 1].startswith(" " * 13 + "a is 1, the others")

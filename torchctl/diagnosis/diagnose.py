@@ -11,7 +11,7 @@ from torchctl.diagnosis.findings.court import Court, collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.health import unproven
 from torchctl.diagnosis.findings.straggler import find_straggler
-from torchctl.diagnosis.findings.words import group_words, ranks_of
+from torchctl.diagnosis.findings.words import group_words, ranks_of, unable_words
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
 from torchctl.diagnosis.waits.proofs import proofs_of
 from torchctl.diagnosis.waits.wiring import waits_of
@@ -46,16 +46,19 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     findings = _causes(findings)
     _add_timed_out(trace, findings)
     _add_bad_files(trace, findings)
+    seen = evidence.ranks()
     if not findings:
-        unknown += _in_flight(court) + trace.doubts[:4]
+        unknown += [*_in_flight(court), *trace.doubts[:4], *_without_evidence(evidence, seen)]
         if not len(trace) and not evidence.stacks:
             unknown.append("there is no dump and no stack from any rank")
+        elif not trace.dumps:
+            unknown.append("there is no dump from any rank, and the stacks show no rank that others wait for")
         elif not len(trace):
             unknown.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
         unknown = unknown or unproven(court)
-    seen = evidence.ranks()
     size = evidence.size()
-    missing = sorted((set(range(size or 0)) | set(failed)) - set(seen))
+    unread = {one.rank for one in evidence.unread if one.rank is not None}
+    missing = sorted((set(range(size or 0)) | set(failed) | unread) - set(seen))
     healthy = False if findings else None if unknown else True
     return Diagnosis(
         healthy,
@@ -67,6 +70,25 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         findings,
         unknown,
     )
+
+
+def _without_evidence(evidence: Evidence, seen: Sequence[int]) -> list[str]:
+    """Say of which ranks there is nothing, and why: one of them may be what the job waits for."""
+    alike: dict[str, list[int]] = defaultdict(list)
+    for rank, reason in evidence.failed.items():
+        alike[reason].append(rank)
+    for one in evidence.unread:
+        if one.rank is not None and one.rank not in evidence.failed:
+            alike[f"{one.source} {one.reason}"].append(one.rank)
+    found = []
+    for reason, all_ranks in alike.items():
+        ranks = sorted(set(all_ranks) - {*seen, *evidence.unasked})
+        degraded = evidence.degraded.get(ranks[0]) if ranks else None
+        if degraded is not None:
+            found.append(unable_words(ranks, degraded.why))
+        elif ranks:
+            found.append(f"there is nothing from {ranks_of(ranks)}: {reason}")
+    return found[:4]
 
 
 def _left_out(evidence: Evidence) -> str:

@@ -54,6 +54,25 @@ def no_stacks(endpoint: str, rank: int | None, reason: str) -> Unread:
     return Unread(endpoint, rank, f"gave no stacks: {reason}", "no_stacks")
 
 
+def cannot_answer(why: str) -> str:
+    """Return why there is nothing from a worker whose sentinel answers in its place; read after "rank 3: "."""
+    return f"cannot answer for itself: {why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """A rank that cannot answer for itself, as its sentinel sees it.
+
+    Attributes:
+        since: when that was first seen, by its host's clock, in seconds since the epoch; None is not known.
+        stacks: read from outside; None where they could not be.
+    """
+
+    why: str
+    since: float | None = None
+    stacks: Stacks | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What a live worker gave, for a folder: the manifest's entry, and the answers by part."""
@@ -70,6 +89,9 @@ class Evidence:
         trace: all ranks' entries.
         stacks: Python stacks by rank.
         failed: ranks that gave nothing, and why, in words: "did not answer within 3.0 s".
+        degraded: of the failed, those whose sentinels answered. Their stacks prove nothing about operations: a stopped
+            process is read in the midst of what it will not go on with.
+        no_dump: ranks that gave stacks and no dump, and why.
         places: host and process of ranks.
         world_size: as the workers say; None if no one does.
         moved: ranks whose recorder went on between two samples; None when there was one sample alone.
@@ -87,6 +109,8 @@ class Evidence:
     trace: Trace
     stacks: dict[int, Stacks] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    degraded: dict[int, Degraded] = field(default_factory=dict)
+    no_dump: dict[int, str] = field(default_factory=dict)
     places: dict[int, Place] = field(default_factory=dict)
     world_size: int | None = None
     moved: frozenset[int] | None = None
@@ -102,8 +126,11 @@ class Evidence:
 
     def activities(self) -> dict[int, Activity]:
         """Return what each rank with stacks is doing, if that can be determined."""
-        found = {rank: activity_of(rank, stacks) for rank, stacks in self.stacks.items()}
-        return {rank: activity for rank, activity in found.items() if activity is not None}
+        return _activities(self.stacks)
+
+    def activities_from_outside(self) -> dict[int, Activity]:
+        """Return the same of the ranks whose sentinels answer."""
+        return _activities({rank: one.stacks for rank, one in self.degraded.items() if one.stacks is not None})
 
     def ranks(self) -> list[int]:
         """Return the ranks with evidence of their own, sorted."""
@@ -113,3 +140,8 @@ class Evidence:
         """Return the world size, where anything states it."""
         stated = [size for size in (self.world_size, self.trace.world_size) if size]
         return max(stated, default=None)
+
+
+def _activities(stacks: Mapping[int, Stacks]) -> dict[int, Activity]:
+    found = {rank: activity_of(rank, one) for rank, one in stacks.items()}
+    return {rank: activity for rank, activity in found.items() if activity is not None}

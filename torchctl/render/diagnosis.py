@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
 
 from rich.text import Text
 
@@ -18,13 +20,15 @@ from torchctl.stacks.source import source_line
 MAX_EVIDENCE = 8
 MAX_FINDINGS = 10
 MAX_FAILED = 4
+_LABEL = re.compile(r"   (?:culprit|where|waiting|operation|who waits|evidence) +|next: |\d+\. ")
 
 
 def print_diagnosis(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> None:
     """Print a diagnosis on stdout; `files` as for `next_step`."""
     out = console()
     for line in lines_of(diagnosis, places, files):
-        out.print(line, soft_wrap=True)
+        for part in _folded(line, out.width) if out.is_terminal else (line,):
+            out.print(part, soft_wrap=True)
 
 
 def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None = None) -> Iterator[Text]:
@@ -36,14 +40,17 @@ def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | N
         yield from _finding(number, finding, places)
     if len(diagnosis.findings) > MAX_FINDINGS:
         yield Text(f"and {len(diagnosis.findings) - MAX_FINDINGS} more; --json has all of them", "dim")
-    if diagnosis.unknown:
+    # A verdict that cannot be given has said the first one.
+    unknown = diagnosis.unknown if diagnosis.findings else diagnosis.unknown[1:]
+    if unknown:
         yield Text()
         yield Text("not known:")
-        for fact in diagnosis.unknown[:MAX_EVIDENCE]:
+        for fact in unknown[:MAX_EVIDENCE]:
             yield text(f"  {fact}")
     yield Text()
     yield text(_ranks_line(diagnosis), "dim")
-    yield from _without_evidence(diagnosis)
+    if diagnosis.findings:
+        yield from _without_evidence(diagnosis)
     step = next_step(diagnosis, places, files)
     if step:
         yield text(f"next: {step}")
@@ -54,14 +61,9 @@ def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iter
     said = f": {finding.summary}" if number else ""  # the verdict has said the first one's
     yield text(f"{number + 1}. {finding.kind} ({finding.confidence}{cause}){said}", "bold")
     for rank in finding.culprit_ranks[:4]:
-        place = places.get(rank)
-        facts = [f"rank {rank}"]
-        if place is not None and place.host:
-            facts.append(f"host {place.host}")
-        if place is not None and place.pid is not None:
-            facts.append(f"pid {place.pid}")
-        if len(facts) > 1:
-            yield text(f"   culprit   {', '.join(facts)}")
+        facts = _place_words(places.get(rank))
+        if facts:
+            yield text(f"   culprit   rank {rank}, {facts}")
     if finding.location is not None:
         at = finding.location
         yield text(f"   where     rank {at.rank}: {at.file}:{at.line} in {at.function}")
@@ -113,3 +115,22 @@ def _counted(ranks: Sequence[int]) -> str:
     """Return ranks with how many they are, which is said once."""
     folded = few_ranks(ranks)
     return folded if folded.endswith(")") else f"{folded} ({len(ranks)} rank{'s' * (len(ranks) > 1)})"
+
+
+def _place_words(place: Place | None) -> str:
+    """Return "host node1, pid 102", or what of it is known."""
+    facts = []
+    if place is not None and place.host:
+        facts.append(f"host {place.host}")
+    if place is not None and place.pid is not None:
+        facts.append(f"pid {place.pid}")
+    return ", ".join(facts)
+
+
+def _folded(line: Text, width: int) -> Iterator[Text]:
+    """Yield a line in parts that fit a terminal, the further ones below its first word; no word is cut."""
+    label = _LABEL.match(line.plain)
+    indent = " " * (len(label[0]) if label else len(line.plain) - len(line.plain.lstrip()) + 2)
+    parts = wrap(line.plain, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    for part in parts or [""]:
+        yield Text(part, line.style)

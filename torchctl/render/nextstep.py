@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torchctl.diagnosis.evidence import Evidence, Place
-from torchctl.diagnosis.model import Diagnosis, Finding
-from torchctl.ranks import fold_ranks
+from torchctl.diagnosis.model import Diagnosis
+from torchctl.ranks import few_ranks, fold_ranks
 
 _MOST_RANKS = 16
 _MOST_NAMED = 4  # processes and dumps
@@ -45,21 +45,35 @@ def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | 
     if diagnosis.healthy:
         return ""
     if not diagnosis.findings:
-        return "look again in a few seconds" if files is None else "take dumps and stacks of all ranks again"
+        return _to_find_out(diagnosis, places, files)
     first = diagnosis.findings[0]
     ranks = first.culprit_ranks or first.waiting_ranks
     if not ranks:
         return ""
     if first.kind == "rank_lost":
-        return _of_lost(first, places, files is None)
+        return _of_lost(first.culprit_ranks, places, files is None)
     if files is None:
         return f"`torchctl traceback --ranks {fold_ranks(ranks[:_MOST_RANKS])} --all-threads`"
     return _of_files(ranks, files)
 
 
-def _of_lost(finding: Finding, places: Mapping[int, Place], live: bool) -> str:
+def _to_find_out(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> str:
+    """Return what may show what this evidence does not."""
+    silent = [rank for rank in diagnosis.missing if rank in diagnosis.failed]
+    if silent:
+        return _of_lost(silent, places, files is None)
+    if diagnosis.missing:
+        whose = f"rank{'s' * (len(diagnosis.missing) > 1)} {few_ranks(diagnosis.missing)}"
+        return f"include the {'workers' if files is None else 'dumps and stacks'} of {whose}"
+    if files is None:
+        return "`torchctl traceback --samples 3` shows which ranks go on"
+    if files.stacks:
+        return f"`torchctl traceback {shlex.join(files.stacks)}`; a second set of files shows which ranks go on"
+    return "take dumps and stacks of all ranks"
+
+
+def _of_lost(ranks: Sequence[int], places: Mapping[int, Place], live: bool) -> str:
     """Return where to look at ranks that are lost: by process and host as far as they are known."""
-    ranks = finding.culprit_ranks
     steps = []
     for rank in ranks[:_MOST_NAMED]:
         place = places.get(rank, Place())
@@ -80,4 +94,4 @@ def _of_files(ranks: Sequence[int], files: Files) -> str:
     dumps = [files.dumps[rank] for rank in ranks if rank in files.dumps][:_MOST_NAMED]
     words = {"nccl-trace": dumps, "traceback": files.stacks}
     commands = [f"`torchctl {name} {shlex.join(paths)}`" for name, paths in words.items() if paths]
-    return " and ".join(commands) or "take dumps and stacks of all ranks again"
+    return " and ".join(commands) or "take dumps and stacks of all ranks"

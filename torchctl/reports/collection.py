@@ -8,21 +8,20 @@ what is missing, on other hosts too; another process at a known address has file
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torchctl.errors import EXIT_FAILED, NoSuchHandlerError, TorchctlError, WorkerError
-from torchctl.manifest import INFO, STACKS, TRACE, Answer, Entry, FolderWriter, Manifest, read_manifest
+from torchctl.manifest import INFO, STACKS, Entry, FolderWriter, Manifest, read_manifest
 from torchctl.protocol import compact_json
+from torchctl.reports.entries import take_failure, take_reply
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.everything import Had, ask_parts
-from torchctl.workers.questions.recorders import is_generic
 
 _HINT = "choose another folder"
 _MAX_HAD_BYTES = 60_000  # of what was had from one host: it travels in a command line, which may have 128 KiB
@@ -82,7 +81,7 @@ class Collection:
         """Ask one worker, of which `had` is known."""
         key = str(endpoint)
         entry = self._entries.setdefault(key, Entry(key, endpoint.rank))
-        entry.failures = {}
+        entry.failures, entry.left, entry.silent = {}, False, False
 
         def renew() -> None:
             nonlocal entry
@@ -92,7 +91,7 @@ class Collection:
         def take(part: str, answer: Reply | WorkerError) -> None:
             if isinstance(answer, Reply):
                 self._write(entry, part, answer)
-            elif not isinstance(answer, NoSuchHandlerError) or part == STACKS:
+            elif part not in entry.files and (part == STACKS or not isinstance(answer, NoSuchHandlerError)):
                 entry.failures[part] = answer.detail
 
         yield from ask_parts(had, take, renew)
@@ -117,25 +116,16 @@ class Collection:
         for one in outcomes:
             entry = self._entries.setdefault(str(one.endpoint), Entry(str(one.endpoint), one.endpoint.rank))
             if one.error is not None:
-                missing = [part for part in (INFO, TRACE, STACKS) if part not in entry.files]
-                entry.failures = {**dict.fromkeys(missing, one.error.detail), **entry.failures}
+                take_failure(entry, one.endpoint, one.error, one.identity)
         entries = [*self._former, *self._entries.values()]
         return self._writer.finish(Manifest(entries, not_found, self._one_moment))
 
     def _write(self, entry: Entry, part: str, reply: Reply) -> None:
-        identity = reply.identity
-        for name in ("rank", "pid", "job_id", "world_size"):
-            value = getattr(identity, name)
-            if value is not None:
-                setattr(entry, name, value)
-        if part == INFO:
-            _take_info(entry, reply)
-        elif part == STACKS:
-            entry.degraded = identity.degraded
+        answer = take_reply(entry, part, reply)
         if part != INFO:
             self._one_moment = False
         try:
-            self._writer.write(entry, part, Answer(reply.body, reply.answered_at, part == TRACE and is_generic(reply)))
+            self._writer.write(entry, part, answer)
         except TorchctlError as error:
             detail = f"answered, but the answer could not be saved: {error.message}"
             raise NotWrittenError(detail, endpoint=entry.endpoint, rank=entry.rank) from error
@@ -165,17 +155,6 @@ class _Missing(Question[Collected]):
 
 
 def _had(entry: Entry) -> Had | None:
-    return Had(entry.pid, tuple(entry.files)) if entry.files else None
-
-
-def _take_info(entry: Entry, reply: Reply) -> None:
-    """Take host and clock from a worker's `info`; its clock is compared with the middle of asking and answer."""
-    try:
-        document: Any = json.loads(reply.body)
-        host, clock, start = document.get("host"), document.get("time"), document.get("start_time")
-    except (ValueError, AttributeError, RecursionError):
-        return
-    entry.host = host[:200] if isinstance(host, str) else None
-    entry.start_time = float(start) if isinstance(start, (int, float)) else None
-    if isinstance(clock, float):
-        entry.clock_offset_s = round(clock - (reply.answered_at - reply.elapsed_s / 2), 6)
+    """Return what need not be asked for again; what a sentinel said in a worker's place the worker may say itself."""
+    parts = tuple(part for part in entry.files if entry.degraded is None or part not in (INFO, STACKS))
+    return Had(entry.pid, parts) if entry.files else None

@@ -108,7 +108,7 @@ def _ask(roll: Roll, interval_s: float, second_look: str, begun: float) -> _Answ
     slow = [one.endpoint for one in found.first if _may_still_answer(one)]
     if not good and found.interrupted:
         raise KeyboardInterrupt
-    if not good and not slow:
+    if not good and not slow and not any(one.value is not None for one in found.first):
         raise _nobody()
     latecomers = None
     if slow and not found.interrupted:
@@ -118,6 +118,8 @@ def _ask(roll: Roll, interval_s: float, second_look: str, begun: float) -> _Answ
         found.second = survey(roll.only(good).until(second + interval_s), question).outcomes
         found.interrupted = is_stopped(found.second)
     there = [one.endpoint for one in found.second if one.value is not None or is_late(one.error)]
+    there += [one.endpoint for one in (*found.first, *found.second) if one.identity.degraded is not None]
+    there = list(dict.fromkeys(there))
     if there and not found.interrupted:
         # Apart from the rest: torch's own server hangs on them while the interpreter is held.
         end = begun + roll.targets.timeout_s + interval_s
@@ -179,7 +181,7 @@ def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
     claims: dict[int, Endpoint] = {}
     answered = []
     for one in outcomes:
-        if one.value is None:
+        if one.value is None or one.value.degraded:
             continue
         answered.append(one.endpoint)
         rank = one.value.rank
@@ -194,22 +196,25 @@ def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
 
 
 def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything: bool) -> Evidence:
-    """Take whole traces of the ranks that a first diagnosis is about, and frames of those that it names."""
+    """Take whole traces of the ranks that a first diagnosis is about, and frames of those that it names, or of all."""
     history, frames = _worth_more(judge(evidence))
-    wanted = {"frames": frames, "traces": set() if everything else history - frames}
+    wanted = {"frames": frames, "traces": history - frames}
+    if everything:  # whole traces there are; with frames they are as `collect` has them
+        wanted = {"frames": set(seen.sights)}
+    least_s = roll.targets.timeout_s if everything else _LEAST_S
     fetched = False
     for kind, ranks in wanted.items():
         ends = {str(seen.endpoints[rank]): rank for rank in ranks if rank in seen.endpoints}
         if not ends:
             continue
         asked = roll.only([seen.endpoints[rank] for rank in ends.values()])
-        outcomes = survey(asked.until(time.monotonic() + _LEAST_S), sight_question(kind)).outcomes
+        outcomes = survey(asked.until(time.monotonic() + least_s), sight_question(kind)).outcomes
         if is_stopped(outcomes):
             evidence.interrupted = True
             return evidence  # the first diagnosis stands
         for one in outcomes:
             rank = ends.get(str(one.endpoint))
-            if one.value is None or rank is None:
+            if one.value is None or one.value.degraded or rank is None:
                 continue
             if one.value.moving != seen.sights[rank].moving:
                 seen.moved.add(rank)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from torchctl.diagnosis.evidence import Evidence, Place, Process, Unread, no_stacks
+from torchctl.diagnosis.evidence import Degraded, Evidence, Place, Process, Unread, cannot_answer, no_stacks
 from torchctl.errors import TorchctlError
 from torchctl.flightrec.table.folder import Found, find_files
 from torchctl.flightrec.table.loading import load_files
 from torchctl.flightrec.table.restarted import former_files
 from torchctl.manifest import (
     FORMER,
+    GENERIC_TRACE,
+    INFO,
     MANIFEST,
     STACKS,
     TRACE,
+    Entry,
     FolderWriter,
     Manifest,
     entries_of,
@@ -127,20 +130,34 @@ def _take_manifest(evidence: Evidence, folder: str) -> None:
     if manifest is None:
         return
     evidence.world_size = max(evidence.world_size or 0, manifest.world_size or 0) or None
-    entries = [(entry.rank, entry) for entry in manifest.entries if entry.rank is not None]
-    for rank, entry in entries:
-        if entry.files or entry.pid is not None:
-            evidence.places[rank] = Place(entry.host, entry.pid)
-    if not manifest.one_moment:
-        return
-    for rank, entry in entries:
-        if entry.files or entry.pid is not None:
-            if STACKS in entry.failures:
-                evidence.unread.append(no_stacks(entry.endpoint, rank, entry.failures[STACKS]))
-        elif TRACE in entry.failures:
-            evidence.failed[rank] = entry.failures[TRACE]
-    if any(entry.moved is not None for _, entry in entries):
-        evidence.moved = (evidence.moved or frozenset()) | {rank for rank, entry in entries if entry.moved}
-    evidence.silent |= {rank for rank, entry in entries if entry.silent}
-    evidence.left |= {rank for rank, entry in entries if entry.left}
+    entries = manifest.present()
+    for rank, entry in entries.items():
+        _take_entry(evidence, rank, entry)
+    if any(entry.moved is not None for entry in entries.values()):
+        evidence.moved = (evidence.moved or frozenset()) | {rank for rank, entry in entries.items() if entry.moved}
+    nothing = {rank: entry for rank, entry in entries.items() if rank in evidence.failed}
+    evidence.silent |= {rank for rank, entry in nothing.items() if entry.silent}
+    evidence.left |= {rank for rank, entry in nothing.items() if entry.left}
     evidence.live = True
+
+
+def _take_entry(evidence: Evidence, rank: int, entry: Entry) -> None:
+    """Add what a manifest says of the process of a rank."""
+    if entry.files or entry.pid is not None:
+        evidence.places[rank] = Place(entry.host, entry.pid)
+    why = next((entry.failures[part] for part in (TRACE, STACKS, INFO) if part in entry.failures), "")
+    if rank in evidence.trace.ranks:
+        pass  # it answered for itself once, whatever it did later
+    elif entry.degraded is not None and not entry.silent:
+        stacks = evidence.stacks.pop(rank, None)
+        evidence.degraded[rank] = Degraded(entry.degraded, entry.since, stacks)
+        evidence.failed[rank] = cannot_answer(entry.degraded)
+        return
+    elif rank in evidence.stacks:
+        if why:
+            evidence.no_dump[rank] = why
+    elif why and not entry.files.keys() & {TRACE, GENERIC_TRACE, STACKS}:
+        evidence.failed[rank] = why
+        return
+    if STACKS in entry.failures:
+        evidence.unread.append(no_stacks(entry.endpoint, rank, entry.failures[STACKS]))

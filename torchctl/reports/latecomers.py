@@ -80,7 +80,7 @@ class Latecomers:
             self._roll.only(group).until(self._deadline - self._interval_s), sight_question("counters")
         ).outcomes
         self.first += first
-        answered = [one.endpoint for one in first if one.value is not None]
+        answered = [one.endpoint for one in first if one.value is not None and not one.value.degraded]
         if answered:
             time.sleep(self._interval_s)
             again = self._roll.only(answered)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from torchctl.diagnosis.evidence import Evidence, Kept, Place, no_stacks
+from torchctl.diagnosis.evidence import Degraded, Evidence, Kept, Place, cannot_answer, no_stacks
 from torchctl.errors import NotAskedError, StoppedError
 from torchctl.flightrec.decoding.raw import RawDump
 from torchctl.flightrec.table.gather import processors
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.flightrec.table.trace import Trace
-from torchctl.manifest import GENERIC_TRACE, STACKS, TRACE, Answer, Entry
-from torchctl.protocol import GENERIC_RECORDER, socketnames
+from torchctl.manifest import GENERIC_TRACE, INFO, STACKS, TRACE, Answer, Entry
+from torchctl.protocol import GENERIC_RECORDER
+from torchctl.protocol.identity import Identity
+from torchctl.reports.entries import place_of, take_identity, take_reply
 from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.reply import Reply
-from torchctl.workers.causes import has_ended, is_late, pid_of, running_listener
+from torchctl.workers.causes import has_ended, is_late, still_runs
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.look import Sight
 from torchctl.workers.rollcall import rank_of
@@ -43,11 +44,30 @@ class LateStacks:
 
 
 @dataclass(slots=True)
+class Unable:
+    """What the sentinel of a worker that cannot answer for itself has said in its place.
+
+    Attributes:
+        sight: None where it has not told more than that.
+        stacks: read from outside.
+    """
+
+    endpoint: Endpoint
+    identity: Identity
+    sight: Sight | None = None
+    stacks: Reply | None = None
+    no_stacks: str = ""
+
+
+@dataclass(slots=True)
 class Seen:
     """What has been seen of a job's workers; dictionaries by rank.
 
     Attributes:
+        failed: who gave nothing, and why; `unable` are among them.
+        late_why: of those in `late`, why they gave nothing else.
         slow: who gave no answer in time, and may still do; with the rank where it is known.
+        running: of them, whose processes run on this host.
         late: of them, who has given stacks.
     """
 
@@ -58,6 +78,9 @@ class Seen:
     silent: dict[int, str] = field(default_factory=dict)  # endpoints of those that failed
     slow: dict[Endpoint, int | None] = field(default_factory=dict)
     late: dict[int, LateStacks] = field(default_factory=dict)
+    late_why: dict[int, str] = field(default_factory=dict)
+    unable: dict[int, Unable] = field(default_factory=dict)
+    running: set[int] = field(default_factory=set)
     left: set[int] = field(default_factory=set)
     stacks: dict[int, Reply] = field(default_factory=dict)
     no_stacks: dict[int, str] = field(default_factory=dict)
@@ -69,14 +92,14 @@ class Seen:
 
 def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
     """Return what two looks have given."""
-    before = {str(one.endpoint): one.value for one in first if one.value is not None}
+    before = {str(one.endpoint): one.value for one in first if one.value is not None and not one.value.degraded}
     alive = {sight.rank for sight in before.values()}
     size = max((sight.info.world_size or 0 for sight in before.values()), default=0) or None
     seen = Seen(world_size=size)
     for one in second:
         first_sight = before.get(str(one.endpoint))
         rank = first_sight.rank if first_sight is not None else rank_of(one)
-        if one.value is None or rank is None:
+        if one.value is None or one.value.degraded or rank is None:
             continue
         seen.endpoints[rank], seen.sights[rank] = one.endpoint, one.value
         if first_sight is not None and one.value.moving != first_sight.moving:
@@ -84,16 +107,23 @@ def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
     for one in (*first, *second):
         answered = before.get(str(one.endpoint))
         rank = answered.rank if answered is not None else rank_of(one)
-        if is_late(one.error) and rank not in seen.sights:
+        if is_late(one.error) and one.identity.degraded is None and rank not in seen.sights:
             seen.slow[one.endpoint] = rank
-        if one.error is None or rank is None or rank in seen.sights or (answered is None and rank in alive):
+            if rank is not None and still_runs(one.endpoint, one.error):
+                seen.running.add(rank)
+        if rank is None or rank in seen.sights or (answered is None and rank in alive):
             continue
         if size is not None and rank >= size:
             continue  # a leftover of a larger job
+        if one.identity.degraded is not None:
+            seen.unable[rank] = Unable(one.endpoint, one.identity, one.value)
+            seen.failed[rank] = cannot_answer(one.identity.degraded)
+        if one.error is None:
+            continue
         if isinstance(one.error, StoppedError | NotAskedError):
             seen.unasked.add(rank)
             continue
-        seen.lost.setdefault(rank, _place_of(one))
+        seen.lost.setdefault(rank, place_of(one.endpoint, one.identity))
         seen.failed.setdefault(rank, one.error.detail)  # a relay asks its whole host again: the same by other words
         seen.silent.setdefault(rank, str(one.endpoint))
         if has_ended(one.endpoint, one.error):
@@ -101,22 +131,16 @@ def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
     return seen
 
 
-def _place_of(one: Outcome[Sight]) -> Place:
-    """Return where a worker is that gave nothing: by its sentinel's answer, the kernel's word, or its socket's name."""
-    endpoint, pid = one.endpoint, one.identity.pid
-    if endpoint.node:
-        name = socketnames.parse(endpoint.path)
-        return Place(endpoint.node, pid or (name.pid if name.rank is not None else None))
-    pid = pid or endpoint.pid or pid_of(endpoint)
-    return Place(endpoint.host or os.uname().nodename, pid)
-
-
 def add_stacks(seen: Seen, outcomes: Iterable[Outcome[Reply]]) -> None:
     """Add the stacks that came; a slow worker has answered with them."""
     ranks = {endpoint: rank for rank, endpoint in seen.endpoints.items()}
+    unable = {one.endpoint: one for one in seen.unable.values()}
     for one in outcomes:
         rank = ranks.get(one.endpoint)
-        if one.value is None:
+        if one.endpoint in unable:
+            unable[one.endpoint].stacks = one.value
+            unable[one.endpoint].no_stacks = "" if one.error is None else one.error.detail
+        elif one.value is None:
             if rank is not None and one.error is not None and not isinstance(one.error, NotAskedError):
                 seen.no_stacks[rank] = one.error.detail
         elif rank is not None:
@@ -133,7 +157,7 @@ def add_late_stacks(seen: Seen, rank: int | None, stacks: LateStacks) -> None:
     if rank is None or rank in seen.sights:
         return
     del seen.slow[stacks.endpoint]
-    seen.failed.pop(rank, None)
+    seen.late_why[rank] = seen.failed.pop(rank, "did not answer in time")
     seen.late[rank] = stacks
 
 
@@ -148,6 +172,11 @@ def evidence_of(seen: Seen) -> Evidence:
     for rank, place in seen.lost.items():
         if rank in seen.failed and place.host is not None:
             places.setdefault(rank, place)
+    degraded: dict[int, Degraded] = {}
+    for rank, one in sorted(seen.unable.items()):
+        places[rank] = Place(None if one.sight is None else one.sight.info.host, one.identity.pid)
+        degraded[rank] = Degraded(one.identity.degraded or "", one.identity.since, _stacks_of(one, reader))
+    no_dump = {rank: sight.no_trace for rank, sight in seen.sights.items() if sight.no_trace} | seen.late_why
     given = {rank: (seen.endpoints[rank], reply.body) for rank, reply in seen.stacks.items()}
     for rank, (endpoint, body) in (given | {rank: (one.endpoint, one.body) for rank, one in seen.late.items()}).items():
         try:
@@ -158,11 +187,13 @@ def evidence_of(seen: Seen) -> Evidence:
         _table(seen),
         stacks,
         seen.failed,
+        degraded,
+        no_dump,
         places,
         seen.world_size,
         moved=frozenset(seen.moved),
         live=True,
-        silent=running(seen),
+        silent=frozenset(seen.running & seen.failed.keys()),
         left=frozenset(seen.left),
         kept=_kept(seen),
         unread=unread,
@@ -171,13 +202,11 @@ def evidence_of(seen: Seen) -> Evidence:
     )
 
 
-def running(seen: Seen) -> frozenset[int]:
-    """Return the ranks that gave nothing in time although their processes run on this host."""
-    return frozenset(
-        rank
-        for one, rank in seen.slow.items()
-        if rank is not None and rank in seen.failed and not one.node and running_listener(one) is not None
-    )
+def _stacks_of(one: Unable, reader: StackReader) -> Stacks | None:
+    try:
+        return None if one.stacks is None else reader.read(one.stacks.body)
+    except ValueError:
+        return None  # the verdict does without
 
 
 def _table(seen: Seen) -> Trace:
@@ -191,34 +220,57 @@ def _table(seen: Seen) -> Trace:
 
 def _kept(seen: Seen) -> list[Kept]:
     """Return what each worker gave, as `torchctl collect` would have entered it, and why others gave nothing."""
-    found = []
-    for rank, sight in sorted(seen.sights.items()):
-        info = sight.info
-        entry = Entry(str(seen.endpoints[rank]), rank, info.pid, info.host, info.job_id, seen.world_size)
-        entry.start_time, entry.moved = info.start_time, rank in seen.moved
-        answers = {
-            # The first is the answer to a request for NCCL's recorder, whichever it is of.
-            GENERIC_TRACE if number else TRACE: Answer(
-                trace.body, trace.answered_ns / 1e9, trace.recorder == GENERIC_RECORDER
-            )
-            for number, trace in enumerate(sight.traces)
-        }
-        if rank in seen.stacks:
-            answers[STACKS] = Answer(seen.stacks[rank].body, seen.stacks[rank].answered_at)
-        elif rank in seen.no_stacks:
-            entry.failures[STACKS] = seen.no_stacks[rank]
-        found.append(Kept(entry, answers))
-    for rank, late in sorted(seen.late.items()):
-        place = late.place
-        entry = Entry(
-            str(late.endpoint), rank, place.pid, place.host, world_size=seen.world_size, degraded=late.outside
-        )
-        entry.moved = False
-        found.append(Kept(entry, {STACKS: Answer(late.body, late.answered_at)}))
-    silent = running(seen)
+    found = [_of_sight(seen, rank, sight) for rank, sight in sorted(seen.sights.items())]
+    found += [_of_late(seen, rank, late) for rank, late in sorted(seen.late.items())]
     for rank, reason in sorted(seen.failed.items()):
-        failures = {TRACE: reason, STACKS: reason}
+        if rank in seen.unable:
+            found.append(_of_unable(seen, rank, seen.unable[rank]))
+            continue
+        failures = dict.fromkeys((INFO, TRACE, STACKS), reason)
         entry = Entry(seen.silent[rank], rank, world_size=seen.world_size, failures=failures)
-        entry.left, entry.moved, entry.silent = rank in seen.left, rank in seen.moved, rank in silent
+        entry.left, entry.moved, entry.silent = rank in seen.left, rank in seen.moved, rank in seen.running
+        entry.host, entry.pid = seen.lost[rank].host, seen.lost[rank].pid
         found.append(Kept(entry, {}))
     return found
+
+
+def _of_sight(seen: Seen, rank: int, sight: Sight) -> Kept:
+    entry = Entry(str(seen.endpoints[rank]), rank, sight.info.pid, world_size=seen.world_size)
+    answers: dict[str, Answer] = {}
+    if sight.reply is not None:
+        answers[INFO] = take_reply(entry, INFO, sight.reply)
+    # The first is the answer to a request for NCCL's recorder, whichever it is of.
+    for number, trace in enumerate(sight.traces):
+        only = not number and trace.recorder == GENERIC_RECORDER
+        answers[GENERIC_TRACE if number else TRACE] = Answer(trace.body, trace.answered_ns / 1e9, only)
+    if not sight.traces:
+        entry.failures[TRACE] = sight.no_trace
+    if rank in seen.stacks:
+        answers[STACKS] = take_reply(entry, STACKS, seen.stacks[rank])
+    elif rank in seen.no_stacks:
+        entry.failures[STACKS] = seen.no_stacks[rank]
+    entry.moved = rank in seen.moved
+    return Kept(entry, answers)
+
+
+def _of_late(seen: Seen, rank: int, late: LateStacks) -> Kept:
+    entry = Entry(str(late.endpoint), rank, late.place.pid, late.place.host, world_size=seen.world_size, moved=False)
+    entry.degraded, entry.silent = late.outside, late.outside is not None
+    entry.failures = dict.fromkeys((INFO, TRACE), seen.late_why[rank])
+    return Kept(entry, {STACKS: Answer(late.body, late.answered_at)})
+
+
+def _of_unable(seen: Seen, rank: int, one: Unable) -> Kept:
+    entry = Entry(str(one.endpoint), rank, world_size=seen.world_size, moved=rank in seen.moved)
+    take_identity(entry, one.identity)
+    answers: dict[str, Answer] = {}
+    if one.sight is not None and one.sight.reply is not None:
+        answers[INFO] = take_reply(entry, INFO, one.sight.reply)
+    if one.stacks is not None:
+        answers[STACKS] = take_reply(entry, STACKS, one.stacks)
+    else:
+        entry.failures[STACKS] = one.no_stacks or seen.failed[rank]
+    # Whatever it has come to meanwhile: this is what the verdict was made of.
+    entry.degraded, entry.since = one.identity.degraded, one.identity.since
+    entry.failures[TRACE] = seen.failed[rank]
+    return Kept(entry, answers)

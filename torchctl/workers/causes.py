@@ -161,6 +161,11 @@ def running_listener(endpoint: Endpoint) -> int | None:
     return None if pid is None or sample(pid, []).state in STANDS_STILL else pid
 
 
+def still_runs(endpoint: Endpoint, error: WorkerError | None) -> bool:
+    """Whether a worker has let the time pass although its process of this host runs: slow or held, but not lost."""
+    return is_late(error) and not endpoint.node and running_listener(endpoint) is not None
+
+
 def stands_still(endpoint: Endpoint) -> bool:
     """Whether a worker's process of this host has ended or is stopped: it will not answer, however long one waits."""
     pid = pid_of(endpoint)

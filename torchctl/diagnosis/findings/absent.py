@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchctl.diagnosis.findings.court import Court, Unclear
-from torchctl.diagnosis.findings.words import call_words, group_words, ranks_of, verb
+from torchctl.diagnosis.findings.court import Court, Unclear, unrecorded
+from torchctl.diagnosis.findings.words import (
+    call_words,
+    group_words,
+    moment,
+    place_words,
+    ranks_of,
+    unable_words,
+    verb,
+)
 from torchctl.diagnosis.model import Confidence, Finding, Kind
 from torchctl.diagnosis.waits.activity import Doing
 from torchctl.diagnosis.waits.waiting import Node
@@ -23,12 +31,14 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
         clear = all(court.proofs.doing(rank) in (Doing.OWN_CODE, None) for rank in ranks)
         if is_p2p and len(ranks) > 1 and not clear:
             return Unclear(
-                f"{ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in send or recv, which leaves no entry;"
+                f"{ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in send or recv,"
+                f" {unrecorded(court, waiting, 'send or recv')};"
                 f" {ranks_of(ranks)} {verb(ranks, 'is', 'are')} in none, and it cannot be determined which of"
                 " them they wait for"
             )
         evidence.append(
-            f"the stacks of {ranks_of(waiting)} are inside torch.distributed's {what}, which leaves no entry"
+            f"the {verb(waiting, 'stack', 'stacks')} of {ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside"
+            f" torch.distributed's {what}, {unrecorded(court, waiting, what)}"
         )
     for rank in ranks[:8]:
         evidence += _of_absent(court, rank, operation)
@@ -56,14 +66,38 @@ def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Uncle
         return Unclear(
             f"there is no data from {ranks_of(not_found)}, and others wait in {what}: include their hosts or dumps"
         )
-    evidence = [f"rank {rank}: {_reason(court, rank)}" for rank in ranks[:8]]
-    reason = _reason(court, ranks[0]) if len(ranks) == 1 else evidence[0]
     silent = court.proofs.evidence.silent.issuperset(ranks)
-    says = f"{verb(ranks, 'does', 'do')} not answer" if silent else f"{verb(ranks, 'is', 'are')} lost"
-    summary = f"{ranks_of(ranks)} {says}: {reason}; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in {what}"
+    summary = f"{_loss(court, ranks)}; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in {what}"
+    evidence = [fact for rank in ranks[:8] for fact in _of_lost(court, rank)]
+    location = next((found.location for rank in ranks if (found := court.proofs.from_outside.get(rank))), None)
     # Whose process runs may be slow alone, and be in the operation with the others.
     confidence: Confidence = "likely" if not silent and (len(ranks) == 1 or not not_found) else "possible"
-    return Finding("rank_lost", confidence, summary, tuple(ranks), waiting, group, collective, None, evidence)
+    return Finding("rank_lost", confidence, summary, tuple(ranks), waiting, group, collective, location, evidence)
+
+
+def _loss(court: Court, ranks: Sequence[int]) -> str:
+    """Return that ranks are lost, or do not answer, and why: each reason once."""
+    degraded = court.proofs.evidence.degraded
+    unable = degraded.keys() >= set(ranks)
+    reasons = [degraded[rank].why if unable else _reason(court, rank) for rank in ranks]
+    reason = reasons[0] if len(set(reasons)) == 1 else f"rank {ranks[0]}: {reasons[0]}"
+    if unable:
+        return unable_words(ranks, reason)
+    silent = court.proofs.evidence.silent.issuperset(ranks)
+    says = f"{verb(ranks, 'does', 'do')} not answer" if silent else f"{verb(ranks, 'is', 'are')} lost"
+    return f"{ranks_of(ranks)} {says}: {reason}"
+
+
+def _of_lost(court: Court, rank: int) -> list[str]:
+    """Return why there is nothing usable from a rank, since when, and where it is by a look from outside."""
+    facts = [f"rank {rank}: {_reason(court, rank)}"]
+    degraded = court.proofs.evidence.degraded.get(rank)
+    if degraded is not None and degraded.since is not None:
+        facts.append(f"rank {rank} has not answered since {moment(degraded.since)}")
+    activity = court.proofs.from_outside.get(rank)
+    if activity is not None and activity.location is not None:
+        facts.append(f"rank {rank} is in {place_words(activity.location)}, read from outside")
+    return facts
 
 
 def _reason(court: Court, rank: int) -> str:
@@ -89,7 +123,7 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
         if rank in op.skipped:
             facts.append(f"rank {rank} went past sequence id {op.seq} of {where} without entering it")
         elif window is None:
-            facts.append(f"rank {rank} has no recorded operation of {where}")
+            facts.append(_without_window(court, rank, where))
         else:
             facts.append(f"rank {rank}: the last sequence id of {where} is {window[1]}, the others are in {op.seq}")
     elif operation.kind == "pair":
@@ -98,8 +132,7 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
         facts.append(f"rank {rank} has no recorded {end} that matches rank {pair.rank}'s open {other}")
     activity = court.proofs.activity.get(rank)
     if activity is not None and activity.location is not None:
-        at = activity.location
-        facts.append(f"rank {rank} is in {at.function}, {at.file}:{at.line}")
+        facts.append(f"rank {rank} is in {place_words(activity.location)}")
     if activity is None:
         facts += _last_seen(court, rank)
     for op in court.waits.open.passing:
@@ -109,6 +142,14 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
                 f" which {ranks_of(sorted(op.done))} {verb(sorted(op.done), 'has', 'have')} finished"
             )
     return facts
+
+
+def _without_window(court: Court, rank: int, where: str) -> str:
+    """Return why nothing of a group is known from a rank's dump."""
+    if rank in court.trace.ranks:
+        return f"rank {rank} has no recorded operation of {where}"
+    why = court.proofs.evidence.no_dump.get(rank)
+    return f"rank {rank} left no dump" + (f": {why}" if why else "")
 
 
 def _last_seen(court: Court, rank: int) -> list[str]:

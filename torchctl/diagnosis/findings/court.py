@@ -20,6 +20,8 @@ from torchctl.flightrec.decoding.dump import Frame
 from torchctl.flightrec.table.trace import NO_SEQ, NO_TIME, Group, Trace
 from torchctl.flightrec.view.userframe import nearest_frame
 
+_NO_ENTRY = ("send or recv", "monitored_barrier", "init_process_group", "new_group")  # as activities name them
+
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
@@ -132,6 +134,13 @@ class Court:
             first = int(times.min()) if len(times) else 1 << 62
             found = self._entered[node] = (first, -len(rows), node.number)
         return found
+
+
+def unrecorded(court: Court, ranks: Iterable[int], call: str) -> str:
+    """Return why no dump shows the operation that ranks are in by their stacks; read after the call."""
+    if not any(rank in court.trace.ranks for rank in ranks):
+        return "and there is no dump from them"
+    return "which leaves no entry" if call in _NO_ENTRY else "which their dumps do not show"
 
 
 def name_of(group: Group) -> GroupName:

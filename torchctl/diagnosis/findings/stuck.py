@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchctl.diagnosis.findings.court import Court, Unclear
+from torchctl.diagnosis.findings.court import Court, Unclear, unrecorded
 from torchctl.diagnosis.findings.words import call_words, group_words, ranks_of, verb
 from torchctl.diagnosis.model import Confidence, Finding
 from torchctl.diagnosis.waits.waiting import Node
@@ -45,6 +45,6 @@ def nobody_left(court: Court, node: Node) -> Unclear:
     """Say that all are in an operation that leaves no entry, so that no one differs from the rest."""
     waiting = court.waiting([node], ())
     return Unclear(
-        f"{ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside torch.distributed's {node.name}, which leaves"
-        " no entry, and no rank is in its own code"
+        f"{ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside torch.distributed's {node.name},"
+        f" {unrecorded(court, waiting, node.name)}; no rank whose stack is known is in its own code"
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
-from torchctl.diagnosis.model import Collective, GroupName
+from torchctl.diagnosis.model import Collective, GroupName, Location
 from torchctl.flightrec.table.trace import Group
 from torchctl.ranks import few_ranks
 
@@ -18,6 +19,11 @@ def ranks_of(ranks: Sequence[int]) -> str:
 
 def verb(ranks: Sequence[int], one: str, many: str) -> str:
     return one if len(ranks) == 1 else many
+
+
+def unable_words(ranks: Sequence[int], why: str) -> str:
+    """Return "ranks 1-2 cannot answer for themselves: interpreter lock held"."""
+    return f"{ranks_of(ranks)} cannot answer for {verb(ranks, 'itself', 'themselves')}: {why}"
 
 
 def group_words(group: GroupName | Group | None) -> str:
@@ -36,6 +42,16 @@ def call_words(collective: Collective | None, group: GroupName | None) -> str:
         return collective.op
     counter = "point-to-point sequence id" if collective.is_p2p else "sequence id"
     return f"{collective.op} ({counter} {collective.seq_id} of {group_words(group)})"
+
+
+def place_words(at: Location) -> str:
+    """Return "next_batch, load.py:19"."""
+    return f"{at.function}, {at.file}:{at.line}"
+
+
+def moment(seconds: float) -> str:
+    """Return a time since the epoch as "2026-11-26 18:07:54 UTC"."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def joined(parts: Iterable[str]) -> str:

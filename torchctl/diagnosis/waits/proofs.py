@@ -30,6 +30,7 @@ class Proofs:
 
     Attributes:
         activity: what each rank with stacks is doing.
+        from_outside: what each rank whose sentinel answers was doing when its stacks were read.
         moved: ranks whose recorder went on between two looks; empty after one look alone.
         windows: what each rank's ring shows of each group.
         stale: ranks whose dump is older than others'.
@@ -40,6 +41,7 @@ class Proofs:
 
     evidence: Evidence
     activity: dict[int, Activity]
+    from_outside: dict[int, Activity]
     moved: frozenset[int]
     windows: Windows
     stale: frozenset[int]
@@ -105,6 +107,7 @@ def proofs_of(evidence: Evidence) -> Proofs:
     return Proofs(
         evidence=evidence,
         activity=evidence.activities(),
+        from_outside=evidence.activities_from_outside(),
         moved=evidence.moved or frozenset(),
         windows=windows,
         stale=stale,

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from torchctl.errors import TorchctlError
-from torchctl.manifest import Entry, read_manifest
+from torchctl.manifest import Entry, present_of, read_manifest
 
 
 def former_files(paths: Iterable[str]) -> tuple[set[str], list[str]]:
@@ -49,7 +49,7 @@ def _replaced(folder: str, rank: int, entries: list[Entry]) -> Iterator[tuple[En
         )
     if not kept:
         return
-    present = max(enumerate(kept), key=lambda pair: (pair[1].start_time or 0.0, pair[0]))[1]
+    present = present_of(entries)
     for entry in entries:
         if entry is present:
             continue

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torchctl.errors import NoSuchHandlerError, NotAWorkerError
 from torchctl.protocol.info import SCHEMA_PREFIX
 from torchctl.workers.ask.question import Asking, Question
+from torchctl.workers.ask.reply import Reply
 from torchctl.workers.ask.request import handler_request
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
@@ -48,7 +49,14 @@ class WorkerInfo:
 @relayed("info")
 @Question
 def ask_info(endpoint: Endpoint) -> Asking[WorkerInfo]:
-    """Return who a worker is; torch's own server, which has no `info`, is asked for a ping.
+    """Return who a worker is; as `info_and_reply`."""
+    return (yield from info_and_reply(endpoint))[0]
+
+
+def info_and_reply(endpoint: Endpoint) -> Asking[tuple[WorkerInfo, Reply | None]]:
+    """Return who a worker is, and its answer to `info` as it came.
+
+    torch's own server, which has no `info`, is asked for a ping, and there is no such answer.
 
     Raises:
         WorkerError: no answer; NotAWorkerError for an answer of another form.
@@ -57,7 +65,7 @@ def ask_info(endpoint: Endpoint) -> Asking[WorkerInfo]:
         reply = yield handler_request("info", max_bytes=_MAX_BYTES)
     except NoSuchHandlerError:
         reply = yield handler_request("ping", max_bytes=_MAX_BYTES)
-        return WorkerInfo(rank=reply.rank, pid=reply.pid)
+        return WorkerInfo(rank=reply.rank, pid=reply.pid), None
     try:
         document = json.loads(reply.body)
         if not str(document["schema"]).startswith(SCHEMA_PREFIX):
@@ -66,7 +74,8 @@ def ask_info(endpoint: Endpoint) -> Asking[WorkerInfo]:
         raise NotAWorkerError(
             "answered `info` in an unexpected form", endpoint=str(endpoint), rank=reply.rank
         ) from error
-    return replace(_checked(document), degraded=reply.identity.degraded, since=reply.identity.since)
+    info = replace(_checked(document), degraded=reply.identity.degraded, since=reply.identity.since)
+    return info, reply
 
 
 def _checked(document: dict[str, Any]) -> WorkerInfo:

@@ -11,12 +11,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torchctl.errors import DegradedError, HandlerError, NoSuchHandlerError
+from torchctl.errors import HandlerError, NoSuchHandlerError
 from torchctl.workers.ask.question import Asking, Question
+from torchctl.workers.ask.reply import Reply
 from torchctl.workers.ask.request import handler_request
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
-from torchctl.workers.questions.info import WorkerInfo, ask_info
+from torchctl.workers.questions.info import WorkerInfo, info_and_reply
 from torchctl.workers.questions.recorders import RawTrace, both_counters, both_digests, both_traces
 
 
@@ -26,12 +27,21 @@ class Sight(NamedTuple):
     Attributes:
         moving: anything that compares: different at two looks, the worker has gone on in between.
         traces: one per recorder; none at the first look.
+        no_trace: why there is none at a later one.
+        reply: the answer to `info`; None from torch's own server.
     """
 
     rank: int | None
     info: WorkerInfo
-    moving: Any
+    moving: Any = None
     traces: tuple[RawTrace, ...] = ()
+    no_trace: str = ""
+    reply: Reply | None = None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether its sentinel has answered in its place."""
+        return self.info.degraded is not None
 
 
 def sight_question(kind: str) -> Question[Sight]:
@@ -46,20 +56,21 @@ def sight_question(kind: str) -> Question[Sight]:
     @Question
     def sight(endpoint: Endpoint) -> Asking[Sight]:
         traces: tuple[RawTrace, ...] = ()
+        no_trace = ""
         try:
             if kind == "digest":
                 traces = yield from _digests()
             elif kind != "counters":
                 traces = yield from both_traces(frames=kind == "frames")
-        except HandlerError:  # no recorder in this torch, or a process without a server: its stacks are left
-            traces = ()
+        except HandlerError as error:  # no recorder in this torch, or a process without a server: stacks are left
+            no_trace = error.detail
         # After the traces: counters that stand still from before until here say that the traces are of one moment.
-        info = yield from ask_info.ask(endpoint)
+        info, reply = yield from info_and_reply(endpoint)
+        rank = info.rank if info.rank is not None else endpoint.rank
         if info.degraded is not None:
-            words = f"cannot answer for itself: {info.degraded}"
-            raise DegradedError(words, endpoint=str(endpoint), rank=info.rank)
+            return Sight(rank, info, reply=reply)
         moving = yield from _moving(info)
-        return Sight(info.rank if info.rank is not None else endpoint.rank, info, moving, traces)
+        return Sight(rank, info, moving, traces, no_trace, reply)
 
     sight.name, sight.arguments = "sight", {"kind": kind}
     return sight
