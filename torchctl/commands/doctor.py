@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     "--timeout",
     type=Seconds(),
     default=protocol.DEFAULT_TIMEOUT_S,
-    show_default=True,
     help="Time limit for its server's answer and for py-spy.",
 )
 def command(pid: int | None, path: str | None, timeout: float, output_format: str, json: bool) -> None:

@@ -21,9 +21,10 @@ GROUPS = (OWN, WORKERS, HOSTS, SECURITY, LIMITS, STORE, OUTPUT)  # in the order 
 
 
 class GroupedOption(click.Option):
-    """An option that several commands share, listed under a heading of its group."""
+    """An option that several commands share, listed under a heading of its group, with its default if it has one."""
 
     def __init__(self, *names: Any, group: str, **settings: Any) -> None:
+        settings.setdefault("show_default", bool(settings.get("default")))
         super().__init__(*names, **settings)
         self.group = group
 

@@ -84,7 +84,6 @@ _TARGETS = [
         "--prefix",
         metavar="NS",
         default=protocol.STORE_PREFIX,
-        show_default=True,
         help="The prefix of their keys.",
     ),
     shared_option(
@@ -113,7 +112,6 @@ _TARGETS = [
         callback=_checked_via,
         metavar="COMMAND",
         default="ssh",
-        show_default=True,
         help="ssh, or a command with {host} in it.",
     ),
     shared_option(
@@ -121,7 +119,6 @@ _TARGETS = [
         "--remote",
         metavar="PATH",
         default="torchctl",
-        show_default=True,
         help="The path of torchctl there.",
     ),
     shared_option(
@@ -154,7 +151,6 @@ _TARGETS = [
         "timeout_s",
         type=Seconds(),
         default=protocol.DEFAULT_TIMEOUT_S,
-        show_default=True,
         help="Time limit for the whole command.",
     ),
     shared_option(
@@ -221,7 +217,6 @@ def format_options() -> list[Callable[[F], F]]:
             "output_format",
             type=click.Choice(["table", "json"]),
             default="table",
-            show_default=True,
             help="The format of stdout.",
         ),
         shared_option(OUTPUT, "--json", is_flag=True, help="Short for --format json."),
