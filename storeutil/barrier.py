@@ -1,9 +1,9 @@
-"""The barrier: every rank waits until `world_size` have come, on torch's own keys.
+"""The barrier: every rank waits until `world_size` have arrived, on torch's own keys.
 
-How this works: arriving is one `add` on a counter; the rank that brings it to `world_size` sets the key that all
-wait for. On a store that cannot look (no `check`) the operations are torch's, one for one. On any other
-store the wait is cut into slices; a rank still waiting after the first slice leaves its trace, so that an
-operator can see who has arrived while it lasts, and a timeout ends in one report for all (`tracing`).
+How this works: arriving is one `add` on a counter; the rank that brings it to `world_size` sets the key that all wait
+for. On a store without `check` the operations are exactly torch's. On any other store the wait is cut into slices; a
+rank still waiting after the first slice leaves its trace, so that an operator can see who has arrived during the wait,
+and a timeout ends in one report for all (`tracing`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def barrier(
     Args:
         barrier_timeout: seconds for the whole wait.
         rank: ours; makes the arrival traceable, and a timeout name the missing ranks.
-        rank_tracing_decoder: turns a rank into a text that says more, a host name perhaps; needs `rank`.
+        rank_tracing_decoder: turns a rank into a more informative text, such as a host name; needs `rank`.
         trace_timeout: seconds, after the timeout, for finding out who is missing. The report comes earlier
             when all who have arrived have left their trace.
 
     Raises:
-        DistStoreError: the timeout; its text names the missing ranks where `rank` is given.
+        DistStoreError: the timeout; its text names the missing ranks if `rank` is given.
         DistNetworkError: the store was lost.
         ValueError: a decoder without a rank.
 
@@ -117,7 +117,7 @@ def _least_barrier(
     decoder: Decoder | None,
     trace_timeout: float,
 ) -> None:
-    """The barrier with torch's operations and no other, for a store that cannot look."""
+    """The barrier with torch's operations only, for a store without `check`."""
     with store_timeout(store, barrier_timeout):
         last_key = arrive(store, world_size, key_prefix)
         try:

@@ -1,10 +1,10 @@
 """Who is missing at a barrier that timed out: computed by one of the waiting ranks, shown by all.
 
-How this works: every waiting rank leaves a trace key. At the timeout each reads how many have arrived and
-adds to a key named after that number; the first one computes the report and publishes it, the others wait
-for it. A rank that arrives in between changes the number, so a report is never read by someone for whom it
-is stale. If the reporter dies, the others choose a second one after `trace_timeout` and half a second. Rank
-0 opens torch's own gate as well, so that ranks inside torch's function hear of it.
+How this works: every waiting rank leaves a trace key. At the timeout each reads how many have arrived and adds to a key
+named after that number; the first one computes the report and publishes it, the others wait for it. A rank that arrives
+in between changes the number, so no rank ever reads a report that is stale for it. If the reporter dies, the others
+choose a second one after `trace_timeout` and half a second. Rank 0 opens torch's own gate as well, so that ranks inside
+torch's function learn of it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class MissingRanks:
         """Return the report that a peer published.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a report.
         """
         try:
             raw = json.loads(data)
@@ -104,7 +104,7 @@ def missing_ranks(
         trace_timeout_s: how long to wait for the traces of ranks that have arrived.
 
     Returns:
-        None when neither of two reporters came up with one.
+        None if neither of two reporters produced one.
     """
     arrived = read_counter(store, key_prefix + NUM_MEMBERS)
     report_key = f"{key_prefix}{REPORT}{arrived}"

@@ -1,12 +1,12 @@
 """The worker's side of its sentinel: start it, hand over, answer its probes, say goodbye.
 
-How this works: all of it runs on the accepting thread of the server, in whose `poll` the companion takes part, so
-there is neither a thread nor a wake-up more. The thread starts the sentinel detached (see `launch`) with the name of a
-private socket on its command line, and goes on accepting. When the sentinel knocks there and is found to be a process
-of our own user, it gets the listening sockets and the shared page over that connection, which stays as the link
-between both: a probe comes on it, and its end is noticed on both sides (see `link`). A sentinel that dies is not
-started again: the one who killed it may have had a reason, and a loop of starts would hurt. The servers of a process
-have one sentinel (see `sharing`).
+How this works: all of it runs on the accepting thread of the server, whose `poll` the companion shares, so there is no
+extra thread and no extra wake-up. The thread starts the sentinel detached (see `launch`) with the name of a private
+socket on its command line, and keeps accepting. When the sentinel connects there and proves to be a process of our own
+user, it gets the listening sockets and the shared page over that connection, which stays open as the link between the
+two: probes arrive on it, and both sides notice when it closes (see `link`). A sentinel that dies is not started again:
+someone may have killed it for a reason, and a loop of starts would hurt. All servers of a process share one sentinel
+(see `sharing`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Companion:
         self._give_up_lost()
         if not self._started:
             self._started = True
-            with contextlib.suppress(Exception):  # no process, no memory: the server goes on without
+            with contextlib.suppress(Exception):  # no process, no memory: the server runs without one
                 self._start()
         if self._page is not None:
             self._page.words.set_thread(threading.get_native_id())
@@ -91,7 +91,7 @@ class Companion:
                 self._let_in(door, page)
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except Exception:  # no descriptor is left, say: the server goes on without
+            except Exception:  # no descriptor is left, say: the server runs without one
                 poll.unregister(door)
                 self._close_door()
                 return
@@ -128,7 +128,7 @@ class Companion:
         self._let_go_of_page()
 
     def _give_up_lost(self) -> bool:
-        """Let go, untouched, of what the trainer has closed; return whether nothing is lost."""
+        """Give up, untouched, what the trainer has closed; return whether nothing is lost."""
         there = [one.is_there() for one in (self._door, self._place.link) if one is not None]
         return all(there)
 
@@ -140,7 +140,7 @@ class Companion:
         self._place.wait(self._door.name)
 
     def _let_in(self, door: Door, page: SharedPage) -> None:
-        """Hand over to the sentinel that knocks, and keep the link."""
+        """Hand over to the sentinel that connects, and keep the link."""
         link = door.open()
         if link is None:
             return

@@ -1,10 +1,10 @@
 """What happens to the servers when the trainer forks, as data loaders do.
 
-How this works: before the fork the accepting threads end, and in the parent they start again: an idle server
-then adds no thread to the process at the moment of the fork, and no lock of it can be held in the child. The child
-closes the descriptors that it inherited, so that a data loader which outlives its trainer does not keep the socket
-alive, and serves nothing. Threads of connections that are being served stay: they end by themselves, and someone is
-asking just then. What Python may say of all that is `forkwarning`'s business.
+How this works: before the fork the accepting threads end, and in the parent they start again: so an idle server adds no
+thread to the process at the moment of the fork, and none of its locks can be held in the child. The child closes the
+descriptors that it inherited, so that a data loader which outlives its trainer does not keep the socket alive, and
+serves nothing. Threads that serve a connection stay: they end by themselves, and a client is waiting for them. What
+Python may say about all that is the business of `forkwarning`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def watch(server: Forkable) -> None:
 
 
 def forget(server: Forkable) -> None:
-    """Take no further part."""
+    """Stop taking part."""
     _live.pop(id(server), None)
 
 
@@ -86,7 +86,7 @@ def _own_threads() -> list[int]:
 
 
 def _wait_for_the_kernel(native_ids: list[int]) -> None:
-    """Wait until ended threads are gone for the kernel too: Python counts a thread as ended a moment earlier."""
+    """Wait until ended threads are gone from the kernel too: Python counts a thread as ended a moment earlier."""
     deadline = time.monotonic() + _THREAD_END_TIMEOUT_S
     while time.monotonic() < deadline and any(os.path.exists(f"/proc/self/task/{number}") for number in native_ids):
         time.sleep(0.0002)

@@ -1,7 +1,7 @@
-"""The private socket between a server and the sentinel: the door at which it knocks, and the link that this becomes.
+"""The private socket between a server and the sentinel: the door where it connects, and the link that this becomes.
 
-How this works: both are ours only as long as the trainer lets them be (see `ownership`). One that the trainer has
-closed is given up where `is_there` is asked, and has no number from then on.
+How this works: both stay ours only as long as the trainer leaves them alone (see `ownership`). One that the trainer has
+closed is given up when `is_there` finds that out, and has no number from then on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PROBE_BYTES = 64
 
 
 class Door:
-    """Listens at an abstract name that the kernel makes up.
+    """Listens at an abstract name that the kernel chooses.
 
     Attributes:
         name: without the NUL that marks it as abstract.
@@ -50,7 +50,7 @@ class Door:
         return self._own.give_up_lost()
 
     def open(self) -> Link | None:
-        """Let in who knocks; None for another user's process, which has guessed the name: ours may still come.
+        """Accept a connection; None for another user's process, which has guessed the name: ours may still come.
 
         Raises:
             OSError: the other side has left (BlockingIOError, ConnectionAbortedError), or no descriptor is left.
@@ -88,7 +88,7 @@ class Link:
         return self._own.give_up_lost()
 
     def hand_over(self, description: handover.Handover, descriptors: list[int]) -> None:
-        """Hand over what the sentinel serves with; the link waits for nothing from then on.
+        """Hand over what the sentinel needs to serve; the link never blocks from then on.
 
         Raises:
             OSError: the sentinel is gone.

@@ -1,9 +1,9 @@
 """Registers in a job's TCPStore where this worker's server listens, under the key that torch's debug server uses.
 
-How this works: a daemon thread waits until torch.distributed is initialised, which means that the store is up and
-torch loaded. It checks that the store's port answers in the store's own protocol first, since torch's client would
-wait forever, and noisily, for something else that listens there. The key is written by compare_set: an address that
-still answers is never overwritten, one from before a restart is. Whatever fails, the trainer hears nothing of it.
+How this works: a daemon thread waits until torch.distributed is initialised, which means that the store is up and torch
+is loaded. It checks that the store's port answers in the store's own protocol first, since torch's client would wait
+forever, and noisily, for something else that listens there. The key is written by compare_set: an address that still
+answers is never overwritten; one from before a restart is. If anything fails, the trainer does not notice.
 
 Source: torch/distributed/debug/__init__.py and _store.py (torch 2.13) for the key and its value.
 """
@@ -62,14 +62,14 @@ class Registration:
             self._thread.join(protocol.SHUTDOWN_TIMEOUT_S)
 
     def resume(self) -> None:
-        """Wait on, unless it is over."""
+        """Keep waiting, unless it is over."""
         if not self._over and (self._thread is None or not self._thread.is_alive()):
             self._stopped.clear()
             self._thread = threading.Thread(target=self._work, name="torchctl-register", daemon=True)
             self._thread.start()
 
     def release(self) -> None:
-        """In a forked child: nothing is held."""
+        """In a forked child: hold nothing."""
 
     def _work(self) -> None:
         block_signals()

@@ -1,9 +1,9 @@
-"""One sentinel for all servers of the process: which have a link to it, and which wait for it to come.
+"""One sentinel for all servers of the process: which have a link to it, and which are waiting for it.
 
-How this works: the first server has a sentinel started, and those that come meanwhile wait with it for its link. A
-later one does not start another: its door is named to the sentinel that is there, over any link. So the sentinel
-stays until the last server has said goodbye, and no server depends on another one: where the first that waits gives
-up, the next one has a sentinel started.
+How this works: the first server starts a sentinel, and servers that start in the meantime wait for its link too. A
+later server does not start another: the existing sentinel is given the name of its door, over any link. So the sentinel
+stays until the last server has said goodbye, and no server depends on another: if the first one that waits gives up,
+the next one starts a sentinel.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Place:
         address: of the server; None if its sockets are not shared.
 
     Attributes:
-        link: to the sentinel; None before it has come and after it has gone.
+        link: to the sentinel; None before it is there and after it has gone.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -38,13 +38,13 @@ class Place:
         self._left = False
 
     def wait(self, door: str) -> None:
-        """Have a sentinel come.
+        """Get a sentinel.
 
         Args:
-            door: name of the socket at which it is to knock.
+            door: name of the socket that it must connect to.
 
         Raises:
-            OSError: none can be started.
+            OSError: it cannot be started.
         """
         self._door = door
         with _lock:
@@ -56,7 +56,7 @@ class Place:
         launch.start(door)
 
     def enter(self, link: Link, page: Page) -> bool:
-        """Take the link that has been made; False when the place has been left meanwhile.
+        """Take the new link; False if this place has been given up in the meantime.
 
         Args:
             page: for the steps that are reported from now on.

@@ -1,8 +1,8 @@
-"""A signal upon which the interpreter writes all stacks into a memfd, prepared for when the lock cannot be had.
+"""A signal that makes the interpreter write all stacks into a memfd, for when the lock is held.
 
 How this works: `faulthandler.register` needs no interpreter lock when the signal comes. SIG_IGN is installed first, so
-that the signal does nothing, rather than kill, once the handler is taken back. Only a real-time signal that no one
-uses is taken, and only from the main thread, since Python installs handlers nowhere else. The signal is blocked in
+that once the handler is removed the signal is ignored instead of killing the process. Only a real-time signal that no
+one uses is taken, and only from the main thread, since Python installs handlers only there. The signal is blocked in
 all of our threads but the accepting one, to which the sentinel sends it.
 """
 
@@ -33,7 +33,7 @@ class Dump:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {self.signal})
 
     def close(self) -> None:
-        """Take the handler back and close the memfd, here or in a forked child; the signal is ignored from then on."""
+        """Remove the handler and close the memfd, here or in a forked child; the signal is ignored from then on."""
         faulthandler.unregister(self.signal)
         _taken.discard(self.signal)
         if self.descriptor >= 0:

@@ -1,9 +1,9 @@
 """HTTP in the worker's place: one thread, a few clients, the three questions that can be answered from outside.
 
-How this works: a client is read until its head is complete, answered once, and read on until it closes, so that the
-answer is not lost with what it still sends. Each has one deadline for all that. Stacks take a while: who asks for
-them meanwhile gets the same ones. The rules are the worker's own: `head` says what a request is, and `verdict` whether
-it is served.
+How this works: a client is read until its head is complete, answered once, and then read until it closes, so that the
+answer is not lost with what it still sends. Each client has one deadline for all of that. Stacks take a while: clients
+that ask in the meantime get the same ones. The rules are the worker's own: `head` says what a request is, and `verdict`
+whether it is served.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Desk:
         return min(deadlines + [task.wake for task in self._tasks], default=float("inf"))
 
     def sweep(self, now: float) -> None:
-        """End what has reached its deadline."""
+        """End whatever has reached its deadline."""
         for task in list(self._tasks):
             if now >= task.wake:
                 self._progress(task)

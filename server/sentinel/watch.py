@@ -1,11 +1,11 @@
-"""One server's watch: whether its clients wait in vain, and when to serve in its place.
+"""One server's watch: whether its clients are left waiting, and when to serve in its place.
 
-How this works: the sentinel shares the server's listening sockets. Once a second it looks whether a connection waits
-in their backlog. One that waits at two looks in a row makes it probe the worker over the private link; the worker's
-accepting thread answers by a word in the shared page. No answer within a second, and a reason for it in two looks
-at /proc: then the sentinel accepts and answers, until the worker answers the probe after all. Both ends' sockets
-are non-blocking, so that it does no harm when the other one was quicker. Without a reason it waits: a worker
-whose many threads take turns with the interpreter lock is slow, not stuck. The loop around it is in `loop`.
+How this works: the sentinel shares the server's listening sockets. Once a second it checks for a connection in their
+backlog. If one waits through two checks, it probes the worker over the private link; the worker's accepting thread
+answers with a word in the shared page. If there is no answer within a second, and two looks at /proc show a reason, the
+sentinel accepts and answers until the worker answers the probe after all. Both ends' sockets are non-blocking, so it
+does no harm if the other end was quicker. Without a reason it waits: a worker whose many threads take turns with the
+interpreter lock is slow, not stuck. The loop around it is in `loop`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Watch:
 
     @property
     def has_file(self) -> bool:
-        """Whether it is of a server at a socket file."""
+        """Whether the server listens at a socket file."""
         return any(not rules.is_tcp for rules in self._worker.listeners)
 
     def attend(self, descriptor: int) -> None:
@@ -94,7 +94,7 @@ class Watch:
             self.link.close()
 
     def look(self) -> None:
-        """Look at the backlog, or at the worker that has left a probe unanswered: once a second."""
+        """Check the backlog, or the worker that has not answered a probe: once a second."""
         if self._probed_at is None:
             self._look_at_the_backlog()
         elif self.state.words().answered >= self._probe:
@@ -122,7 +122,7 @@ class Watch:
             pass  # the link's end shows in the poll
 
     def _find_reasons(self, silent_s: float) -> None:
-        """Compare two looks; take over when they tell a reason, or when patience is at its end."""
+        """Compare two looks; take over if they show a reason, or when patience runs out."""
         assert self._before is not None
         now = self._sample(everything=self.state.degraded is None)
         (before, group_before), (after, group_after) = self._before, now
@@ -135,7 +135,7 @@ class Watch:
             for one in self._sockets:
                 self._poll.register(one, select.POLLIN)
         elif not found:
-            found = list(self.state.degraded.reasons)  # it has just stirred; the next look will tell
+            found = list(self.state.degraded.reasons)  # it has just stirred; the next look will show
         if not found:
             thread = after.threads.get(server)
             doing = "is gone" if thread is None else f"is in state {thread.state} {thread.wait}".rstrip()
@@ -152,7 +152,7 @@ class Watch:
         return sample(pid, tids), memory.group_of(pid)
 
     def _hand_back(self) -> None:
-        """The worker answers again: from now on it serves, and we finish what we have accepted."""
+        """The worker answers again: from now on it serves, and we finish what we accepted."""
         if self.state.degraded is not None:
             for one in self._sockets:
                 self._poll.unregister(one)

@@ -44,9 +44,9 @@ def host_store(port: int, timeout_s: float) -> TCPStore:
 
 
 def count_peers(port: int) -> int:
-    """Return how many connections to `port` of this host stand, from the kernel's table.
+    """Return how many connections to `port` of this host are open, from the kernel's table.
 
-    The store itself does not tell. Its own connection to itself counts too.
+    The store itself does not report them. Its own connection to itself counts too.
     """
     wanted = f"{port:04X}"
     peers = 0

@@ -1,8 +1,8 @@
-"""Why a worker of this host is silent: what /proc and the last words say beyond what its socket did.
+"""Why a worker of this host is silent: what /proc and the last words show beyond its socket.
 
-How this works: a socket says only that nothing listens, or that something does and does not answer. Who that is the
-kernel knows: the listener's pid comes with the connection. Two looks at that process a moment apart tell a stopped one
-from one whose interpreter lock is held; a last word says how a dead one died.
+How this works: a socket shows only that nothing listens, or that something listens and does not answer. The kernel
+knows what that is: the listener's pid comes with the connection. Two looks at that process a moment apart distinguish a
+stopped one from one whose interpreter lock is held; a last word says how a dead one died.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def explain_deaths(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
 
 
 def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
-    """Add to the error of each worker that does not answer what its process does, by two looks at it."""
+    """Add what its process does, from two looks at it, to the error of each worker that does not answer."""
     silent = [(one, error) for one, error in failures if is_late(error)]
     known = [(pid, error) for one, error in silent[:_MAX_PROCESSES] if (pid := pid_of(one)) is not None]
     looks = {pid: (sample(pid), group_of(pid)) for pid, _ in known}
@@ -82,7 +82,7 @@ def _doctor(pids: Iterable[int]) -> str:
 
 
 def is_late(error: WorkerError | None) -> bool:
-    """Whether a worker has let the time pass without a word: it may be slow, or never answer."""
+    """Whether a worker has not answered in time: it may be slow, or never answer."""
     return isinstance(error, DeadlineError | BusyError)
 
 
@@ -94,7 +94,7 @@ def last_words() -> list[LastWord]:
 
 
 def _lives(word: LastWord) -> bool:
-    """Whether a process that has said its last word goes on: what its main function raised was caught, say."""
+    """Whether a process that has left its last word still runs: what its main function raised was caught, say."""
     age = age_s(start_ticks(word.pid))
     return age is not None and word.host == os.uname().nodename and time.time() - age < word.died
 
@@ -110,7 +110,7 @@ def death(word: LastWord) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """Return a time of day; with the date where it is not today's."""
+    """Return a time of day, with the date if it is not today's."""
     when, now = time.localtime(seconds), time.localtime()
     return time.strftime("%H:%M:%S" if when[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", when)
 

@@ -1,12 +1,13 @@
 """Thousands of workers at once, on one thread: asyncio's loop, bare sockets, httptools' parser.
 
-How this works: a task per worker connects, sends, and feeds what it reads to llhttp (`httptools`); neither streams nor
-transports stand in between. Measured with 1024 pings beside others (``tests/bench/bench_fanout.py``): this 83 ms,
+How this works: a task per worker connects, sends, and feeds what it reads to llhttp (`httptools`); there are no streams
+or transports in between. Measured with 1024 pings beside others (``tests/bench/bench_fanout.py``): this 83 ms,
 asyncio's protocols with httptools 99 ms, a bare epoll loop 77 ms, aiohttp 390 ms.
 
-One deadline ends everything. At most `jobs` workers are being asked at a time, and waiting in that queue is nobody's
-fault: who was never asked is a `NotAskedError`, not a timeout. While others wait, a worker that stays silent for its
-share of the time hands its turn on and is listened to all the same, so that silent ones cannot starve the rest. Names
+One deadline ends everything. At most `jobs` workers are being asked at a time, and waiting in that queue is not a
+worker's fault: one that was never asked is a `NotAskedError`, not a timeout. While others wait, a worker that stays
+silent for its share of the time gives up its turn, though we still listen to it, so that silent workers cannot starve
+the rest. Names
 are looked up on daemon threads, since a look-up cannot be interrupted and must not outlive the deadline.
 """
 
@@ -92,7 +93,7 @@ class _Worker(Generic[T]):
         self.busy = busy
 
     def late(self) -> WorkerError:
-        """Return the error for no answer until now."""
+        """Return the error for a worker that has not answered yet."""
         cause: Exception = BlockingIOError() if self.busy else TimeoutError()
         return translated(cause, self.endpoint, time.monotonic() - self.began, self.connected)
 

@@ -1,7 +1,7 @@
 """The question for everything that a worker reports: info, stacks, traces, one after the other.
 
-How this works: an earlier run may have had some parts already. They were had from one process, so the worker is asked
-who it is first: a process that has taken its place is asked for everything. The parts already had are part of the
+How this works: an earlier run may already have got some parts. They came from one process, so the worker is first asked
+who it is: a process that has taken its place is asked for everything. The parts we already have are part of the
 question, so that a relay on another host asks exactly what the asking side will play back.
 """
 
@@ -22,14 +22,14 @@ PARTS = (INFO, STACKS, TRACE, GENERIC_TRACE)
 
 
 class Had(NamedTuple):
-    """What an earlier run has had from a worker, and from which process (None if it did not say)."""
+    """What an earlier run got from a worker, and from which process (None if it did not say)."""
 
     pid: int | None
     parts: tuple[str, ...]
 
 
 def read_had(document: Any) -> dict[str, Had]:
-    """Return what was had, by the worker's path on its host, from an errand's arguments.
+    """Return what an earlier run got, by the worker's path on its host, from an errand's arguments.
 
     Raises:
         ValueError, TypeError, AttributeError: they have another form.
@@ -59,7 +59,7 @@ def _relayed_everything(arguments: Mapping[str, Any]) -> Everything:
 def ask_parts(
     had: Had | None, take: Callable[[str, Reply | WorkerError], None], renew: Callable[[], None]
 ) -> Asking[None]:
-    """Ask for the parts one after the other; go on after a failure if anything has been had.
+    """Ask for the parts one after the other; continue after a failure if anything has arrived.
 
     Stacks come before traces, whose first dump takes a process a second; but last on torch's own server, which answers
     traces without the interpreter lock and hangs on stacks. It is known by its missing `info`.
@@ -67,7 +67,7 @@ def ask_parts(
     Args:
         had: from an earlier run; None for nothing.
         take: is given each part's answer, or why there is none.
-        renew: is told that another process answers than the one of which parts were had.
+        renew: is called when a different process answers from the one that sent the earlier parts.
     """
     parts = list(PARTS)
     answering = False
