@@ -65,7 +65,7 @@ class Degraded:
 
     Attributes:
         since: when that was first seen, by its host's clock, in seconds since the epoch; None is not known.
-        stacks: read from outside; None where they could not be.
+        stacks: read from outside; None if they could not be.
     """
 
     why: str

@@ -48,7 +48,7 @@ class Unable:
     """What the sentinel of a worker that cannot answer for itself has said in its place.
 
     Attributes:
-        sight: None where it has not told more than that.
+        sight: None if it has not told more than that.
         stacks: read from outside.
     """
 
