@@ -42,7 +42,7 @@ def test_help_shows_no_range_in_clicks_own_form(name: str) -> None:
 
 @pytest.mark.parametrize("command", ["ping", "diagnose", "collect out"])
 def test_options_for_other_hosts_are_refused_where_no_host_is_named(command: str) -> None:
-    said = "only {} to the hosts of --nodes, and there are none"
+    said = "only {} to hosts that --nodes names, and it names none"
     assert refused(*command.split(), "--remote", "/opt/torchctl") == f"Error: --remote {said.format('applies')}"
     words = [*command.split(), "--via", "srun -w {host}", "--remote", "/opt/torchctl"]
     assert refused(*words) == f"Error: --via and --remote {said.format('apply')}"

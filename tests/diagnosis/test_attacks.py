@@ -143,7 +143,7 @@ def test_dumps_of_a_healthy_pipeline_taken_seconds_apart_are_no_finding() -> Non
     assert (found.healthy, found.findings) == (None, [])
     assert (
         found.verdict
-        == f"Cannot tell: the dump of rank 0 was {_BEFORE}, and what it does since is not known: {_SECOND}."
+        == f"Cannot tell: the dump of rank 0 was {_BEFORE}, and what it has done since is not known: {_SECOND}."
     )
 
 
@@ -158,7 +158,9 @@ def test_dumps_of_a_healthy_job_taken_seconds_apart_are_no_finding(op: str) -> N
     }
     found = look(rows, WORLD)
     assert (found.healthy, found.findings) == (None, [])
-    assert found.unknown == [f"the dumps of ranks 0-2 were {_BEFORE}, and what they do since is not known: {_SECOND}"]
+    assert found.unknown == [
+        f"the dumps of ranks 0-2 were {_BEFORE}, and what they have done since is not known: {_SECOND}"
+    ]
 
 
 def test_dumps_of_a_healthy_job_taken_a_minute_apart_are_no_finding() -> None:

@@ -171,7 +171,7 @@ def test_a_rank_without_a_usable_dump_is_lost_only_when_others_wait_for_it() -> 
     assert told(look(waiting, WORLD)) == [("rank_lost", (3,), (0, 1, 2))]
     done = look({rank: [of("0", 1)] for rank in range(3)}, WORLD)
     assert (done.healthy, done.missing) == (None, [3])
-    assert done.verdict == "Cannot tell: there is nothing from rank 3: include its dump."
+    assert done.verdict == "Cannot tell: there is no data from rank 3: include its dump."
 
 
 def test_a_rank_that_gives_nothing_while_its_process_runs_may_be_slow_alone() -> None:

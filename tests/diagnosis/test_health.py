@@ -9,7 +9,7 @@ def test_health_takes_proof() -> None:
     ended: dict[int, Rows] = {rank: [of("0", 1), of("0", 2)] for rank in range(4)}
     assert look(ended, WORLD).verdict == "Nothing is wrong: no rank waits for another."
     still = look(ended, WORLD, moved=frozenset(), live=True)
-    assert still.verdict.startswith("Cannot tell: all 4 ranks seen have stood still between two looks, and none ")
+    assert still.verdict.startswith("Cannot tell: all 4 ranks seen did not move between two looks, and none ")
     waits = look(ended, WORLD, {rank: inside("store_barrier") for rank in (0, 1)}, moved=frozenset(), live=True)
     assert waits.healthy is None
     moves = look(ended, WORLD, moved=frozenset({0, 1}), live=True)

@@ -53,7 +53,7 @@ def test_a_folders_files_by_rank_and_what_is_wrong_with_one(tmp_path: Path) -> N
         (10, True, ""),
     ]
     assert files.notes == [
-        f"{tmp_path}/node7_pyspy_rank3.txt: ignored, as no rank's: a child of process 4711 (pid 4800)"
+        f"{tmp_path}/node7_pyspy_rank3.txt: ignored, since these are not ranks: a child of process 4711 (pid 4800)"
     ]
 
 

@@ -57,7 +57,7 @@ def test_what_needs_a_server_and_who_is_not_there_are_failures() -> None:
         result = run("ping", "--pid", str(process.pid))
         assert result.exit_code == 4
         assert result.stderr == (
-            f"torchctl: pid {process.pid} is read from outside, which cannot give ping\n"
+            f"torchctl: pid {process.pid} is read from outside, which cannot provide ping\n"
             "  `torchctl traceback`, `ps`, `collect` and `diagnose` can use --pid;"
             " the rest requires a server in the process\n"
         )
@@ -74,7 +74,7 @@ def test_a_process_that_has_a_server_is_not_said_to_have_none(folder: Path) -> N
         result = run("call", "fr_trace_json", "--pid", str(os.getpid()))
     assert result.exit_code == 4
     assert result.stderr == (
-        f"torchctl: pid {os.getpid()} is read from outside, which cannot give fr_trace_json\n"
+        f"torchctl: pid {os.getpid()} is read from outside, which cannot provide fr_trace_json\n"
         f"  the process listens at {folder}/rank3-1.sock: give that with --socket instead of --pid\n"
     )
 

@@ -36,7 +36,7 @@ def _for_nodes(ctx: click.Context, param: click.Parameter, nodes: tuple[tuple[st
     given = [f"--{name}" for name in ("via", "remote") if _is_typed(ctx, name)]
     if given and not hosts and not ctx.resilient_parsing:
         verb = "applies" if len(given) == 1 else "apply"
-        raise click.UsageError(f"{' and '.join(given)} only {verb} to the hosts of --nodes, and there are none", ctx)
+        raise click.UsageError(f"{' and '.join(given)} only {verb} to hosts that --nodes names, and it names none", ctx)
     return hosts
 
 

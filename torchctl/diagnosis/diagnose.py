@@ -87,7 +87,7 @@ def _without_evidence(evidence: Evidence, seen: Sequence[int]) -> list[str]:
         if degraded is not None:
             found.append(unable_words(ranks, degraded.why))
         elif ranks:
-            found.append(f"there is nothing from {ranks_of(ranks)}: {reason}")
+            found.append(f"there is no data from {ranks_of(ranks)}: {reason}")
     return found[:4]
 
 

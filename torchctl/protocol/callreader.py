@@ -43,7 +43,7 @@ def calls_from_text(text: str | bytes) -> Calls:
     try:
         return calls_from_json(json.loads(text))
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def calls_from_json(document: Any) -> Calls:
@@ -162,7 +162,7 @@ def _runs(value: Any) -> tuple[range, ...]:
     total = 0
     for first, last, step in map(_three, _list(value, _MAX_RUNS)):
         if _whole(step) == 0 or _whole(last) < _whole(first):
-            raise ValueError("a run of ranks goes nowhere")
+            raise ValueError("a run of ranks has no step")
         found.append(range(first, last + 1, step))
         total += len(found[-1])
     if total > _MAX_MEMBERS:
@@ -185,13 +185,13 @@ def _list(value: Any, most: int) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError
     if len(value) > most:
-        raise ValueError(f"a list of it has {len(value)} entries, {most} are allowed")
+        raise ValueError(f"a list in it has {len(value)} entries; at most {most} are allowed")
     return value
 
 
 def _three(value: Any) -> list[Any]:
     if len(_list(value, 3)) < 3:
-        raise ValueError("a list of it has fewer than 3 entries")
+        raise ValueError("a list in it has fewer than 3 entries")
     return list(value)
 
 
@@ -207,7 +207,7 @@ def _number(value: Any) -> int | None:
 
 def _whole(value: Any, most: int = _MAX_NUMBER) -> int:
     if _signed(value, most) < 0:
-        raise ValueError("a number of it is negative")
+        raise ValueError("a number in it is negative")
     return int(value)
 
 
@@ -215,7 +215,7 @@ def _signed(value: Any, most: int = _MAX_NUMBER) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError
     if not -most <= value < most:
-        raise ValueError("a number of it is too large")
+        raise ValueError("a number in it is too large")
     return value
 
 

@@ -66,9 +66,9 @@ def _to_find_out(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files
         whose = f"rank{'s' * (len(diagnosis.missing) > 1)} {few_ranks(diagnosis.missing)}"
         return f"include the {'workers' if files is None else 'dumps and stacks'} of {whose}"
     if files is None:
-        return "`torchctl traceback --samples 3` shows which ranks go on"
+        return "`torchctl traceback --samples 3` shows which ranks move"
     if files.stacks:
-        return f"`torchctl traceback {shlex.join(files.stacks)}`; a second set of files shows which ranks go on"
+        return f"`torchctl traceback {shlex.join(files.stacks)}`; a second set of files shows which ranks move"
     return "take dumps and stacks of all ranks"
 
 

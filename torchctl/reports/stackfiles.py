@@ -169,9 +169,9 @@ def _read(
         return [StackFile(path, rank, entry, None, f"has no stacks: {error}")]
     kept = [one for one in processes if not one.aside]
     if aside := [one for one in processes if one.aside]:
-        notes.append(f"{path}: ignored, as no rank's: {_listed(aside)}")
+        notes.append(f"{path}: ignored, since these are not ranks: {_listed(aside)}")
     if not kept:
-        return [StackFile(path, None, None, None, f"holds the stacks of {_listed(aside)}, and of no rank")]
+        return [StackFile(path, None, None, None, f"holds the stacks of {_listed(aside)}, but of no rank")]
     alone = len(kept) == 1
     return [_of_process(path, root, one, rank if alone else None, pattern if alone else None) for one in kept]
 

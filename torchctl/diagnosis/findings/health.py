@@ -24,8 +24,8 @@ def unproven(court: Court) -> list[str]:
         ranks = sorted(proofs.stale)
         return [
             f"the {verb(ranks, 'dump of', 'dumps of')} {ranks_of(ranks)} {verb(ranks, 'was', 'were')} taken before the"
-            f" others', while the job was moving, and what {verb(ranks, 'it does', 'they do')} since is not known:"
-            f" {_MORE}"
+            f" others', while the job was moving, and what {verb(ranks, 'it has', 'they have')} done since is not"
+            f" known: {_MORE}"
         ]
     return _open(court) or _different_ends(court) or _alive(court)
 
@@ -36,10 +36,10 @@ def _stands_still(court: Court) -> str:
     inside = [rank for rank in ranks if proofs.doing(rank) is Doing.COLLECTIVE]
     calls = sorted({proofs.activity[rank].call for rank in inside})
     where = f", {len(inside)} of them in {joined(calls)}" if inside else ""
-    who = "the only rank seen has" if len(ranks) == 1 else f"all {len(ranks)} ranks seen have"
+    who = "the only rank seen did" if len(ranks) == 1 else f"all {len(ranks)} ranks seen did"
     return (
-        f"{who} stood still between two looks{where}, and none shows an operation that it waits in: stacks of the"
-        " same ranks a minute later would show whether they go on"
+        f"{who} not move between two looks{where}, and none shows an operation that it waits in: stacks of the same"
+        " ranks a minute later would show whether they move"
     )
 
 
@@ -60,7 +60,7 @@ def _different_ends(court: Court) -> list[str]:
     seen = set(court.trace.ranks)
     missing = sorted({*range(proofs.evidence.size() or 0)} - {*seen, *proofs.evidence.stacks})
     if missing:
-        return [f"there is nothing from {ranks_of(missing)}: include {verb(missing, 'its dump', 'their dumps')}"]
+        return [f"there is no data from {ranks_of(missing)}: include {verb(missing, 'its dump', 'their dumps')}"]
     if not len(court.trace):
         return []
     for number, group in enumerate(court.trace.groups):
@@ -68,8 +68,7 @@ def _different_ends(court: Court) -> list[str]:
         if len(set(last.values())) > 1:
             behind = sorted(rank for rank, seq in last.items() if seq < max(last.values()))
             return [
-                f"{ranks_of(behind)} {verb(behind, 'has', 'have')} not come as far in {group_words(group)} as the"
-                f" others: {_MORE}"
+                f"{ranks_of(behind)} {verb(behind, 'is', 'are')} behind the others in {group_words(group)}: {_MORE}"
             ]
     return []
 
@@ -80,6 +79,6 @@ def _alive(court: Court) -> list[str]:
         return []
     return [
         f"no operation is open, and {ranks_of(ranks)} {verb(ranks, 'is', 'are')} alive, in"
-        f" {verb(ranks, 'its', 'their')} own code as far as stacks tell: a second set of stacks would show whether"
-        f" {verb(ranks, 'it goes', 'they go')} on"
+        f" {verb(ranks, 'its', 'their')} own code as far as the stacks show: a second set of stacks would show whether"
+        f" {verb(ranks, 'it moves', 'they move')}"
     ]

@@ -49,7 +49,7 @@ def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
         body = _info(identity, start_ticks(endpoint.pid))
     else:
         what = request.handler or "a list of handlers"
-        words = f"is read from outside, which cannot give {what}"
+        words = f"is read from outside, which cannot provide {what}"
         raise HandlerError(words, endpoint=str(endpoint), status=501, hint=_instead(endpoint.pid))
     elapsed = time.monotonic() - began
     now = sample(endpoint.pid, [endpoint.pid])
