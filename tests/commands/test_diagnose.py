@@ -112,7 +112,8 @@ def test_stacks_beside_the_dumps_say_where_the_rank_is(form: str, hung: Path) ->
         (hung / "stacks_rank_2.json").write_text(json.dumps({"schema": "torchctl.stacks/1", "threads": [thread]}))
     (finding,) = verdict(hung)["findings"]
     assert finding["culprit_ranks"] == [2]
-    assert finding["location"] == {"rank": 2, "file": "/home/ada/load.py", "line": 19, "function": "next_batch"}
+    at = {"file": "/home/ada/load.py", "line": 19, "function": "next_batch"}
+    assert finding["location"] == {"rank": 2, "process": None, **at}
 
 
 def test_files_of_an_earlier_run_are_left_aside_and_said_to_be(hung: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.diagnosis.rows import (
     TORCH_FILE,
     WORLD,
@@ -17,6 +19,7 @@ from tests.diagnosis.rows import (
     started,
     told,
 )
+from torchctl.stacks.stack import Stacks
 
 
 def test_a_member_that_gloo_never_shows_is_found_by_its_stack() -> None:
@@ -98,3 +101,38 @@ def test_a_wrapper_that_py_spy_names_in_full_is_no_operation() -> None:
     )
     found = only(look({}, {}, {0: wrapped, 1: elsewhere(), 2: wrapped}))
     assert found.summary.startswith("rank 1 never entered monitored_barrier;")
+
+
+def test_the_thread_that_trains_says_where_the_rank_is() -> None:
+    """As in Ray Train: each main thread waits in the framework, and a thread of its own trains."""
+    ray = "/opt/lib/python3.11/site-packages/ray/"
+    served = (
+        (f"{ray}_private/worker.py", 961, "main_loop"),
+        (f"{ray}_private/workers/default_worker.py", 330, "<module>"),
+    )
+    session = (f"{ray}train/_internal/session.py", 210, "_start")
+    stacks = {}
+    for rank in range(3):
+        trains = stack(("/home/ada/train.py", 52, "next_batch"), session) if rank == 1 else inside("all_reduce")
+        (main,), (thread,) = stack(*served).threads, trains.threads
+        stacks[rank] = Stacks((main, replace(thread, ident=2, name="Thread-3 (_start)", main=False)))
+    found = only(look({}, {}, stacks))
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("not_entered", (1,), (0, 2))
+    assert found.location is not None
+    assert (found.location.file, found.location.line) == ("/home/ada/train.py", 52)
+
+
+def test_a_rank_at_a_debuggers_prompt_is_called_so() -> None:
+    python = "/usr/lib/python3.11/"
+    prompt = stack(
+        (f"{python}cmd.py", 126, "cmdloop"),
+        (f"{python}pdb.py", 330, "_cmdloop"),
+        (f"{python}pdb.py", 365, "interaction"),
+        (f"{python}bdb.py", 90, "trace_dispatch"),
+        ("/home/ada/train.py", 9, "train_step"),
+    )
+    found = only(look({}, {}, {0: inside("all_reduce"), 1: prompt, 2: inside("all_reduce")}))
+    assert found.summary == (
+        "rank 1 never entered all_reduce; ranks 0,2 wait for it; rank 1 is at a debugger's prompt (pdb)"
+    )
+    assert "rank 1 is at a prompt of pdb, in train_step, /home/ada/train.py:9" in found.evidence

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchctl.diagnosis.waits.activity import Activity, activity_of
 from torchctl.flightrec.table.trace import Trace
 from torchctl.manifest import Answer, Entry
 from torchctl.stacks.stack import Stacks
@@ -124,14 +123,6 @@ class Evidence:
     ended: bool = False
     unasked: frozenset[int] = frozenset()
 
-    def activities(self) -> dict[int, Activity]:
-        """Return what each rank with stacks is doing, if that can be determined."""
-        return _activities(self.stacks)
-
-    def activities_from_outside(self) -> dict[int, Activity]:
-        """Return the same of the ranks whose sentinels answer."""
-        return _activities({rank: one.stacks for rank, one in self.degraded.items() if one.stacks is not None})
-
     def ranks(self) -> list[int]:
         """Return the ranks with evidence of their own, sorted."""
         return sorted({*self.trace.ranks, *self.stacks})
@@ -140,8 +131,3 @@ class Evidence:
         """Return the world size, where anything states it."""
         stated = [size for size in (self.world_size, self.trace.world_size) if size]
         return max(stated, default=None)
-
-
-def _activities(stacks: Mapping[int, Stacks]) -> dict[int, Activity]:
-    found = {rank: activity_of(rank, one) for rank, one in stacks.items()}
-    return {rank: activity for rank, activity in found.items() if activity is not None}

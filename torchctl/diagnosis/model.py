@@ -23,12 +23,17 @@ Confidence = Literal["certain", "likely", "possible"]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a rank is in the user's code."""
+    """Where a rank, or a process without a known rank, is in the user's code."""
 
-    rank: int
+    rank: int | None
     file: str
     line: int
     function: str
+    process: str = ""
+
+    @property
+    def who(self) -> str:
+        return self.process if self.rank is None else f"rank {self.rank}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Finding:
             if location is None
             else {
                 "rank": location.rank,
+                "process": location.process or None,
                 "file": location.file,
                 "line": location.line,
                 "function": location.function,

@@ -66,7 +66,7 @@ def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iter
             yield text(f"   culprit   rank {rank}, {facts}")
     if finding.location is not None:
         at = finding.location
-        yield text(f"   where     rank {at.rank}: {at.file}:{at.line} in {at.function}")
+        yield text(f"   where     {at.who}: {at.file}:{at.line} in {at.function}")
         source = source_line(at.file, at.line)
         if source:
             yield text(f"               {source}", "bold")

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from torchctl.render.console import text
 from torchctl.stacks import codepaths
+from torchctl.stacks.role import rank_thread
 from torchctl.stacks.source import source_line
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
@@ -20,17 +21,18 @@ def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Itera
 
     Args:
         stacks: the worker's threads.
-        all_threads: every thread of the process but the debug server's own, which are counted.
+        all_threads: every thread of the process but the debug server's own, which are counted; else the main one, or
+            the one that trains while the main one waits for it.
         colour: highlight source lines; costs the import of Pygments.
     """
     own = [thread for thread in stacks.threads if thread.own]
     if not all_threads:
-        main = stacks.main
-        if main is None:
+        shown = rank_thread(stacks)
+        if shown is None:
             yield Text("  this worker did not send its main thread; see --all-threads", "bold")
         else:
-            yield from _thread_lines(main, colour)
-        others = len(stacks.threads) - len(own) - (main is not None)
+            yield from _thread_lines(shown, colour)
+        others = len(stacks.threads) - len(own) - (shown is not None)
         if others:
             yield Text(f"  {others} more thread{'s' * (others > 1)}: --all-threads", "dim")
         return

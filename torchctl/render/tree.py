@@ -16,6 +16,7 @@ from torchctl.render.spans import Line, Span, shorten, shorten_path
 from torchctl.reports.stacks import JobStacks
 from torchctl.stacks import codepaths
 from torchctl.stacks.merge import Branch, Merged, RoleStacks, StackClass
+from torchctl.stacks.role import MAIN, TRAINING
 from torchctl.stacks.source import source_line
 from torchctl.stacks.stack import StackFrame
 
@@ -96,7 +97,7 @@ def class_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
     for number, one in enumerate(one for role in merged.roles for one in role.classes):
         if number:
             yield []
-        prefix = "" if len(merged.roles) == 1 and one.role == "main" else f"{one.role}: "
+        prefix = "" if len(merged.roles) == 1 and one.role == MAIN else f"{one.role}: "
         yield _heading(prefix, one, style, 0)
         if not one.complete:
             yield [("    ... outer frames cut off", "dim")]
@@ -105,7 +106,7 @@ def class_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
 
 
 def _role_lines(role: RoleStacks, style: TreeStyle) -> Iterator[Line]:
-    title = "main thread" if role.role == "main" else role.role
+    title = f"{role.role} thread" if role.role in (MAIN, TRAINING) else role.role
     marked = _marked(role.branches)
     if len(role.branches) == 1:
         root = role.branches[0]

@@ -16,15 +16,19 @@ Origin = Literal["user", "library", "torch", "python", "native"]
 
 # Of names that py-spy has cut at the folders of sys.path, only those that no training script or package of one has.
 _MODULES = (
-    "base_events codecs contextlib functools pdb pickle queue runpy selectors shutil socket socketserver ssl subprocess"
-    " tempfile threading weakref"
+    "base_events bdb cmd codecs contextlib functools gzip heapq linecache pdb pickle queue runpy selectors shutil"
+    " socket socketserver ssl subprocess tempfile threading weakref"
 )
 _PACKAGES = "asyncio concurrent ctypes http importlib json logging multiprocessing unittest urllib"
 _LIBRARIES = (
-    "accelerate aiohttp colossalai deepspeed fairscale flash_attn fsspec grpc httpx huggingface_hub jax lightning"
-    " lightning_fabric lightning_utilities mlflow numpy omegaconf pandas peft pyarrow pytorch_lightning ray requests"
-    " safetensors scipy sglang sklearn tensorflow torchaudio torchdata torchmetrics torchtext torchvision tqdm"
-    " transformer_engine transformers triton trl urllib3 uvicorn vllm wandb webdataset xformers zmq"
+    "accelerate aiohttp apex bitsandbytes boto3 botocore colossalai cupy cv2 dask debugpy deepspeed diffusers einops"
+    " fairscale fbgemm_gpu filelock flash_attn flashinfer fsspec gcsfs grpc h5py horovod httpx huggingface_hub hydra"
+    " ipdb IPython jax joblib keras liger_kernel lightning lightning_fabric lightning_utilities litdata matplotlib"
+    " mlflow mpi4py msgpack networkx numba numpy nvidia omegaconf onnx onnxruntime pandas peft petastorm PIL psutil"
+    " pudb pyarrow pydantic pynvml pytorch_lightning ray requests rich s3fs safetensors scipy sentencepiece sglang"
+    " skimage sklearn sympy tensorboard tensorboardX tensorflow tensorrt timm tokenizers torchao torchaudio torchdata"
+    " torchmetrics torchrec torchtext torchvision tqdm transformer_engine transformers triton trl urllib3 uvicorn vllm"
+    " wandb webdataset xformers xgboost zarr zmq"
 )
 
 

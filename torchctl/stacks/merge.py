@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torchctl.ranks import Member, member_order
-from torchctl.stacks.role import MAIN, OWN, matches, role_of
+from torchctl.stacks.role import MAIN, OWN, TRAINING, matches, rank_thread, role_of
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
 Frames = tuple[StackFrame, ...]
@@ -82,7 +82,7 @@ class Merged:
     """What the workers have in common.
 
     Attributes:
-        roles: main first, then the others by name.
+        roles: main first, then training, then the others by name.
         without_main: members that sent no main thread: their writer had left threads out.
         hidden: threads of other roles than those shown, per role; torchctl's own not counted.
     """
@@ -97,7 +97,7 @@ def merge(workers: Iterable[Worker], *, thread: str | None = None, all_threads: 
 
     Args:
         workers: each read with the same `StackReader`, so that equal stacks are one object.
-        thread: only threads of this role or name; by default the main thread.
+        thread: only threads of this role or name; by default the main one, or the one that trains.
         all_threads: every role.
     """
     groups: dict[tuple[str, int, bool], StackClass] = {}
@@ -105,21 +105,22 @@ def merge(workers: Iterable[Worker], *, thread: str | None = None, all_threads: 
     hidden: dict[str, int] = {}
     roles_seen: dict[tuple[str, int, bool], tuple[Frames, str]] = {}
     for worker in workers:
-        if worker.stacks.main is None:
+        shown = rank_thread(worker.stacks)
+        if shown is None:
             without_main.append(worker.member)
         for one in worker.stacks.threads:
             key = (one.name, id(one.frames), one.main)
             if key not in roles_seen:
                 roles_seen[key] = (one.frames, role_of(one))  # with the frames, so that no id is used again
-            role = roles_seen[key][1]
-            if _wanted(one, role, thread, all_threads):
+            role = TRAINING if one is shown and not one.main else roles_seen[key][1]
+            if _wanted(one, role, thread, all_threads or one is shown):
                 _enter(groups, worker, one, role)
             elif role != OWN:
                 hidden[role] = hidden.get(role, 0) + 1
     by_role: dict[str, list[StackClass]] = {}
     for one_class in groups.values():
         by_role.setdefault(one_class.role, []).append(one_class)
-    roles = [_role(role, by_role[role]) for role in sorted(by_role, key=lambda role: (role != MAIN, role))]
+    roles = [_role(role, by_role[role]) for role in sorted(by_role, key=_order)]
     return Merged(roles, sorted(without_main, key=member_order), hidden)
 
 
@@ -134,12 +135,10 @@ def name_workers(claims: Sequence[tuple[int | None, str]]) -> list[Member]:
     ]
 
 
-def _wanted(one: ThreadStack, role: str, pattern: str | None, all_threads: bool) -> bool:
+def _wanted(one: ThreadStack, role: str, pattern: str | None, shown: bool) -> bool:
     if role == OWN:
         return False
-    if pattern is not None:
-        return matches(one, role, pattern)
-    return all_threads or one.main
+    return shown if pattern is None else matches(one, role, pattern)
 
 
 def _enter(groups: dict[tuple[str, int, bool], StackClass], worker: Worker, one: ThreadStack, role: str) -> None:
@@ -165,6 +164,10 @@ def _role(role: str, classes: list[StackClass]) -> RoleStacks:
     return RoleStacks(
         role, _union(one.members for one in classes), sum(one.threads for one in classes), classes, _tree(classes)
     )
+
+
+def _order(role: str) -> tuple[bool, bool, str]:
+    return role != MAIN, role != TRAINING, role
 
 
 def _size(one: StackClass | Branch) -> tuple[int, int, tuple[bool, int, str]]:

@@ -37,12 +37,12 @@ def purpose_of(stacks: Stacks) -> str:
         return ""
     for frame in main.frames:
         for ending, function, words in _ENTRIES:
-            if function in (None, frame.function) and frame.file.endswith(ending):
+            if function in (None, frame.bare) and frame.file.endswith(ending):
                 return words
     for frame in main.frames:  # innermost first: a forked process has left its launcher's frames behind
-        if frame.function.rpartition(".")[2] in _FORKED and frame.origin in ("torch", "python"):
+        if frame.bare in _FORKED and frame.origin in ("torch", "python"):
             return ""
         for ending, function in _LAUNCHERS:
-            if function in (None, frame.function.rpartition(".")[2]) and frame.file.endswith(ending):
+            if function in (None, frame.bare) and frame.file.endswith(ending):
                 return "a launcher"
     return ""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
-from torchctl.stacks.stack import ThreadStack
+from torchctl.stacks.stack import Stacks, ThreadStack
 
 MAIN = "main"
+TRAINING = "training"  # a thread that trains while the main one waits for it: see `rank_thread`
 OWN = "torchctl"  # the debug server's own threads: never shown
 
 # (end of the file's path, function, None for any) -> role; looked for among the outermost frames of a thread.
@@ -36,6 +37,18 @@ _OUTERMOST = 6  # frames looked at: threading's own start-up takes two or three
 _NAMES = ((re.compile(r"pt_autograd_\d+"), "autograd"), (re.compile(r"pt_data_(?:pin|worker).*"), "data-loader"))
 _START_UP = ("_bootstrap", "_bootstrap_inner", "run")
 
+# Whose main thread serves a framework and runs no training of its own.
+# Source: Ray 2.52; python/ray/train/_internal/session.py and train/v2 start the training's thread.
+_FRAMEWORKS = ("ray/_private/workers/default_worker.py",)
+_TRAINING = ("ray/train/",)
+_JOINS = (
+    ("threading.py", frozenset({"join", "_wait_for_tstate_lock"})),
+    ("concurrent/futures/_base.py", frozenset({"result", "exception", "wait", "result_iterator", "as_completed"})),
+)
+_SERVICES = frozenset(
+    {"pin-memory", "data-loader", "autograd", "inductor", "debug-page", "queue-feeder", "tqdm-monitor", "tensorboard"}
+)
+
 
 def role_of(thread: ThreadStack) -> str:
     """Return a thread's role: ``main``, ``autograd``, ``pin-memory`` ..., else its name with N for each number."""
@@ -48,13 +61,13 @@ def role_of(thread: ThreadStack) -> str:
             return role
     for frame in thread.frames[: -_OUTERMOST - 1 : -1]:
         for ending, function, role in _ENTRIES:
-            if function in (None, frame.function) and frame.file.endswith(ending):
+            if function in (None, frame.bare) and frame.file.endswith(ending):
                 return role
     if thread.name and not re.fullmatch(r"(?:Thread|Dummy)-\d+", thread.name):
         return re.sub(r"\d+", "N", thread.name)
     for frame in reversed(thread.frames):
-        if frame.function not in _START_UP:
-            return f"thread in {frame.function}"
+        if frame.bare not in _START_UP:
+            return f"thread in {frame.bare}"
     return "thread without Python frames"
 
 
@@ -62,3 +75,48 @@ def matches(thread: ThreadStack, role: str, pattern: str) -> bool:
     """Whether ``--thread PATTERN`` means a thread: by its role or name, any case, ``*`` and ``?`` as in the shell."""
     wanted = pattern.lower()
     return any(word == wanted or fnmatchcase(word, wanted) for word in (role.lower(), thread.name.lower()))
+
+
+def rank_thread(stacks: Stacks) -> ThreadStack | None:
+    """Return the thread that shows where the rank is; None if the main one is missing.
+
+    It is the main one, unless that only waits for another: a framework may run the training on a thread, as Ray Train
+    does; a script may start a thread and join it; a checkpoint is written by a thread for whose result the main one
+    waits. Where more than one thread could be meant, it is the main one.
+    """
+    main = stacks.main
+    if main is None or not _waits_for_another(main):
+        return main
+    others = [
+        thread
+        for thread in stacks.threads
+        if not thread.main and not thread.own and thread.nearest_frame is not None and role_of(thread) not in _SERVICES
+    ]
+    for wanted in (_is_started_for_training, _has_users_code, _is_in_torch):
+        if len(found := [thread for thread in others if wanted(thread)]) == 1:
+            return found[0]
+    return main
+
+
+def _waits_for_another(main: ThreadStack) -> bool:
+    """Whether the main thread serves a framework, or waits for a thread to end."""
+    if any(frame.file.endswith(_FRAMEWORKS) for frame in main.frames[-3:]) and main.users_frame is None:
+        return True
+    for frame in main.frames:
+        if frame.origin != "python":
+            return False
+        if any(frame.file.endswith(file) and frame.bare in functions for file, functions in _JOINS):
+            return True
+    return False
+
+
+def _is_started_for_training(thread: ThreadStack) -> bool:
+    return any(part in frame.file for frame in thread.frames for part in _TRAINING)
+
+
+def _has_users_code(thread: ThreadStack) -> bool:
+    return thread.users_frame is not None
+
+
+def _is_in_torch(thread: ThreadStack) -> bool:
+    return any(frame.origin == "torch" for frame in thread.frames)

@@ -26,6 +26,11 @@ class StackFrame:
         """Whose code it is, by its path."""
         return codepaths.origin(self.file)
 
+    @property
+    def bare(self) -> str:
+        """The function's own name, where py-spy prints `Queue._feed` or `_exception_logger.<locals>.wrapper`."""
+        return self.function.rpartition(".")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadStack:

@@ -48,6 +48,7 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
     summary = f"{ranks_of(ranks)} {says} {what}"
     if waiting:
         summary += f"; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} for {verb(ranks, 'it', 'them')}"
+    summary += _at_prompts(court, ranks)
     location = court.location(ranks)
     return Finding(made, confidence, summary, tuple(ranks), waiting, group, collective, location, evidence)
 
@@ -100,6 +101,16 @@ def _of_lost(court: Court, rank: int) -> list[str]:
     return facts
 
 
+def _at_prompts(court: Court, ranks: Sequence[int]) -> str:
+    """Return which of the ranks are at a debugger's prompt, as the end of a sentence; "" where none does."""
+    prompts = {rank: court.proofs.activity[rank].prompt for rank in ranks if rank in court.proofs.activity}
+    debuggers = sorted({prompt for prompt in prompts.values() if prompt})
+    if not debuggers:
+        return ""
+    there = [rank for rank, prompt in prompts.items() if prompt]
+    return f"; {ranks_of(there)} {verb(there, 'is', 'are')} at a debugger's prompt ({', '.join(debuggers)})"
+
+
 def _reason(court: Court, rank: int) -> str:
     """Return why there is nothing usable from a rank."""
     if rank in court.proofs.evidence.failed:
@@ -132,7 +143,8 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
         facts.append(f"rank {rank} has no recorded {end} that matches rank {pair.rank}'s open {other}")
     activity = court.proofs.activity.get(rank)
     if activity is not None and activity.location is not None:
-        facts.append(f"rank {rank} is in {place_words(activity.location)}")
+        inside = f"is at a prompt of {activity.prompt}," if activity.prompt else "is"
+        facts.append(f"rank {rank} {inside} in {place_words(activity.location)}")
     if activity is None:
         facts += _last_seen(court, rank)
     for op in court.waits.open.passing:

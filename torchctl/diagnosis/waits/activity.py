@@ -10,11 +10,14 @@ Source: torch/distributed/distributed_c10d.py (2.13) for the names of functions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from torchctl.diagnosis.model import Location
 from torchctl.stacks import codepaths
+from torchctl.stacks.prompts import prompt_of
+from torchctl.stacks.role import rank_thread
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
 _P2P = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "send_object_list", "recv_object_list"})
@@ -38,11 +41,13 @@ class Activity:
     Attributes:
         call: the function of torch.distributed that the user has called, "" outside of it.
         location: the user's own innermost frame, else a library's; None if there is neither.
+        prompt: the debugger at whose prompt the thread is, "" for none.
     """
 
     doing: Doing
     call: str
     location: Location | None
+    prompt: str = ""
 
     @property
     def is_p2p(self) -> bool:
@@ -54,11 +59,19 @@ class Activity:
         return self.doing is not Doing.COLLECTIVE
 
 
-def activity_of(rank: int, stacks: Stacks) -> Activity | None:
+def activities_of(stacks: Mapping[int, Stacks]) -> dict[int, Activity]:
+    """Return what each rank is doing by its stacks, if that can be determined."""
+    found = {rank: activity_of(rank, one) for rank, one in stacks.items()}
+    return {rank: activity for rank, activity in found.items() if activity is not None}
+
+
+def activity_of(rank: int | None, stacks: Stacks) -> Activity | None:
     """Return what a rank is doing; None if the main thread is missing and no thread is in torch.distributed."""
     threads = [thread for thread in stacks.threads if not thread.own and thread.frames]
-    main = stacks.main
-    for thread in sorted(threads, key=lambda thread: not thread.main):
+    main = rank_thread(stacks)
+    if main is not None and (prompt := prompt_of(main.frames)):
+        return Activity(Doing.OWN_CODE, "", _location(rank, main), prompt)
+    for thread in sorted(threads, key=lambda thread: thread is not main):
         call = _distributed_call(thread.frames)
         if call:
             return Activity(Doing.COLLECTIVE, call, _location(rank, thread))
@@ -81,13 +94,12 @@ def _distributed_call(frames: tuple[StackFrame, ...]) -> str:
         inside = codepaths.short(frame.file).partition("torch/distributed/")[2]
         if not inside or inside.startswith(_SERVICES):
             break
-        name = frame.function.rpartition(".")[2]  # py-spy prints `_exception_logger.<locals>.wrapper`
-        if name not in _WRAPPERS:
-            call = name
+        if frame.bare not in _WRAPPERS:
+            call = frame.bare
     return call
 
 
-def _location(rank: int, thread: ThreadStack) -> Location | None:
+def _location(rank: int | None, thread: ThreadStack) -> Location | None:
     at = thread.nearest_frame
     if at is None:
         return None

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torchctl.diagnosis.evidence import Evidence
-from torchctl.diagnosis.waits.activity import Activity, Doing
+from torchctl.diagnosis.waits.activity import Activity, Doing, activities_of
 from torchctl.diagnosis.waits.entered import Windows
 from torchctl.diagnosis.waits.pairs import outrun_senders
 from torchctl.flightrec.table.trace import NO_TIME, State, Trace
@@ -106,8 +106,10 @@ def proofs_of(evidence: Evidence) -> Proofs:
     stale = frozenset(_stale(trace, windows) if evidence.moved is None else ()) - without
     return Proofs(
         evidence=evidence,
-        activity=evidence.activities(),
-        from_outside=evidence.activities_from_outside(),
+        activity=activities_of(evidence.stacks),
+        from_outside=activities_of(
+            {rank: one.stacks for rank, one in evidence.degraded.items() if one.stacks is not None}
+        ),
         moved=evidence.moved or frozenset(),
         windows=windows,
         stale=stale,
