@@ -112,7 +112,7 @@ def _backends() -> list[str]:
 
 
 def _device(local_rank: int | None) -> dict[str, Any] | None:
-    """Return this rank's CUDA device, None if CUDA is not in use; never initialises CUDA.
+    """Return this rank's CUDA device, None if CUDA is not in use; never initializes CUDA.
 
     `index` counts within CUDA_VISIBLE_DEVICES, `physical` is that list's own entry; `source` says how it is
     known: bound to the process group, or the convention that local rank N uses device N.

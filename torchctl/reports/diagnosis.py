@@ -1,11 +1,11 @@
-"""Evidence from live workers: two looks at every rank, so that a stuck job is told from a slow one.
+"""Evidence from live workers: two looks at every rank, to distinguish a stuck job from a slow one.
 
-How this works. The first look takes the recorders' counters alone. After an interval the second one takes a digest, the
-newest entries of each group, the counters again, and the Python stacks. A rank whose counters went on has moved. What
-a first diagnosis finds is then looked at closely: whole traces of the ranks it is about, which tell what came before,
-and frames, which cost a worker a second the first time, of the few that it names. A rank that goes on meanwhile has
-moved too, and keeps its digest: evidence of two moments would accuse someone. Workers that are slower than the first
-look allows are asked on beside all this (`latecomers`).
+How this works. The first look takes only the recorders' counters. After an interval, the second look takes a digest
+(the newest entries of each group), the counters again, and the Python stacks. A rank whose counters changed has moved.
+What a first diagnosis finds is then examined closely: whole traces of the ranks involved, which show what came before,
+and frames of the few ranks it names, which cost a worker a second the first time. A rank that does so in the meantime has
+moved too, and keeps its digest: evidence from two moments could accuse the wrong rank. Workers that are slower than the
+first look allows are still being asked alongside (`latecomers`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Answers:
     interrupted: bool = False
 
     def any(self) -> bool:
-        """Whether someone has answered."""
+        """Whether any worker has answered."""
         return any(one.value is not None for one in self.first) or any(one.value is not None for one in self.stacks)
 
     def add(self, late: Latecomers) -> None:
@@ -173,7 +173,7 @@ def watching(targets: Targets, interval_s: float, judge: Judge, *, everything: b
 
 
 def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
-    """Return who has answered.
+    """Return the workers that have answered.
 
     Raises:
         TorchctlError: two of them claim one rank.

@@ -1,9 +1,9 @@
 """Files of stacks: those of `torchctl collect` and `diagnose --save`, of torch's tools, and of people.
 
 How this works. Each file gives its processes. A rank is taken from the manifest of the file's folder, from the file's
-first line if we have written it, from the text, or from a name that says it; where files of several folders have the
-same ranks and come from other processes, those are ranks within a node, and no names of ranks. A process without a rank
-is named by its host and pid. Of several dumps of one process, taken at known times, the newest stays.
+first line if we have written it, from the text, or from a name that says it; if files in several folders have the same
+ranks and come from different processes, the numbers are ranks within a node, not global ranks. A process without a rank
+is named by its host and pid. Of several dumps of one process, taken at known times, the newest is kept.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def read_stacks_of(
     """Return the processes in those of `files` that hold stacks.
 
     Args:
-        root: what the operator has named; a folder below it may be named after a host.
+        root: what the operator named; a folder below it may be named after a host.
         whose: each file's entry in the manifest of its folder.
         rank_from: the operator's pattern for the rank in a path, which counts more than anything else.
         claimed: all of them should hold stacks, whatever their names.

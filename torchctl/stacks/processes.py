@@ -1,9 +1,10 @@
-"""Texts that hold the stacks of several processes: cut at each, with what the text says of whose they are.
+"""Texts that hold the stacks of several processes: split by process, with what the text says about each.
 
 How this works. Prefixes of launchers come off first. Then one search finds the lines that say where something begins:
 torch's debug server's `=== Rank 3: URL ===`, a line `RANK=3`, py-spy's `Process 4011: python train.py`, a file's name
 between arrows as `tail` prints it, clush's host between two rules, and the headings of threads. faulthandler does not
-say where a process begins: its main thread is the last, and a thread that comes again is a later dump of the same one.
+say where a process begins: its main thread is the last, and a thread that appears again is a later dump of the same
+process.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Process:
         label: the host, pod or task that its lines or the text around it name; "" for none.
         pid: as the text has it.
         local_rank: as its command has it.
-        aside: what it is, in words, where it can be no rank: "a launcher", "a child of process 7".
+        aside: what it is, in words, if it cannot be a rank: "a launcher", "a child of process 7".
         reason: why there are no stacks.
     """
 
@@ -83,7 +84,7 @@ class _Part:
 
 
 def read_processes(data: bytes, reader: StackReader) -> list[Process]:
-    """Return the processes in a text or JSON, each once: of several dumps of one the last.
+    """Return the processes in a text or JSON, each once: the last one of several dumps.
 
     Raises:
         ValueError: there is no thread in it; the message says what is wrong.
@@ -250,7 +251,7 @@ def _newest(processes: Iterable[Process]) -> list[Process]:
 
 
 def _without_helpers(processes: list[Process], parents: dict[int, int]) -> list[Process]:
-    """Say of each process that is no rank what it is: a launcher, a worker of a data loader, a rank's child."""
+    """Say what each process is that is not a rank: a launcher, a worker of a data loader, a rank's child."""
     found = [replace(one, aside=purpose_of(one.stacks)) if one.stacks is not None else one for one in processes]
     ranks = {one.pid for one in found if one.pid is not None and not one.aside}
     return [
