@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.demo.job import descendants, wait_for_sockets
@@ -32,9 +32,16 @@ def nursery() -> subprocess.Popen[str]:
 
 @contextlib.contextmanager
 def forked_job(
-    script: Path, ranks: int, runtime_dir: Path, *, environment: Mapping[str, str] | None = None
+    script: Path,
+    ranks: int,
+    runtime_dir: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    imports: Sequence[str] = (),
 ) -> Iterator[int]:
     """Run SCRIPT on `ranks` ranks under ``torchctl.server`` for the block's length; give the leader's pid.
+
+    The modules of `imports` are imported before the ranks are forked.
 
     The block begins when every rank has its socket in `runtime_dir`; at its end all are killed. What a test
     shows of torchrun itself needs `tests.demo.job.torchrun_job`.
@@ -42,6 +49,7 @@ def forked_job(
     with tempfile.NamedTemporaryFile(prefix="tc-errors-") as errors:
         settings = {**os.environ, "TORCHCTL_RUNTIME_DIR": str(runtime_dir), **(environment or {})}
         job = {"script": str(script), "ranks": ranks, "environment": settings, "errors": errors.name}
+        job["imports"] = list(imports)
         stdin, stdout = nursery().stdin, nursery().stdout
         assert stdin is not None and stdout is not None
         print(json.dumps(job), file=stdin, flush=True)

@@ -1,16 +1,17 @@
 """A process that has imported torch and forks the ranks of jobs: the import alone takes a rank seconds of CPU.
 
 ``python -m tests.live.nursery`` reads a job per line of stdin, JSON: ``{"script": path, "ranks": count,
-"environment": {name: value}, "errors": path}``, and answers with the pid of its leader. The leader's children are
-the ranks, as the agent's are under torchrun, and the host of their store. Each rank has torchrun's variables and
-runs ``-m torchctl.server SCRIPT``; its stderr goes to the file `errors`. The leader waits for no child: a rank that
-ends stays a zombie, as under an agent that has not looked yet. Everything ends with the leader.
+"environment": {name: value}, "errors": path, "imports": [module]}``, and answers with the pid of its leader. The
+leader's children are the ranks, as the agent's are under torchrun, and the host of their store. Each rank has
+torchrun's variables and runs ``-m torchctl.server SCRIPT``; its stderr goes to the file `errors`. The leader waits
+for no child: a rank that ends stays a zombie, as under an agent that has not looked yet. Everything ends with it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import runpy
@@ -27,13 +28,17 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Fork a leader for each line, until stdin ends."""
     for line in sys.stdin:
+        job = json.loads(line)
+        for name in job["imports"]:
+            importlib.import_module(name)
         leader = _fork()
         if leader == 0:
-            _lead(json.loads(line))
+            return _lead(job)
         print(leader, flush=True)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
                 pass
+    return None
 
 
 def _fork() -> int:

@@ -12,23 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 from click.testing import CliRunner, Result
 
 from tests.live.jobs import forked_job
+from tests.live.truths import OPEN, TRUTHS, Truth
 from torchctl.cli import cli
 
 pytestmark = pytest.mark.torch
 
 HERE = Path(__file__).parent
-TRUTHS = sorted(path.stem for path in (HERE / "truth").glob("*.json"))
-PATIENCE_S = 200.0  # four imports of torch at once, beside other tests
+PATIENCE_S = 200.0  # beside other tests
 SIGNALS = {"stopped": signal.SIGSTOP, "killed": signal.SIGKILL}
-SCRIPT_OF = {"killed": "stopped"}
-
-
-def truth_of(name: str) -> dict[str, Any]:
-    truth: dict[str, Any] = json.loads((HERE / "truth" / f"{name}.json").read_text())
-    return truth
+SCRIPT_OF = {"killed": "stopped", "sleep_detail": "sleep", "healthy_mid_detail": "healthy_mid"}
 
 
 def wait_for_marks(folder: Path, ranks: int) -> None:
@@ -44,14 +40,15 @@ def pid_of(runtime: Path, rank: int) -> int:
 
 
 @contextmanager
-def faulty_job(name: str, folder: Path, runtime: Path, script: Path) -> Iterator[None]:
+def faulty_job(name: str, folder: Path, runtime: Path) -> Iterator[None]:
     """Run a scenario up to the point where every rank stands where it should."""
-    truth = truth_of(name)
-    environment = {"SCENARIO": SCRIPT_OF.get(name, name), "FOLDER": str(folder)}
-    with forked_job(script, truth["ranks"], runtime, environment=environment):
-        wait_for_marks(folder, truth["ranks"])
+    truth = TRUTHS[name]
+    environment = {"SCENARIO": SCRIPT_OF.get(name, name), "FOLDER": str(folder), **truth.environment}
+    script = HERE / "faulty_job.py"
+    with forked_job(script, truth.ranks, runtime, environment=environment, imports=truth.imports):
+        wait_for_marks(folder, truth.ranks)
         if name in SIGNALS:
-            os.kill(pid_of(runtime, truth["faults"][0]["culprits"][0]), SIGNALS[name])
+            os.kill(pid_of(runtime, truth.faults[0].culprits[0]), SIGNALS[name])
         yield
 
 
@@ -67,30 +64,41 @@ def verdict(result: Result) -> dict[str, Any]:
     return document
 
 
-def check(found: dict[str, Any], truth: dict[str, Any]) -> None:
-    assert found["healthy"] is truth["healthy"], found
+def check(found: dict[str, Any], truth: Truth) -> None:
+    """Compare a diagnosis with the truth."""
     roots = [one for one in found["findings"] if one["caused_by"] is None]
-    told = [(one["kind"], one["culprit_ranks"]) for one in roots]
-    assert told == [(fault["kind"], fault["culprits"]) for fault in truth["faults"]], found
-    for one, fault in zip(roots, truth["faults"], strict=True):
-        if fault["waiting"] is not None:
-            assert one["waiting_ranks"] == fault["waiting"], found
+    if not roots and (truth.or_cannot_tell or truth.only_cannot_tell):
+        assert found["healthy"] is None or (found["healthy"] and not truth.faults and truth.or_cannot_tell), found
+        return
+    assert not truth.only_cannot_tell, found
+    assert found["healthy"] is (not truth.faults), found
+    assert len(roots) == len(truth.faults), found
+    for one, fault in zip(roots, truth.faults, strict=True):
+        assert one["kind"] in fault.kinds, found
+        assert one["culprit_ranks"] == fault.culprits, found
+        if fault.waiting is not None:
+            assert one["waiting_ranks"] == fault.waiting, found
 
 
-@pytest.mark.parametrize("name", TRUTHS)
+def scenarios() -> list[ParameterSet]:
+    """Return one parameter per scenario; of those in OPEN the verdict is known to be wrong, and stays so."""
+    wrong = pytest.mark.xfail(strict=True, raises=AssertionError, reason="the verdict is wrong")
+    return [pytest.param(name, marks=[wrong] if name in OPEN else []) for name in TRUTHS]
+
+
+@pytest.mark.parametrize("name", scenarios())
 def test_the_live_verdict_is_the_truth_and_so_is_that_of_its_saved_folder(
     name: str, folder: Path, own_environment: Path
 ) -> None:
-    truth = truth_of(name)
     marks = folder / "marks"
     marks.mkdir()
-    with faulty_job(name, marks, own_environment, HERE / "faulty_job.py"):
+    with faulty_job(name, marks, own_environment):
         live = verdict(run("--json", "--interval", "0.7", "--save", folder / "saved"))
         if name in SIGNALS:
-            pid = pid_of(own_environment, truth["faults"][0]["culprits"][0])
+            pid = pid_of(own_environment, TRUTHS[name].faults[0].culprits[0])
             step = run("--interval", "0.7").stdout.splitlines()[-1]
             assert step == f"next: `torchctl doctor {pid}` on {os.uname().nodename}"
-    check(live, truth)
+    check(live, TRUTHS[name])
     saved = verdict(run("--json", folder / "saved"))
     for one in (live, saved):
         one.pop("schema")
@@ -100,7 +108,7 @@ def test_the_live_verdict_is_the_truth_and_so_is_that_of_its_saved_folder(
 def test_watch_goes_on_until_something_is_wrong_and_keeps_it(folder: Path, own_environment: Path) -> None:
     marks = folder / "marks"
     marks.mkdir()
-    with faulty_job("queue", marks, own_environment, HERE / "faulty_job.py"):
+    with faulty_job("from_queue", marks, own_environment):
         result = run("--watch", "--interval", "0.2", "--save", folder / "saved")
         assert result.exit_code == 6
         assert result.stdout.startswith("rank 1 never entered all_reduce ")
