@@ -154,27 +154,19 @@ TRUTHS = {
 
 # What `diagnose` still gets wrong. A scenario leaves this list with the change that mends it: one that is right fails.
 OPEN = {
-    "file_lock",
     "monitored_in_a_group",
     "broadcast_roots_differ",
     "one_gather_root_differs",
     "scatter_roots_differ",
     "reduce_roots_differ",
     "member_makes_no_group",
-    "megatron",
-    "irecv_waits",
     "side_thread_alone",
     "work_on_a_helper",
     "heartbeat",
     "evaluation_moves",
-    "absent_key",
-    "key_of_nobody",
-    "elastic_barrier",
-    "teardown",
     "one_step_more",
     "checkpoint",
     "remote_call",
     "evaluation",
-    "micro_batches",
     "remote_calls",
 }
