@@ -3,9 +3,9 @@
 How this works. The first look takes only the recorders' counters. After an interval, the second look takes a digest
 (the newest entries of each group), the counters again, and the Python stacks. A rank whose counters changed has moved.
 What a first diagnosis finds is then examined closely: whole traces of the ranks involved, which show what came before,
-and frames of the few ranks it names, which cost a worker a second the first time. A rank that does so in the meantime
-has moved too, and keeps its digest: evidence from two moments could accuse the wrong rank. Workers that are slower than
-the first look allows are still being asked alongside (`latecomers`).
+and frames of the few ranks it names, which cost a worker a second the first time. A rank whose counters change
+meanwhile has moved too, and keeps its digest: evidence from two moments could accuse the wrong rank. Workers that are
+slower than the first look allows are still being asked alongside (`latecomers`).
 """
 
 from __future__ import annotations
