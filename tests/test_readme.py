@@ -130,7 +130,7 @@ def test_every_exit_code_is_in_the_table() -> None:
 
 
 def test_every_handler_of_ours_is_in_the_table() -> None:
-    ours = ("ping", "info", "dump_traceback", "pyspy_dump", "torch_profile", "fr_digest", "fr_trace_json")
+    ours = ("ping", "info", "dump_traceback", "pyspy_dump", "torch_profile", "fr_digest", "fr_trace_json", "calls")
     for name in (*ours, "fr_trace_pickle"):
         assert name in get_handler_names()
         assert f"`{name}`" in page("handlers")

@@ -15,8 +15,10 @@ from torchctl.process.samples import start_ticks
 from torchctl.process.started import age_s, start_time
 from torchctl.protocol import compact_json
 from torchctl.protocol.info import info_document
+from torchctl.protocol.stacktext import CALLS_PARAMETER
 from torchctl.server import registry
 from torchctl.server.guest import guesses, identity, sharing, step, torchlink
+from torchctl.server.handlers import calls
 from torchctl.server.request import Request, Response
 
 _SECRET_WORD = r"(?:key|token|secret|passw|credential)"
@@ -29,11 +31,15 @@ MASK = "***"
 
 
 def info(request: Request, response: Response) -> None:
-    """Answer rank, process, job, versions, device, last step and handlers as one JSON object."""
+    """Answer rank, process, job, versions, device, last step and handlers as one JSON object.
+
+    Parameter ``calls``: ``true`` for what its threads are calling too.
+    """
     local_rank, last = identity.place().local_rank, step.last
     ticks = _own_ticks(os.getpid())
+    document = calls.if_wanted(request)
     reported, step_time = (None, None) if last is None else (_whole(last[0]), last[1])
-    document = info_document(
+    answer = info_document(
         identity.of_process(os.getpid())._replace(step=reported),
         host=socket.gethostname(),
         time=time.time(),
@@ -53,8 +59,9 @@ def info(request: Request, response: Response) -> None:
         argv=masked(sys.argv),
         cwd=_cwd(),
         wrong_tokens=guesses.total,
+        **({} if document is None else {CALLS_PARAMETER: document}),
     )
-    response.set_content(compact_json(document), "application/json")
+    response.set_content(compact_json(answer), "application/json")
     response.set_status(200)
 
 

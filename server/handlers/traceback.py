@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torchctl.protocol import compact_json, stacktext
+from torchctl.protocol.stacktext import CALLS_LINE, CALLS_PARAMETER
 from torchctl.server.guest import identity
+from torchctl.server.handlers import calls
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
 
@@ -44,15 +46,20 @@ class Stack(NamedTuple):
 
 
 def dump_traceback(request: Request, response: Response) -> None:
-    """Answer all threads' stacks; parameter ``format``: ``text`` (faulthandler's) or ``json``."""
+    """Answer all threads' stacks.
+
+    Parameters: ``format``: ``text`` (faulthandler's) or ``json``; ``calls``: ``true`` for what they are calling too.
+    """
     form = request.get_param("format") or "text"
     if form not in ("text", "json"):
         raise Refusal(400, f"format must be 'text' or 'json', not {form!r}")
     stacks = all_stacks()
+    document = calls.if_wanted(request)
     if form == "json":
-        response.set_content(_as_json(stacks), "application/json")
+        response.set_content(_as_json(stacks, document), "application/json")
     else:
-        response.set_content(_as_text(stacks), "text/plain")
+        added = "" if document is None else f"{CALLS_LINE}{compact_json(document)}\n"
+        response.set_content(_as_text(stacks) + added, "text/plain")
     response.set_status(200)
 
 
@@ -114,7 +121,7 @@ def _as_text(stacks: list[Stack]) -> str:
     return "\n".join(out)
 
 
-def _as_json(stacks: list[Stack]) -> str:
+def _as_json(stacks: list[Stack], document: dict[str, Any] | None) -> str:
     me = threading.get_ident()
     main = threading.main_thread().ident
     return compact_json(
@@ -135,6 +142,7 @@ def _as_json(stacks: list[Stack]) -> str:
                 }
                 for stack in stacks
             ],
+            **({} if document is None else {CALLS_PARAMETER: document}),
         }
     )
 

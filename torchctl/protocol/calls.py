@@ -1,9 +1,9 @@
 """What each thread of a worker is calling: the document that handler `calls` answers.
 
 The document comes three ways: as the answer of `calls`; below the key ``calls`` of `info?calls=true`, so that each look
-of a diagnosis has one without a request more; and as the last line of `dump_traceback?calls=true`, behind `LINE`, so
-that wherever stacks are kept (`collect`, `--save`, a relay) the calls are with them. A worker of an older version
-ignores the parameter.
+of a diagnosis has one without a request more; and as the last line of `dump_traceback?calls=true`, behind
+`stacktext.CALLS_LINE`, so that wherever stacks are kept (`collect`, `--save`, a relay) the calls are with them. A
+worker of an older version ignores the parameter.
 
 One JSON object; its reader is `callreader`::
 
@@ -21,7 +21,7 @@ One JSON object; its reader is `callreader`::
                default      True for the one of init_process_group
                sequence     how many operations the process has begun in it, None if torch does not say;
                             sends and receives count with some backends (gloo) and not with others (nccl)
-    threads    each thread with a Python frame, the main one first
+    threads    each thread with a Python frame but for torchctl's own, the main one first
                id, native_id, name, main    as in the stacks; native_id None and name "" if Python has none
                cpu_ns       CPU time of the thread so far, None if it is not known
                wchan        the kernel function that it sleeps in, "" if it runs or the kernel does not say
@@ -29,7 +29,8 @@ One JSON object; its reader is `callreader`::
                calls        functions of torch.distributed that it is in, outermost first, each
                             function, depth (0 is the innermost frame), line
                             group           index in `groups`; None if it is unknown or the call has none
-                            src, dst, tag, group_src, group_dst, rank, world_size    numbers as given, where given
+                            src, dst, tag, group_src, group_dst, rank, world_size    numbers, those that were given;
+                                            src and dst are ranks of the job
                             async_op        where given
                             op              "SUM"
                             to              the other end of a remote call: a worker's name or number
@@ -54,8 +55,6 @@ from itertools import chain
 from typing import NamedTuple
 
 SCHEMA = "torchctl.calls/1"
-LINE = "# torchctl.calls "  # the rest of that line is the document
-PARAMETER = "calls"  # of `info` and `dump_traceback`: "true"
 
 MAX_THREADS = 4096
 MAX_GROUPS = 4096

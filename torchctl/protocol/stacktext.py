@@ -15,6 +15,8 @@ OWN_THREADS = "torchctl-"  # the names of the server's own threads begin with it
 HEADING = r"(?:Current thread|Thread) 0x([0-9a-fA-F]{1,16})(?: \[(.*)\])? \(most recent call first\):"
 FRAME = r'  File "(.*)", line (\d{1,9}|\?\?\?) in (.+)'
 FRAMES_CUT = "  ..."  # the outer frames of the thread above are left out
+CALLS_LINE = "# torchctl.calls "  # of our server, if asked for; the rest of the line is the document of `calls`
+CALLS_PARAMETER = "calls"  # by which it is asked for: "true"
 THREADS_CUT = "..."  # at the end: more threads are left out, the oldest ones
 
 
