@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.ports import unused_port
 from tests.storejobs import Child
 from tests.stores import connect, host_store
 from torchctl.cli import cli
-from torchctl.storeutil import barrier, get_free_port
+from torchctl.storeutil import barrier
 
 pytestmark = pytest.mark.torch
 
@@ -201,7 +202,7 @@ def test_what_makes_no_sense_is_a_usage_error(args: list[str], sentence: str) ->
     ],
 )
 def test_a_typo_fails_before_torch_is_imported(host: str, sentence: str) -> None:
-    store = f"{host}:{get_free_port()}"
+    store = f"{host}:{unused_port()}"
     command = [sys.executable, "-X", "importtime", "-m", "torchctl", "barrier"]
     with Child(*command, "--store", store, "--world-size", "2") as child:
         code, out, err = child.end()

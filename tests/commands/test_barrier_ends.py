@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.ports import unused_port
 from tests.storejobs import store_host, torchctl, until_counter
 from tests.stores import connect, host_store
 from torchctl.cli import cli
 from torchctl.errors import StoreError, StoreInterruptedError
-from torchctl.storeutil import create_c10d_store, get_free_port
+from torchctl.storeutil import create_c10d_store
 from torchctl.storeutil.operator.barrier import join_barrier
 
 pytestmark = pytest.mark.torch
@@ -162,7 +163,7 @@ def test_ctrl_c_at_serve_says_that_the_store_ends() -> None:
 
 
 def test_two_that_serve_the_same_address_meet() -> None:
-    store = f"127.0.0.1:{get_free_port()}"
+    store = f"127.0.0.1:{unused_port()}"
     where = ["--serve", "--store", store, "--world-size", "2", "--key-prefix", "x"]
     with torchctl("barrier", *where) as one, torchctl("barrier", *where) as other:
         ends = [one.end(), other.end()]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import unused_port
 from tests.stores import host_store, in_threads
 from torchctl.storeutil import create_c10d_store, get_free_port, get_socket_with_port
 from torchctl.storeutil.probe import NotAStoreError, SilentError, probe_store
@@ -42,7 +43,7 @@ def test_a_world_needs_a_port() -> None:
 
 @pytest.mark.parametrize("wait_for_workers", [True, False])
 def test_server_and_clients_find_each_other(wait_for_workers: bool) -> None:
-    port = get_free_port()
+    port = unused_port()
     stores = in_threads(
         partial(create_c10d_store, rank == 0, HOST, port, 3, timeout=20, wait_for_workers=wait_for_workers)
         for rank in range(3)
@@ -101,7 +102,7 @@ def test_a_name_that_does_not_resolve_ends_at_the_deadline() -> None:
 
 
 def test_a_client_waits_for_a_server_that_starts_later() -> None:
-    port = get_free_port()
+    port = unused_port()
 
     def late() -> Any:
         time.sleep(0.5)  # the client must have been refused at least once

@@ -32,16 +32,23 @@ def rank_of(outcome: Outcome[T]) -> int | None:
     return outcome.endpoint.rank if rank is None else rank
 
 
+def _place(outcome: Outcome[T]) -> int | None:
+    """Return which rank is found by an outcome: torch's own server answers without saying its rank."""
+    rank = rank_of(outcome)
+    return outcome.endpoint.rank if rank is None else rank
+
+
 def absent_ranks(outcomes: Sequence[Outcome[T]]) -> dict[str | None, list[int]]:
     """Return, per job, the ranks below the world size that its workers report which no one claims; empty jobs left out.
 
-    A failure whose rank is known counts as found. One whose rank is unknown may be any of them.
+    A failure whose rank is known counts as found. One whose rank is unknown may be any of them. An answer that names
+    no job is of any.
     """
     worlds = _worlds(outcomes)
     failed = {rank_of(outcome) for outcome in outcomes if outcome.value is None}
     absent = {}
     for job, size in worlds.items():
-        present = {rank_of(one) for one in outcomes if one.value is not None and one.identity.job_id == job}
+        present = {_place(one) for one in outcomes if one.value is not None and one.identity.job_id in (job, None)}
         ranks = [rank for rank in range(size) if rank not in present and rank not in failed]
         if ranks:
             absent[job] = ranks
