@@ -17,7 +17,8 @@ from typing import Any
 from torchctl import protocol
 from torchctl.errors import ServerError
 from torchctl.protocol import runtimedir, socketnames
-from torchctl.server.guest import farewell, identity, torchlink
+from torchctl.server.guest import farewell, identity
+from torchctl.server.guest.loaded import c10d, loaded
 from torchctl.server.http import unixpath
 from torchctl.server.options import DEFAULT, WorkerOptions
 from torchctl.server.worker import WorkerServer
@@ -165,7 +166,7 @@ def _recorded() -> Iterator[None]:
 
 
 def _error_module() -> Any:
-    if torchlink.loaded("torch") is None or torchlink.c10d() is None:
+    if loaded("torch") is None or c10d() is None:
         return None
     try:
         return importlib.import_module(_ERRORS)  # a part of the torch that is loaded

@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import Any
 
-from torchctl.server.guest import torchlink
+from torchctl.server.guest.loaded import c10d
 
 
 class Native:
@@ -31,7 +31,7 @@ def start() -> Native | None:
 
     Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.cpp (torch 2.13).
     """
-    kind = getattr(torchlink.c10d(), "_WorkerServer", None)
+    kind = getattr(c10d(), "_WorkerServer", None)
     if kind is None:
         return None
     import shutil

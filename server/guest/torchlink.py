@@ -1,33 +1,13 @@
-"""What torch, loaded in this process, has to say: looked up in `sys.modules`, so that we are never the one
-who loads it behind the trainer's back.
-
-Not even for a handler that has little to say without torch: an import changes the process (its threads, its
-memory, what OMP_NUM_THREADS still means to a script that has not imported torch yet).
-"""
+"""What torch, loaded in this process, offers: its process group, and its handlers as ones of ours."""
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+from torchctl.server.guest.loaded import c10d, loaded
 from torchctl.server.request import Handler, Request, Response
-
-_C10D = "torch._C._distributed_c10d"
-
-
-def loaded(name: str) -> Any:
-    """Return a module that is loaded and whose import has finished, else None."""
-    module = sys.modules.get(name)
-    if module is None or getattr(getattr(module, "__spec__", None), "_initializing", False):
-        return None
-    return module
-
-
-def c10d() -> Any:
-    """Return torch's distributed bindings, or None while torch is not (fully) loaded."""
-    return sys.modules.get(_C10D) if loaded("torch") is not None else None
 
 
 def distributed() -> ModuleType | None:

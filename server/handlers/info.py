@@ -18,6 +18,7 @@ from torchctl.protocol.info import info_document
 from torchctl.protocol.stacktext import CALLS_PARAMETER
 from torchctl.server import registry
 from torchctl.server.guest import guesses, identity, sharing, step, torchlink
+from torchctl.server.guest.loaded import loaded
 from torchctl.server.handlers import calls
 from torchctl.server.request import Request, Response
 
@@ -103,7 +104,7 @@ def _whole(step: object) -> int | None:
 
 
 def _torch_version() -> str | None:
-    version = getattr(torchlink.loaded("torch"), "__version__", None)
+    version = getattr(loaded("torch"), "__version__", None)
     return None if version is None else str(version)
 
 
@@ -124,7 +125,7 @@ def _device(local_rank: int | None) -> dict[str, Any] | None:
     `index` counts within CUDA_VISIBLE_DEVICES, `physical` is that list's own entry; `source` says how it is
     known: bound to the process group, or the convention that local rank N uses device N.
     """
-    cuda = torchlink.loaded("torch.cuda")
+    cuda = loaded("torch.cuda")
     dist: Any = torchlink.distributed()
     index, source = local_rank, "local_rank"
     try:

@@ -6,7 +6,7 @@ import atexit
 import importlib
 import threading
 
-from torchctl.server.guest import torchlink
+from torchctl.server.guest.loaded import loaded
 from torchctl.server.handlers.parameters import check_names, seconds
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
@@ -24,9 +24,9 @@ def torch_profile(request: Request, response: Response) -> None:
     """
     check_names(request, "duration")
     duration_s = seconds(request.get_param("duration") or "missing", "duration", most=MAX_DURATION_S)
-    if torchlink.loaded("torch") is None:
+    if loaded("torch") is None:
         raise Refusal(501, "torch is not loaded in this process, so there is nothing to profile")
-    if getattr(torchlink.loaded("torch.autograd.profiler"), "_is_profiler_enabled", False):
+    if getattr(loaded("torch.autograd.profiler"), "_is_profiler_enabled", False):
         raise Refusal(409, "the training script is running its own profiler, and torch crashes with two at once")
     if not _one_at_a_time.acquire(blocking=False):
         raise Refusal(409, "another profile is running; try again when it is done")

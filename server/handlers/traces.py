@@ -13,6 +13,7 @@ from typing import Any
 
 from torchctl import protocol
 from torchctl.server.guest import torchlink
+from torchctl.server.guest.loaded import c10d, loaded
 from torchctl.server.handlers.parameters import booleans, check_names
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
@@ -50,7 +51,7 @@ def fr_trace_json(request: Request, response: Response) -> None:
 def wait_counter_values(request: Request, response: Response) -> None:
     """Answer torch's wait counters as JSON; none before torch is loaded."""
     check_names(request)
-    if torchlink.c10d() is None:
+    if c10d() is None:
         response.set_content("{}", "application/json")
         return
     handler = torchlink.torch_handler("wait_counter_values")
@@ -95,7 +96,7 @@ def recorder_of(binding: str) -> tuple[Any, str]:
 
     The function is None, and the name "none", while torch is not loaded.
     """
-    bindings = torchlink.c10d()
+    bindings = c10d()
     if bindings is None:
         return None, protocol.NO_RECORDER
     name = binding if hasattr(bindings, binding) else binding.replace("nccl", "fr")
@@ -105,4 +106,4 @@ def recorder_of(binding: str) -> tuple[Any, str]:
 
 
 def _version() -> str:
-    return str(getattr(torchlink.loaded("torch"), "__version__", "of this process"))
+    return str(getattr(loaded("torch"), "__version__", "of this process"))

@@ -14,7 +14,7 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from torchctl.protocol.calls import MAX_P2P, MAX_TENSORS, NUMBERS
-from torchctl.server.guest import torchlink
+from torchctl.server.guest.loaded import c10d, loaded
 from torchctl.server.handlers.calling.groups import Groups, runs
 from torchctl.server.handlers.calling.objects import Kinds, tensors_of, text_of, whole_of
 from torchctl.server.handlers.calling.variables import MISSING, variable
@@ -62,12 +62,12 @@ class Arguments:
 
     def __init__(self, kinds: Kinds, groups: Groups) -> None:
         self._kinds, self._groups = kinds, groups
-        bindings = torchlink.c10d()
-        c10d = torchlink.loaded("torch.distributed.distributed_c10d")
-        rpc = torchlink.loaded("torch._C._distributed_rpc")
+        bindings = c10d()
+        functions = loaded("torch.distributed.distributed_c10d")
+        rpc = loaded("torch._C._distributed_rpc")
         reduce_op = getattr(bindings, "ReduceOp", None)
         self._op_classes = (reduce_op, getattr(reduce_op, "RedOpType", None))
-        self._planned_class = getattr(c10d, "P2POp", None)
+        self._planned_class = getattr(functions, "P2POp", None)
         self._worker_class = getattr(rpc, "WorkerInfo", None)
 
     def call(self, frame: FrameType, depth: int) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torchctl.protocol.calls import MAX_GROUPS, MAX_TEXT
-from torchctl.server.guest import torchlink
+from torchctl.server.guest.loaded import loaded
 from torchctl.server.guest.outstanding import Begun
 from torchctl.server.handlers.calling.objects import text_of, whole_of
 
@@ -30,7 +30,7 @@ class Groups:
         self._places: list[tuple[Any, int]] = []
         self._members: list[dict[int, int]] = []  # of each, its global ranks and theirs in the group
         self._default: int | None = None
-        module = torchlink.loaded(_MODULE)
+        module = loaded(_MODULE)
         tables = vars(module) if module is not None else {}
         world = tables.get("_world")
         default = getattr(world, "default_pg", None)

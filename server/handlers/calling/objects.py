@@ -15,7 +15,7 @@ from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any, NamedTuple
 
 from torchctl.protocol.calls import MAX_TENSORS, MAX_TEXT
-from torchctl.server.guest import torchlink
+from torchctl.server.guest.loaded import loaded
 from torchctl.server.handlers.calling.variables import MISSING
 
 _C10D = "torch._C._distributed_c10d"
@@ -66,9 +66,9 @@ class Kinds:
         self._held: list[Any] = []  # so that no id is used again
         for kind, modules in _TABLE.items():
             for module, names in modules.items():
-                loaded = torchlink.loaded(module)
-                for name in names.split() if type(loaded) is ModuleType else ():
-                    found = vars(loaded).get(name)
+                home = loaded(module)
+                for name in names.split() if type(home) is ModuleType else ():
+                    found = vars(home).get(name)
                     if any(base is type for base in _mro(type(found))):
                         self._held.append(found)
                         self._by_id[id(found)] = Kind(
