@@ -47,9 +47,17 @@ def ring(entries: Rows, config: dict[str, Any], lost: int = 0, **changes: Any) -
     return dump(numbered, **({"pg_config": config, "pg_status": {}} | changes))
 
 
-def look_at(dumps: Mapping[int, dict[str, Any]], stacks: dict[int, Stacks] | None = None, **known: Any) -> Diagnosis:
-    """Diagnose whole dumps, by rank."""
-    raw: list[RawDump | Failure] = [RawDump(f"trace_{rank}", rank, pickled(made)) for rank, made in dumps.items()]
+def look_at(
+    dumps: Mapping[int, dict[str, Any]],
+    stacks: dict[int, Stacks] | None = None,
+    written_ns: Mapping[int, int] | None = None,
+    **known: Any,
+) -> Diagnosis:
+    """Diagnose whole dumps, by rank; `written_ns` are the times of their files."""
+    times = written_ns or {}
+    raw: list[RawDump | Failure] = [
+        RawDump(f"trace_{rank}", rank, pickled(made), written_ns=times.get(rank)) for rank, made in dumps.items()
+    ]
     return diagnose(Evidence(load_raw(iter(raw)), stacks or {}, **known))
 
 

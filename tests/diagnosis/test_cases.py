@@ -279,10 +279,10 @@ def test_a_straggler_is_found_through_clocks_that_differ() -> None:
     assert diagnose(Evidence(load_raw(iter(even.dumps())))).findings == []
     slow = Job({"0": (0, 1, 2, 3)}, programs, clock_ns=shifts)
     for at in range(steps):
-        changed(slow, 2, at, late_ns=20 * STEP_NS)
+        changed(slow, 2, at, late_ns=300 * STEP_NS)
     found = only(diagnose(Evidence(load_raw(iter(slow.run().dumps())))))
     assert (found.kind, found.culprit_ranks) == ("straggler", (2,))
-    assert found.lateness_ms == pytest.approx((20, 20), abs=0.5)
+    assert found.lateness_ms == pytest.approx((300, 300), abs=0.5)
 
 
 def test_a_rank_that_is_held_up_in_another_group_is_no_straggler() -> None:
@@ -291,7 +291,7 @@ def test_a_rank_that_is_held_up_in_another_group_is_no_straggler() -> None:
     programs = [[Step(name, "all_reduce", at=at) for at in range(30) for name in order[rank]] for rank in range(4)]
     job = Job({"a": (0, 1, 2), "b": (2, 3)}, programs)
     for at in range(30):
-        changed(job, 3, at, late_ns=20 * STEP_NS)
+        changed(job, 3, at, late_ns=300 * STEP_NS)
     found = only(diagnose(Evidence(load_raw(iter(job.run().dumps())))))
     assert (found.kind, found.culprit_ranks) == ("straggler", (3,))
 

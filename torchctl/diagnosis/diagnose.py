@@ -9,7 +9,7 @@ from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.findings.accuse import accuse
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
-from torchctl.diagnosis.findings.health import unproven
+from torchctl.diagnosis.findings.health import in_flight, moving, unproven
 from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.words import group_words, ranks_of, unable_words
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
@@ -36,9 +36,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     findings, unknown = accuse(court)
     if evidence.live and not findings:
         findings += _left_behind(evidence)
-    straggler = _straggler(evidence)
-    if straggler is not None:
-        findings.append(straggler)
+    doubts = [] if findings else _doubts(court, unknown)
+    if not (findings or unknown or doubts):
+        findings += _straggler(evidence)  # no rank is slow while another hangs, or may hang
     if evidence.interrupted or evidence.unasked:  # who was not asked, or not waited for, is not lost
         findings = [finding for finding in findings if not evidence.unasked.intersection(finding.culprit_ranks)]
         unknown.insert(0, _left_out(evidence))
@@ -48,21 +48,14 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     _add_bad_files(trace, findings)
     seen = evidence.ranks()
     if not findings:
-        unknown += [*_in_flight(court), *trace.doubts[:4], *_without_evidence(evidence, seen)]
-        if not len(trace) and not evidence.stacks:
-            unknown.append("there is no dump and no stack from any rank")
-        elif not trace.dumps:
-            unknown.append("there is no dump from any rank, and the stacks show no rank that others wait for")
-        elif not len(trace):
-            unknown.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
-        unknown = unknown or unproven(court)
+        unknown += doubts
     size = evidence.size()
     unread = {one.rank for one in evidence.unread if one.rank is not None}
     missing = sorted((set(range(size or 0)) | set(failed) | unread) - set(seen))
     healthy = False if findings else None if unknown else True
     return Diagnosis(
         healthy,
-        _verdict(healthy, findings, unknown, proofs.compared),
+        _verdict(healthy, findings, unknown, court),
         size,
         seen,
         missing,
@@ -70,6 +63,19 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         findings,
         unknown,
     )
+
+
+def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
+    """Return what of a job without findings may be wrong, in words; nothing if it is proven to be healthy."""
+    evidence, trace = court.proofs.evidence, court.trace
+    doubts = [*in_flight(court), *trace.doubts[:4], *_without_evidence(evidence, evidence.ranks())]
+    if not len(trace) and not evidence.stacks:
+        doubts.append("there is no dump and no stack from any rank")
+    elif not trace.dumps:
+        doubts.append("there is no dump from any rank, and the stacks show no rank that others wait for")
+    elif not len(trace):
+        doubts.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
+    return doubts or ([] if unknown else unproven(court))
 
 
 def _without_evidence(evidence: Evidence, seen: Sequence[int]) -> list[str]:
@@ -142,22 +148,24 @@ def _left_behind(evidence: Evidence) -> list[Finding]:
     return [Finding("rank_lost", sure, summary, tuple(lost), (), evidence=reasons)]
 
 
-def _straggler(evidence: Evidence) -> Finding | None:
+def _straggler(evidence: Evidence) -> list[Finding]:
     hosts = {place.host for place in evidence.places.values()}
     one_clock = len(hosts) == 1 and None not in hosts and set(evidence.places) >= set(evidence.trace.ranks)
     found = find_straggler(evidence.trace, one_clock)
     if found is None:
-        return None
+        return []
     trace = evidence.trace
     group = trace.groups[found.group]
     made = collective_at(trace, found.row)
     frame = nearest_frame(trace.stack_of(found.row))
     lateness = f"median {duration(found.median_ms / 1000)}, p99 {duration(found.p99_ms / 1000)}"
+    sure: Confidence = "likely" if one_clock else "possible"
+    clock = "" if one_clock else "; a clock ahead by as much would look the same"
     finding = Finding(
         "straggler",
-        "likely",
+        sure,
         f"rank {found.rank} is the last to enter in {found.count} of {found.of} operations of"
-        f" {group_words(group)}: {lateness} after the second to last",
+        f" {group_words(group)}: {lateness} after the second to last{clock}",
         (found.rank,),
         tuple(rank for rank in group.members if rank != found.rank),
         name_of(group),
@@ -167,7 +175,7 @@ def _straggler(evidence: Evidence) -> Finding | None:
     )
     if frame is not None:
         finding.evidence.append(f"it enters {made.op} at {frame.filename}:{frame.line} ({frame.name})")
-    return finding
+    return [finding]
 
 
 def _add_timed_out(trace: Trace, findings: list[Finding]) -> None:
@@ -215,32 +223,15 @@ def _many_bad_files(failures: Sequence[Failure], cause: int | None) -> Finding:
     return Finding("bad_file", "certain", f"{summary}: {told[0]}", ranks, (), evidence=evidence, caused_by=cause)
 
 
-def _in_flight(court: Court) -> list[str]:
-    """Say what may be stuck and may be running, where one look cannot tell."""
-    proofs, found = court.proofs, []
-    for op in court.waits.open.in_flight:
-        group = court.trace.groups[op.group]
-        if set(op.rows) & proofs.moved or proofs.stale:
-            continue
-        if proofs.is_gloo(op.group):
-            # Gloo marks operations done late; but where the members are not known, someone may be missing.
-            if not group.known and not group.default and not proofs.compared:
-                found.append(f"the members of {group_words(group)} are not known, and it has an open operation")
-            continue
-        found.append(
-            f"all members of {group_words(group)} have entered sequence id {op.seq}; one look"
-            " cannot determine whether it is running or stuck"
-        )
-    return found[:4]
-
-
-def _verdict(healthy: bool | None, findings: list[Finding], unknown: list[str], moved: bool) -> str:
+def _verdict(healthy: bool | None, findings: list[Finding], unknown: list[str], court: Court) -> str:
     if findings:
         more = sum(finding.caused_by is None and finding.kind not in _FOLLOWING for finding in findings[1:])
         tail = f" ({more} more finding{'s' * (more > 1)})" if more else ""
         return f"{findings[0].summary}{tail}."
     if healthy is None:
         return f"Cannot tell: {unknown[0]}."
-    if moved:
+    if moving(court):
+        return "Nothing is wrong: every rank was moving when it was dumped."
+    if court.proofs.compared:
         return "Nothing is wrong: the job moves, and no rank waits for another."
     return "Nothing is wrong: no rank waits for another."

@@ -1,16 +1,17 @@
 """Whether nothing is wrong: that takes proof, since a job of which nothing is known looks like a healthy one.
 
-How this works. A job was seen moving between two looks, or files show an end that all ranks share: no operation is
-open, all members of each group have the same last sequence id, no rank is missing, and no process lives whose stack was
-taken.
+How this works. A job was seen moving between two looks, or each file was written just after something had happened on
+its rank, or files show an end that all ranks share: no operation is open, all members of each group have the same
+last sequence id, no rank is missing, and no process lives whose stack was taken.
 """
 
 from __future__ import annotations
 
-from torchctl.diagnosis.findings.court import Court
-from torchctl.diagnosis.findings.words import group_words, joined, ranks_of, verb
+from torchctl.diagnosis.findings.court import Court, collective_at, name_of
+from torchctl.diagnosis.findings.words import call_words, group_words, joined, ranks_of, verb
 from torchctl.diagnosis.waits.activity import Doing
 from torchctl.flightrec.table.trace import State
+from torchctl.text import duration
 
 _MORE = "a second set of dumps a few seconds later would show whether the job moves"
 
@@ -18,6 +19,8 @@ _MORE = "a second set of dumps a few seconds later would show whether the job mo
 def unproven(court: Court) -> list[str]:
     """Return what keeps a job without a finding from being called healthy, in words; nothing if it is proven."""
     proofs = court.proofs
+    if moving(court):
+        return []
     if proofs.compared:
         return [] if proofs.moved else [_stands_still(court)]
     if proofs.stale:
@@ -28,6 +31,45 @@ def unproven(court: Court) -> list[str]:
             f" known: {_MORE}"
         ]
     return _open(court) or _different_ends(court) or _alive(court)
+
+
+def moving(court: Court) -> bool:
+    """Whether files of all ranks show that each was moving when it was dumped."""
+    proofs = court.proofs
+    members = {rank for group in court.trace.groups for rank in group.members}
+    everybody = members.union(range(proofs.evidence.size() or 0))
+    inside = any(made.doing is Doing.COLLECTIVE for made in proofs.activity.values())
+    return not proofs.compared and not inside and everybody <= set(court.trace.ranks) and proofs.ages.moving()
+
+
+def in_flight(court: Court) -> list[str]:
+    """Return what may be stuck and may be running, where one look cannot tell."""
+    proofs, found = court.proofs, []
+    if moving(court):
+        return []
+    for op in court.waits.open.young:
+        absent = sorted({*op.missing, *op.skipped, *op.unknown})
+        row = min(op.rows.values())
+        call = call_words(collective_at(court.trace, row), name_of(court.trace.groups[op.group]))
+        waited = duration((proofs.ages.waited_ns(op.rows.values()) or 0) / 1e9)
+        found.append(
+            f"{ranks_of(absent)} {verb(absent, 'has', 'have')} not entered {call}, and others had been in it for"
+            f" {waited} when they were dumped: {_MORE}"
+        )
+    for op in court.waits.open.in_flight:
+        group = court.trace.groups[op.group]
+        if set(op.rows) & proofs.moved or proofs.stale:
+            continue
+        if proofs.is_gloo(op.group):
+            # Gloo marks operations done late; but where the members are not known, someone may be missing.
+            if not group.known and not group.default and not proofs.compared:
+                found.append(f"the members of {group_words(group)} are not known, and it has an open operation")
+            continue
+        found.append(
+            f"all members of {group_words(group)} have entered sequence id {op.seq}; one look"
+            " cannot determine whether it is running or stuck"
+        )
+    return found[:4]
 
 
 def _stands_still(court: Court) -> str:

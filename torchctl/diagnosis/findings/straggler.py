@@ -1,10 +1,11 @@
 """A rank that keeps a moving job waiting: it is regularly the last to enter, by a time that counts.
 
-How this works. Clocks of hosts differ, so a rank's clock is first set right by the completion times of
-collectives that all its group finished, which are one moment. Then each rank's lateness in an operation is how
-long after the second to last it came. A rank that could not come sooner, because it was held in another group, is
-no straggler: only operations before which it was free as early as the others count, and of a rank that uses gloo's
-send and recv, which leave no entry, that is never known.
+How this works. Clocks of hosts differ, so a rank's clock is first set right by the completion times of collectives
+that all its group finished, which are one moment. A watchdog sees that moment when it next looks, up to 100 ms later,
+and always about as late on one rank, so clocks are set right no better than that. Then each rank's lateness in an
+operation is how long after the second to last it came. A rank that could not come sooner, because it was held in
+another group, is no straggler: only operations before which it was free as early as the others count, and of a rank
+that uses gloo's send and recv, which leave no entry, that is never known.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _LEAST = 8  # operations of one group before anything is called regular
 _SHARE = 0.75  # of them in which the same rank came last
 _LEAST_MS = 2.0  # below that, it is the noise of clocks and schedulers
+_LOOK_MS = 100.0  # between two looks of NCCL's watchdog; what is set right by what they see is no better
 _PART = 0.1  # of the time from one operation to the next
 _MAX_INSTANCES = 2000  # of one group; the newest
 
@@ -107,7 +109,8 @@ def _of_group(trace: Trace, rows: Ints, one_clock: bool, free: Ints) -> Straggle
     rank_at = int(np.bincount(last, minlength=members).argmax())
     mine = last == rank_at
     # The cheap questions first: in nearly every group they are the last ones.
-    if mine.sum() < max(_LEAST, _SHARE * len(whole)) or float(np.median(late[mine])) < _LEAST_MS:
+    least_ms = _LEAST_MS if one_clock else _LOOK_MS
+    if mine.sum() < max(_LEAST, _SHARE * len(whole)) or float(np.median(late[mine])) < least_ms:
         return None
     # How long the one that came last had been free, against the others': held up elsewhere is not slow.
     since = free[table]
@@ -124,7 +127,7 @@ def _of_group(trace: Trace, rows: Ints, one_clock: bool, free: Ints) -> Straggle
     lateness = late[counted]
     median = float(np.median(lateness))
     step = float(np.median(np.diff(created.min(axis=1)))) if len(whole) > 1 else 0.0
-    if median < _LEAST_MS or median < _PART * step:
+    if median < least_ms or median < _PART * step:
         return None
     row = int(table[-1, rank_at])
     p99 = float(np.percentile(lateness, 99))
@@ -133,11 +136,13 @@ def _of_group(trace: Trace, rows: Ints, one_clock: bool, free: Ints) -> Straggle
 
 def _clock_shift(trace: Trace, table: Ints, one_clock: bool) -> Floats | None:
     """Return how far each rank's clock is ahead, in milliseconds; None if that cannot be determined."""
+    if one_clock:
+        return np.zeros(table.shape[1], np.float32)
     completed = trace.completed_ns[table]
     symmetric = np.array([operation.symmetric for operation in trace.operations])
     good = (completed != NO_TIME).all(axis=1) & symmetric[trace.operation[table]].all(axis=1)
     if int(good.sum()) < _LEAST:
-        return np.zeros(table.shape[1], np.float32) if one_clock else None
+        return None
     times = (completed[good] - completed[good].min()) / 1e6
     shift: Floats = np.median(times - np.median(times, axis=1, keepdims=True), axis=0)
     return shift

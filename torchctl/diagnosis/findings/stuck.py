@@ -24,7 +24,8 @@ def stuck(court: Court, node: Node) -> Finding | Unclear:
             f"the members of {group_words(group)} are not known, and {ranks_of(candidates)} may be among them"
         )
     inside = sorted(op.rows)
-    hard = court.proofs.hard(list(op.rows.values()))
+    rows = list(op.rows.values())
+    hard = court.proofs.hard(rows) or court.proofs.ages.timed_out(rows)
     confidence: Confidence = "likely" if hard or court.proofs.compared else "possible"
     places = court.proofs.evidence.places
     hosts = sorted({place.host for rank in inside if (place := places.get(rank)) is not None and place.host})

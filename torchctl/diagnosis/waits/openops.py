@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torchctl.diagnosis.waits.activity import Doing
+from torchctl.diagnosis.waits.ages import LONG_NS
 from torchctl.diagnosis.waits.entered import find_open
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.mismatch import find_mismatches
@@ -29,6 +30,7 @@ def open_operations(proofs: Proofs) -> OpenOperations:
     ops: list[OpenOp] = []
     passing: list[OpenOp] = []
     in_flight: list[OpenOp] = []
+    young: list[OpenOp] = []
     for op in find_open(proofs.trace, proofs.windows, proofs.usable, proofs.moved):
         if (op.group, op.seq) in disagreed:
             ops.append(op)
@@ -36,7 +38,7 @@ def open_operations(proofs: Proofs) -> OpenOperations:
             passing.append(op)
         elif op.missing or op.skipped or op.unknown:
             if _absence_counts(proofs, op):
-                ops.append(op)
+                (young if proofs.young(list(op.rows.values())) else ops).append(op)
         elif op.done:
             passing.append(op)
         elif _is_stuck(proofs, op) or (not proofs.trace.groups[op.group].known and proofs.unseen(op.group)):
@@ -48,7 +50,7 @@ def open_operations(proofs: Proofs) -> OpenOperations:
     in_flight = [op for number, op in enumerate(in_flight) if number not in circles]
     pairs = _pairs_that_count(proofs)
     holding = _holding(proofs, ops, pairs, in_flight)
-    return OpenOperations(ops + holding, pairs, passing, in_flight, holding, mismatches)
+    return OpenOperations(ops + holding, pairs, passing, in_flight, holding, mismatches, young)
 
 
 def _finished(proofs: Proofs, op: OpenOp) -> bool:
@@ -75,8 +77,13 @@ def _is_stuck(proofs: Proofs, op: OpenOp) -> bool:
         # Gloo marks operations done some time after they are; a thread inside of one is proof.
         inside = any(proofs.doing(rank) is Doing.COLLECTIVE for rank in op.rows)
         return inside and (proofs.compared or hard)
-    if hard or (proofs.compared and proofs.moved.isdisjoint(op.rows)):
+    if proofs.given_up(rows) or proofs.ages.long_for_all(rows):
         return True
+    if proofs.compared:
+        return proofs.moved.isdisjoint(op.rows)
+    standing_ns = proofs.ages.standing_ns(rows)
+    if standing_ns is not None:
+        return standing_ns > LONG_NS
     return int(State.STARTED) in proofs.trace.state[rows].tolist() and not proofs.stale
 
 
@@ -100,7 +107,7 @@ def _pairs_that_count(proofs: Proofs) -> list[OpenPair]:
     found = []
     for pair in find_open_pairs(trace, proofs.usable, proofs.moved):
         done = pair.other is not None and trace.state[pair.other] == State.DONE
-        if not done and (not proofs.stale or proofs.hard([pair.row])):
+        if not done and (not proofs.stale or proofs.hard([pair.row])) and not proofs.young([pair.row]):
             found.append(pair)
     return found
 

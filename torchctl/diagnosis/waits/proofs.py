@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.waits.activity import Activity, Doing, activities_of
+from torchctl.diagnosis.waits.ages import Ages
 from torchctl.diagnosis.waits.entered import Windows
 from torchctl.diagnosis.waits.pairs import outrun_senders
-from torchctl.flightrec.table.trace import NO_TIME, State, Trace
+from torchctl.flightrec.table.trace import State, Trace
 
-_LONG_NS = 30_000_000_000  # an operation open for longer than this was not in flight by chance
 _TIMED_OUT, _LATE = int(State.TIMED_OUT), int(State.LATE)  # asked for every open row: an enum's look-up is slow
 
 
@@ -37,6 +37,7 @@ class Proofs:
         empty: ranks whose dump holds nothing although they have taken part.
         wrapped: ranks whose ring may have lost its oldest entries.
         usable: ranks whose dump can show that they have not entered something.
+        ages: how long something has been open.
     """
 
     evidence: Evidence
@@ -48,7 +49,7 @@ class Proofs:
     empty: frozenset[int]
     wrapped: frozenset[int]
     usable: frozenset[int]
-    _newest_ns: int
+    ages: Ages
     _in_something: frozenset[int]
 
     @property
@@ -61,11 +62,12 @@ class Proofs:
         return self.evidence.moved is not None
 
     def hard(self, rows: Sequence[int]) -> bool:
-        """Whether an operation is proven to hang: given up by a watchdog, or open for long by the job's own times."""
-        if self.given_up(rows):
-            return True
-        entered_ns = int(self.trace.created_ns[rows].max()) if rows else NO_TIME
-        return entered_ns != NO_TIME and self._newest_ns - entered_ns > _LONG_NS
+        """Whether a rank is proven to hang in an operation: a watchdog gave it up, or a rank has long been in it."""
+        return self.given_up(rows) or self.ages.long(rows)
+
+    def young(self, rows: Sequence[int]) -> bool:
+        """Whether an operation is too young, in one look, for those who are not in it to be late."""
+        return not self.compared and self.ages.young(rows) and not self.hard(rows)
 
     def given_up(self, rows: Sequence[int]) -> bool:
         """Whether a watchdog has given up one of these rows."""
@@ -116,7 +118,7 @@ def proofs_of(evidence: Evidence) -> Proofs:
         empty=empty,
         wrapped=frozenset(dump.rank for dump in trace.dumps if dump.wrapped),
         usable=frozenset(trace.ranks) - stale - empty,
-        _newest_ns=max(int(trace.created_ns.max()), int(trace.completed_ns.max())) if len(trace) else 0,
+        ages=Ages(trace),
         _in_something=frozenset(trace.rank[trace.state <= State.LATE].tolist()),
     )
 

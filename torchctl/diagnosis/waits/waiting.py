@@ -95,6 +95,7 @@ class OpenOperations:
         in_flight: collectives that all have entered and that may just be running.
         holding: those of `ops` that may just be running, but hold a rank that others wait for.
         mismatches: collectives on which ranks disagree, open or not.
+        young: collectives that some have not entered, and the others only just before they were dumped.
     """
 
     ops: list[OpenOp]
@@ -103,6 +104,7 @@ class OpenOperations:
     in_flight: list[OpenOp]
     holding: list[OpenOp]
     mismatches: list[Mismatch]
+    young: list[OpenOp]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ def assemble(pieces: Sequence[Piece], bad: Sequence[Failure], notes: Sequence[st
                 piece.reported,
                 raw.answered_ns,
                 raw.written_ns,
+                piece.taken_ns,
                 piece.comm_lib_version,
                 piece.unknown_keys,
             )

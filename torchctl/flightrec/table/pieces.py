@@ -35,6 +35,7 @@ class Piece:
     reported: tuple[ReportedStatus, ...]
     wrapped: bool
     gaps: bool
+    taken_ns: int | None
     texts: Sequence[str]
     shapes: Sequence[tuple[tuple[int, ...], ...]]
     dtypes: Sequence[tuple[str, ...]]
@@ -97,6 +98,7 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
         bool(len(records)) and (int(records.min()) > 0 or int(records.max()) >= len(records)),
         # Gloo counts sends and receives here, and records none of them.
         bool((operation_ids > columns["collective_seq_id"])[columns["collective_seq_id"] >= 0].any()),
+        _taken(columns, _column(source, "retired")),
         entries.strings,
         shapes,
         dtypes,
@@ -104,6 +106,15 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
         frames,
         columns,
     )
+
+
+def _taken(columns: Mapping[str, Any], retired: Ints) -> int | None:
+    """Return when a dump was taken, None if it does not tell: it completes what no watchdog has looked at yet.
+
+    Source: `FlightRecorder::dump_entries` (2.13), which updates the state of all entries before it writes them.
+    """
+    found = columns["completed_ns"][(columns["word"] == WORDS["completed"]) & (retired == 0)]
+    return int(found.max()) if len(found) and found.max() > 0 else None
 
 
 def _column(source: Mapping[str, memoryview[Any]], name: str) -> Ints:

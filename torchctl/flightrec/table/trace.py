@@ -61,6 +61,7 @@ class DumpInfo:
         groups, reported: its `pg_config` and `pg_status`.
         answered_ns: when a live worker sent it, by our clock; None for a file.
         written_ns: when the file was last written.
+        taken_ns: when the dump was taken, by the clock of its host; None if it does not tell.
         comm_lib_version, unknown_keys: as in `Dump`.
     """
 
@@ -75,6 +76,7 @@ class DumpInfo:
     reported: tuple[ReportedStatus, ...] = ()
     answered_ns: int | None = None
     written_ns: int | None = None
+    taken_ns: int | None = None
     comm_lib_version: str = ""
     unknown_keys: tuple[str, ...] = ()
 

@@ -1,0 +1,111 @@
+"""How long something has been open, by the clock of the rank that has it open and no other.
+
+How this works. Clocks of hosts differ, by minutes if they are not set, so times of two ranks are never compared. The
+later events in a dump show how old an operation is at least. The moment when the dump was taken shows how old it is: an
+operation that the dump found completed before any watchdog saw it gives that moment, else the time of the file does.
+Copying a file makes its time later, never earlier, so a young operation is young for certain. An old one is not, unless
+it is as old as its timeout, after which torch itself writes the dumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from torchctl.flightrec.table.trace import NO_TIME, Trace
+
+if TYPE_CHECKING:
+    from torchctl.flightrec.table.trace import Ints
+
+LONG_NS = 30_000_000_000  # an operation open for longer than this was not in flight by chance
+_MOVING_NS = 1_000_000_000  # whose newest event is younger than this when it is dumped, moves
+_EARLY_NS = 1_000_000_000  # a file's time comes from the kernel's tick, or a file server: so much before is none
+_COPIED_NS = 24 * 3600 * 1_000_000_000  # so long after the last event a file is a copy, or the job's end is past
+_AFTER_TIMEOUT_NS = 120_000_000_000  # a watchdog's looks, and the dumps of all ranks, take no longer
+
+
+class Ages:
+    """The moments of all dumps, each by its rank's clock.
+
+    Attributes:
+        newest: of each dump, its newest event, [dumps] int64; NO_TIME where it has none.
+        taken: of each dump, when it was taken at the latest, [dumps] int64; NO_TIME where that is not known.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self.newest = _newest(trace)
+        self.taken = np.array([_taken(dump.taken_ns, dump.written_ns, int(newest)) for dump, newest in
+                               zip(trace.dumps, self.newest, strict=True)] or [NO_TIME], np.int64)  # fmt: skip
+
+    def least_ns(self, row: int) -> int:
+        """Return how long a row has been there at least, by its rank's own events."""
+        created, newest = int(self._trace.created_ns[row]), int(self.newest[self._trace.dump[row]])
+        return 0 if NO_TIME in (created, newest) else newest - created
+
+    def most_ns(self, row: int) -> int | None:
+        """Return how long a row can have been there when it was dumped; None if that is not known."""
+        created, taken = int(self._trace.created_ns[row]), int(self.taken[self._trace.dump[row]])
+        return None if NO_TIME in (created, taken) else taken - created
+
+    def waited_ns(self, rows: Iterable[int]) -> int | None:
+        """Return how long the rank that came first to an operation can have waited in it; None for not known."""
+        return max((age for row in rows if (age := self.most_ns(row)) is not None), default=None)
+
+    def young(self, rows: Iterable[int]) -> bool:
+        """Whether an operation is known to be so young that no rank in it need be stuck."""
+        waited = self.waited_ns(rows)
+        return waited is not None and waited < LONG_NS
+
+    def long(self, rows: Iterable[int]) -> bool:
+        """Whether a rank has been in an operation for long by its own later events."""
+        return any(self.least_ns(row) > LONG_NS for row in rows)
+
+    def long_for_all(self, rows: Iterable[int]) -> bool:
+        """Whether every rank has been in an operation for long by its own later events."""
+        ages = [self.least_ns(row) for row in rows]
+        return bool(ages) and min(ages) > LONG_NS
+
+    def standing_ns(self, rows: Iterable[int]) -> int | None:
+        """Return how long all ranks of an operation have stood still in it by their files' times; None for not known.
+
+        A rank whose thread has run ahead has launched it long ago, and its device may only now have come to it.
+        """
+        stood = []
+        for row in rows:
+            age, dump = self.most_ns(row), self._trace.dump[row]
+            if age is not None:
+                stood.append(min(age, int(self.taken[dump]) - int(self.newest[dump])))
+        return min(stood, default=None)
+
+    def timed_out(self, rows: Iterable[int]) -> bool:
+        """Whether the dumps were taken when an operation's timeout had just passed, as torch takes them itself."""
+        for row in rows:
+            age, timeout_ns = self.most_ns(row), int(self._trace.timeout_ms[row]) * 1_000_000
+            if age is not None and 0 < timeout_ns <= age <= timeout_ns + _AFTER_TIMEOUT_NS:
+                return True
+        return False
+
+    def moving(self) -> bool:
+        """Whether every dump was taken just after something had happened on its rank."""
+        known = (self.taken != NO_TIME) & (self.newest[: len(self.taken)] != NO_TIME)
+        return bool(len(self.newest) and known.all() and (self.taken - self.newest < _MOVING_NS).all())
+
+
+def _newest(trace: Trace) -> Ints:
+    newest = np.full(len(trace.dumps), NO_TIME)
+    for column in (trace.created_ns, trace.started_ns, trace.completed_ns):
+        np.maximum.at(newest, trace.dump, column)
+    return newest
+
+
+def _taken(found_ns: int | None, written_ns: int | None, newest_ns: int) -> int:
+    if newest_ns == NO_TIME:
+        return NO_TIME
+    if found_ns is not None:
+        return max(found_ns, newest_ns)
+    if written_ns is None or not newest_ns - _EARLY_NS <= written_ns <= newest_ns + _COPIED_NS:
+        return NO_TIME
+    return max(written_ns, newest_ns)
