@@ -176,6 +176,14 @@ def test_a_dead_worker_has_its_last_word_in_ps(folder: Path, own_environment: Pa
         3,
         f"process {process.pid} died HH:MM:SS, SIGKILL, step 1203",
     )
+    with worker(own_environment / "rank0-0.sock", CODE, environment={"RANK": "0", "WORLD_SIZE": "4"}):
+        beside = run("ps", "--ranks", "0,3")
+    assert "died" not in beside.stdout and "refused" in beside.stdout
+    assert [steady(line) for line in beside.stderr.splitlines()] == [
+        f"torchctl: rank 3: {path} refused the connection; died HH:MM:SS, SIGKILL, step 1203",
+        "  check the job's log",
+    ]
+    eventually(lambda: len(list(own_environment.glob("*.died"))) == 2)
     forgotten = run("ps", "--forget")
     assert forgotten.stdout == "" and forgotten.exit_code == 3
     assert not list(own_environment.glob("*.died"))

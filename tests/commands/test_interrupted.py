@@ -112,6 +112,7 @@ def test_in_the_second_sample_the_first_stands(workers: Workers, started: list[P
     workers.wait_for_calls(4)
     code, out, err = interrupt(process)
     assert code == 130
+    assert out.startswith("2 ranks answered of 4, job j, 1 of 5 samples\n")
     assert "main thread: 2 ranks: 0-1  " in out
     assert err.splitlines()[-1] == "torchctl: interrupted after 1 of 5 samples"
 

@@ -63,7 +63,8 @@ def command(targets: Targets, save: str | None, forget: bool) -> None:
         out.print(ps_table(result, out.width))
         for line in degraded_lines(result):
             out.print(text(line, "red"), soft_wrap=True)
-        _print_died(died)
+        failed = {one.endpoint.path for one in result.outcomes if one.error is not None}
+        _print_died([word for word in died if word.endpoint not in failed])  # of those it is the reason on stderr
     if save is not None:
         _save(result, save)
     finish(result, degraded_told=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from torchctl.reports.stacks import Choice, JobStacks, ask_stacks, merge_jobs, r
 from torchctl.workers.questions.basic import WorkerStacks
 from torchctl.workers.survey import Survey
 from torchctl.workers.targets import Targets
+
+if TYPE_CHECKING:
+    from torchctl.render.tree import TreeStyle
 
 
 @click.command(cls=GroupedCommand)
@@ -73,10 +76,14 @@ def command(
     elif alone:
         _print_one(result, all_threads)
     else:
+        from torchctl.render.spans import line_width
+        from torchctl.render.tree import TreeStyle as Style
+
         jobs = merge_jobs(result.answered, choice, motion)
         if thread is not None and jobs and not any(job.merged.roles for job in jobs):
             raise _no_such_thread(thread, jobs)
-        told = _print_merged(result, jobs, classes=classes, full=full, samples=samples)
+        style = Style(line_width(), full, samples, 1 if motion is None else motion.taken)
+        told = _print_merged(result, jobs, classes=classes, style=style)
     finish(result, told=told, degraded_told=True)
 
 
@@ -101,14 +108,11 @@ def _print_one(result: Survey[WorkerStacks], all_threads: bool) -> None:
             out.print(line, soft_wrap=True)
 
 
-def _print_merged(
-    result: Survey[WorkerStacks], jobs: list[JobStacks], *, classes: bool, full: bool, samples: int
-) -> bool:
+def _print_merged(result: Survey[WorkerStacks], jobs: list[JobStacks], *, classes: bool, style: TreeStyle) -> bool:
     """Print the header and each job's stacks; return whether the operator has seen the failures already."""
-    from torchctl.render.spans import line_width, print_lines, shorten
-    from torchctl.render.tree import TreeStyle, class_lines, header_lines, outside_lines, tree_lines
+    from torchctl.render.spans import print_lines, shorten
+    from torchctl.render.tree import class_lines, header_lines, outside_lines, tree_lines
 
-    style = TreeStyle(line_width(), full, samples)
     print_lines(header_lines(jobs, reasons(result, style.width), style))
     for job in jobs:
         if len(jobs) > 1:

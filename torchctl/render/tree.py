@@ -32,12 +32,14 @@ class TreeStyle:
     Attributes:
         width: columns.
         full: every frame, nothing folded.
-        samples: how many samples were taken; from 2 on each branch says whether it moves.
+        samples: how many samples were asked for; from 2 on each branch says whether it moves.
+        taken: how many there are; fewer after an interrupt.
     """
 
     width: int
     full: bool = False
     samples: int = 1
+    taken: int = 1
 
 
 def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeStyle) -> Iterator[Line]:
@@ -46,7 +48,8 @@ def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeS
         line = f"{counted(job.members)} answered"
         line += "" if job.world_size is None else f" of {job.world_size}"
         line += "" if job.job_id is None else f", job {job.job_id}"
-        line += f", {style.samples} samples" if style.samples > 1 else ""
+        if style.samples > 1:
+            line += f", {'' if style.taken == style.samples else f'{style.taken} of '}{style.samples} samples"
         yield [(shorten(line, style.width), "bold")]
         for one in job.outside:
             cannot = f"  {counted(one.members)} cannot answer: {folded(one.members, style.width // 3)}, {one.reason}"

@@ -90,9 +90,9 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
     share = targets.timeout_s / choice.samples
     first = result = _sample(roll, share, question, motion)
     lost = {one.endpoint: one for one in result.outcomes if one.value is None}
-    taken = 1
+    motion.taken = 1
     interrupted = False
-    while taken < choice.samples and not is_stopped(result.outcomes):
+    while motion.taken < choice.samples and not is_stopped(result.outcomes):
         answering = [one.endpoint for one in result.outcomes if one.value is not None]
         if not answering:
             break
@@ -105,9 +105,12 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
             interrupted = is_stopped(new.outcomes)
         if interrupted:
             break
-        result, taken = new, taken + 1
+        result = new
+        motion.taken += 1
         lost.update((one.endpoint, one) for one in result.outcomes if one.value is None)
-    notes = [*first.notes, f"interrupted after {taken} of {choice.samples} samples"] if interrupted else first.notes
+    notes = list(first.notes)
+    if interrupted:
+        notes.append(f"interrupted after {motion.taken} of {choice.samples} samples")
     outcomes = [*lost.values(), *(one for one in result.outcomes if one.value is not None)]
     whole = Survey(outcomes, first.missing_ranks, notes, first.not_found, first.from_store, interrupted)
     return whole, motion

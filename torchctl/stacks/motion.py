@@ -11,9 +11,14 @@ from torchctl.stacks.stack import Stacks
 
 
 class Motion:
-    """What changed from sample to sample; workers are distinguished by any hashable key."""
+    """What changed from sample to sample; workers are distinguished by any hashable key.
+
+    Attributes:
+        taken: whole samples, counted by `reports.stacks`.
+    """
 
     def __init__(self) -> None:
+        self.taken = 0
         self._last: dict[tuple[object, int], Frames] = {}
         self._steps: dict[object, int | None] = {}
         self._moved: dict[object, set[int]] = {}

@@ -53,6 +53,7 @@ def explain_deaths(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
             cause = _of_death(endpoint, words)
             if cause:
                 error.because(cause)
+                error.hint = "check the job's log"
 
 
 def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
