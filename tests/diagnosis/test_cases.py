@@ -108,7 +108,7 @@ def test_three_groups_in_a_circle() -> None:
     config = groups(a=[0, 1], b=[1, 2], c=[0, 2])
     rows: dict[int, Rows] = {0: [started("a", 1)], 1: [started("b", 1)], 2: [started("c", 1)]}
     found = only(look(rows, config))
-    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("order_cycle", (0, 1, 2), ())
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("order_cycle", (), (0, 1, 2))
 
 
 def test_rings_that_begin_at_different_places_are_intersected() -> None:

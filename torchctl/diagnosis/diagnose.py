@@ -10,6 +10,7 @@ from torchctl.diagnosis.findings.accuse import accuse
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.health import in_flight, moving, unproven
+from torchctl.diagnosis.findings.parted import decide
 from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.words import group_words, ranks_of, unable_words
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
@@ -34,6 +35,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     proofs = proofs_of(evidence)
     court = Court(proofs, waits_of(proofs))
     findings, unknown = accuse(court)
+    findings = decide(court, findings)
     if evidence.live and not findings:
         findings += _left_behind(evidence)
     doubts = [] if findings else _doubts(court, unknown)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torchctl.diagnosis.findings.absent import absent, lost
-from torchctl.diagnosis.findings.circles import circle, went_past
+from torchctl.diagnosis.findings.circles import circle, held_first, went_past
 from torchctl.diagnosis.findings.court import Court, Unclear
 from torchctl.diagnosis.findings.disagreement import disagreement
 from torchctl.diagnosis.findings.folding import MAX_ALIKE, fold
@@ -82,10 +82,12 @@ class _Cases:
             undecided = [node for node in component if self.court.undecided(node)]
             if undecided:
                 self._undecided(undecided)
-            elif len(component) > 1:
-                self._add_circle(component)
-            else:
-                self._add(component[0])
+                continue
+            for part in held_first(self.court, component) if len(component) > 1 else [component]:
+                if len(part) > 1:
+                    self._add_circle(part)
+                else:
+                    self._add(part[0])
         self._leave_out_hidden()
         for (kind, operation), nodes in self.awaited.items():
             ranks = sorted(node.number for node in nodes)

@@ -10,6 +10,8 @@ from torchctl.diagnosis.model import Collective, Finding, GroupName, Kind
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.waiting import Node, Waits
 
+_MOST_NAMED = 2  # ranks of a circle that are named although it may be either
+
 
 def circle(court: Court, component: list[Node]) -> Finding:
     """Return the finding for a component of the graph whose nodes wait for each other."""
@@ -37,7 +39,42 @@ def circle(court: Court, component: list[Node]) -> Finding:
     summary = f"{who} {how} in {where_words}, in a circle"
     if waiting:
         summary += f"; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} for them"
+    if len(ranks) > _MOST_NAMED:
+        summary += "; which of them is wrong cannot be determined"
+        waiting, ranks, location = tuple(sorted({*waiting, *ranks})), [], None
     return Finding(kind, "likely", summary, tuple(ranks), waiting, group, collective, location, steps[:16])
+
+
+def held_first(court: Court, component: list[Node]) -> list[list[Node]]:
+    """Return what is left of a circle where each rank waits in the oldest operation alone that it has open.
+
+    A rank whose launches run ahead has later ones open as well, and others may not have come to those because of it:
+    such circles are none. A circle that is one without the later operations stays whole.
+    """
+    inside, graph = set(component), Graph[Node]()
+    for node in component:
+        graph.add(node)
+        targets = [target for target in court.waits.graph.edges[node] if target in inside]
+        if node.kind == "rank":
+            targets = _oldest(court, node.number, targets)
+        for target in targets:
+            graph.wait(node, target)
+    left = graph.roots()
+    return left if any(len(part) == 1 for part in left) else [component]
+
+
+def _oldest(court: Court, rank: int, nodes: list[Node]) -> list[Node]:
+    """Return the nodes of the operation that a rank has launched first, all of a batch; nodes without a row stay."""
+    rows = {node: row for node in nodes if (row := court.waits.rows_of(node).get(rank)) is not None}
+    if not rows:
+        return nodes
+    trace, first = court.trace, min(rows.values())
+
+    def together(row: int) -> bool:
+        same = trace.group[row] == trace.group[first] and trace.seq[row] == trace.seq[first]
+        return row == first or bool(same and trace.member[row] and trace.member[first])
+
+    return [node for node in nodes if node not in rows or together(rows[node])]
 
 
 def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:

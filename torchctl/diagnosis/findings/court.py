@@ -72,7 +72,9 @@ class Court:
         if node.kind != "pair" or proofs.compared:
             return False
         pair = self.waits.open.pairs[node.number]
-        if not pair.alone or not proofs.wrapped & {pair.rank, pair.partner} or proofs.hard([pair.row]):
+        if pair.counted and (
+            not pair.alone or not proofs.wrapped & {pair.rank, pair.partner} or proofs.hard([pair.row])
+        ):
             return False
         inside = proofs.activity.get(pair.rank)
         shown = inside is not None and inside.is_p2p and proofs.doing(pair.partner) is Doing.OWN_CODE

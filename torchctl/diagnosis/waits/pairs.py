@@ -86,6 +86,7 @@ def _of_one_end(
     rank, partner = (sender, receiver) if is_send else (receiver, sender)
     my_open = [row for row in mine if trace.state[row] <= State.LATE]
     their_open = [row for row in theirs if trace.state[row] <= State.LATE]
+    counted = exact or (_starts_done(trace, mine) and _starts_done(trace, theirs))
     found = []
     for at, row in enumerate(my_open):
         other: int | None = None
@@ -95,5 +96,10 @@ def _of_one_end(
         elif at < len(their_open):
             other = their_open[at]
         alone = None if partner not in usable else other is None
-        found.append(OpenPair(group, rank, partner, is_send, row, alone, other))
+        found.append(OpenPair(group, rank, partner, is_send, row, alone, other, counted))
     return found
+
+
+def _starts_done(trace: Trace, rows: list[int]) -> bool:
+    """Whether the oldest of some rows is done: what a ring has lost before it is done, too."""
+    return bool(rows) and bool(trace.state[rows[0]] == State.DONE)

@@ -53,6 +53,7 @@ class OpenPair:
         alone: the partner's dump shows that it has not reached its end of it; None if it has no dump.
         row: the row of the open one.
         other: row of the partner's end, if there is one.
+        counted: neither ring may have lost open ends of these two ranks, so that those left can be counted.
     """
 
     group: int
@@ -62,6 +63,7 @@ class OpenPair:
     row: int
     alone: bool | None
     other: int | None = None
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
