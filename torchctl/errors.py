@@ -156,10 +156,12 @@ class WorkerError(TorchctlError):
 
     Attributes:
         blocked: whether something keeps its process from answering; None while unknown.
+        why: what that is, or what the process does instead; "" while unknown.
     """
 
     kind = "worker"
     blocked: bool | None = None
+    why = ""
 
     def __init__(self, detail: str, *, endpoint: str, rank: int | None = None, hint: str | None = None) -> None:
         self.detail = detail

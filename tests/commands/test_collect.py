@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -57,15 +58,16 @@ def test_everything_of_a_worker_and_why_another_has_nothing(worker: Path, folder
     assert any("[MainThread]" in line for line in text)
     manifest = json.loads((out / "collect.json").read_text())
     silent, kept = manifest["workers"]
-    assert (silent["rank"], silent["files"]) == (1, {})
-    assert "did not answer within" in silent["failures"]["traceback"]
+    assert silent["rank"] == 1
+    assert silent["files"].keys() <= {"traceback"}  # where py-spy may read this process, which listens there
+    assert "did not answer within" in silent["failures"]["info"]
     assert (kept["rank"], kept["host"], kept["world_size"]) == (3, os.uname().nodename, 5)
     assert abs(kept["clock_offset_s"]) < 1
     assert manifest["not_found"] == [{"job_id": None, "ranks": [0, 2, 4]}]
     shown = run("traceback", str(out))
     assert shown.stdout.splitlines()[:2][0] == "1 rank answered of 5"
-    assert "rank 1: " in shown.stdout
-    assert "did not answer within" in shown.stdout
+    assert re.search(r"rank 1: |1 rank cannot answer: 1, ", shown.stdout)
+    assert ("does not answer" if silent["files"] else "did not answer within") in shown.stdout
     assert "  ranks 0,2,4: not found (3)" in shown.stdout
     assert "main thread: 1 rank: 3" in shown.stdout
 

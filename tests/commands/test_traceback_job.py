@@ -97,11 +97,11 @@ def test_live_workers_and_one_that_is_silent(folder: Path) -> None:
         result = run("traceback", "--socket", str(folder), "--timeout", "4")
     lines = result.stdout.splitlines()
     assert lines[0] == "2 ranks answered of 16, job j"
-    silent = (
-        rf"  {folder}/c accepted the connection and did not answer within [0-9.]+m?s; its process \d+ is running .*"
-    )
-    assert re.fullmatch(silent, lines[1])
-    assert lines[2] == "  ranks 2-15: not found (14; 1 that did not answer may be among them)"
+    # This process listens at c: where py-spy may read it, it is read from outside.
+    alone = r"accepted the connection and did not answer within \S+( s)?; its process \d+ is running .*"
+    outside = r"1 worker cannot answer: \S+, did not answer; its process is running .*"
+    assert re.fullmatch(rf"  ({folder}/c {alone}|{outside})", lines[1]), lines[1]
+    assert lines[2].startswith("  ranks 2-15: not found (14")
     assert "├─ 1 rank: 0" in lines
     assert "└─ 1 rank: 1" in lines
     assert result.exit_code == 3

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from tests.flightrec.synthetic import active, dump, entry
 from tests.processes import python
@@ -37,6 +37,10 @@ def diagnose(folder: Path, *options: str) -> dict[str, Any]:
     assert result.exit_code == 6, result.output
     document: dict[str, Any] = json.loads(result.stdout)
     return document
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def silent_for(worker: Worker, seconds: float) -> None:
@@ -84,9 +88,19 @@ def test_a_worker_that_never_answers_but_runs_here_is_read_from_outside(folder: 
         process.wait_for("holding")
         with working(folder / "sockets", [one for one in workers() if one.rank != STUCK]):
             found = diagnose(folder / "sockets", "--save", str(folder / "saved"))
+            run("collect", folder / "collected", "--socket", folder / "sockets", "--timeout", "3")
+            seen = run("traceback", "--json", "--socket", folder / "sockets", "--timeout", "3")
     saved = CliRunner().invoke(cli, ["diagnose", "--json", str(folder / "saved")])
     assert json.loads(saved.stdout) == found
     (finding,) = found["findings"]
     assert (finding["kind"], finding["culprit_ranks"], finding["waiting_ranks"]) == ("not_entered", [STUCK], [0, 1, 3])
     assert (finding["location"]["file"], finding["location"]["function"]) == (str(script), "tokenize")
     assert found["ranks"]["failed"] == {}
+    assert finding["evidence"][0].startswith(f"rank {STUCK} left no dump: accepted the connection and did not answer")
+    collected = json.loads(run("diagnose", "--json", folder / "collected").stdout)
+    for name in ("kind", "culprit_ranks", "waiting_ranks", "location"):
+        assert collected["findings"][0][name] == finding[name]
+    assert seen.exit_code == 3
+    (held,) = [one for one in json.loads(seen.stdout)["workers"] if one["rank"] == STUCK]
+    assert held["degraded"].startswith("interpreter lock held")
+    assert any(frame["function"] == "tokenize" for thread in held["threads"] for frame in thread["frames"])

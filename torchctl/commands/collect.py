@@ -15,7 +15,7 @@ from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
 from torchctl.reports.collection import Collected, Collection
 from torchctl.text import printable
-from torchctl.workers.ask.outcome import Outcome
+from torchctl.workers.ask.outcome import Outcome, is_stopped
 from torchctl.workers.roll import find_workers
 from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import Survey, survey
@@ -45,6 +45,8 @@ def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[
         raise SystemExit(_from_pipes(targets, folder, pipe, dump_prefix))
     collection = Collection(folder)
     result = survey(find_workers(targets), collection.question())
+    if not is_stopped(result.outcomes):
+        collection.look_from_outside(result.outcomes)
     path = collection.finish(result.outcomes, result.not_found)
     if targets.as_json:
         click.echo(_json(result, path))

@@ -8,8 +8,10 @@ what is missing, on other hosts too; another process at a known address has file
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +22,9 @@ from torchctl.reports.entries import take_failure, take_reply
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
+from torchctl.workers.causes import is_late
 from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.outside import NO_ANSWER, OUTSIDE_S, look_from_outside
 from torchctl.workers.questions.everything import Had, ask_parts
 
 _HINT = "choose another folder"
@@ -96,6 +100,16 @@ class Collection:
 
         yield from ask_parts(had, take, renew)
         return Collected(entry.rank, dict(entry.files), dict(entry.failures))
+
+    def look_from_outside(self, outcomes: Iterable[Outcome[Collected]]) -> None:
+        """Write the stacks that py-spy reads of workers that gave none in time and whose processes run on this host."""
+        silent = [one.endpoint for one in outcomes if is_late(one.error)]
+        silent = [one for one in silent if (entry := self._entries.get(str(one))) is None or STACKS not in entry.files]
+        for endpoint, reply in look_from_outside(silent, time.monotonic() + OUTSIDE_S):
+            entry = self._entries.setdefault(str(endpoint), Entry(str(endpoint), endpoint.rank))
+            identity = reply.identity._replace(degraded=NO_ANSWER)
+            with contextlib.suppress(NotWrittenError):  # what could be read before is written, and the failure stands
+                self._write(entry, STACKS, reply._replace(identity=identity))
 
     def had_of(self, endpoint: str) -> Had | None:
         """Return what earlier runs have had of a worker."""

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import NoWorkersError, TorchctlError
-from torchctl.reports.latecomers import Latecomers, look_from_outside, stacks_question
+from torchctl.reports.latecomers import Latecomers
 from torchctl.reports.sightings import LateStacks, Seen, add_late_stacks, add_stacks, evidence_of, seen_of
 from torchctl.workers.ask.outcome import Outcome, is_stopped, stopped
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.causes import is_late, stands_still
 from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.outside import NO_ANSWER, OUTSIDE_S, look_from_outside, stacks_question
 from torchctl.workers.questions.look import Sight, sight_question
 from torchctl.workers.roll import Roll, find_workers
 from torchctl.workers.survey import survey
@@ -35,7 +36,7 @@ MAX_TRACES_FROM = 32  # ranks whose history is worth 300 kB of theirs
 # By which share of the time allowed: the first look at those that are not slower than others; all that slow workers
 # give, which leaves a rest for looking at them from outside; the second look.
 _BY = (0.3, 0.8, 0.7)
-_LEAST_S = 2.0  # for whole traces, and for looking from outside, however late it is
+_LEAST_S = 2.0  # for whole traces, however late it is
 Judge = Callable[[Evidence], Diagnosis]  # what evidence says; decides whom to look at more closely
 _KINDS_WITH_FRAMES = ("op_mismatch", "shape_mismatch", "dtype_mismatch", "order_cycle", "straggler")
 
@@ -86,11 +87,11 @@ def look(targets: Targets, interval_s: float, judge: Judge, *, everything: bool 
     seen.interrupted = answers.interrupted
     if not seen.interrupted:  # the stacks of some prove nothing: who is in none of them would look idle
         add_stacks(seen, answers.stacks)
-        end = max(begun + targets.timeout_s + interval_s, time.monotonic() + _LEAST_S)
+        end = max(begun + targets.timeout_s + interval_s, time.monotonic() + OUTSIDE_S)
         outside = look_from_outside(list(seen.slow), end)
         for endpoint, reply in outside:
             place = Place(os.uname().nodename, reply.pid)
-            stacks = LateStacks(endpoint, reply.body, reply.answered_at, place, "does not answer")
+            stacks = LateStacks(endpoint, reply.body, reply.answered_at, place, NO_ANSWER)
             add_late_stacks(seen, reply.rank, stacks)
         if not outside and not answers.any():
             raise _nobody()

@@ -11,29 +11,22 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from torchctl.errors import TorchctlError
-from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.question import Question
 from torchctl.workers.ask.reply import Reply
-from torchctl.workers.causes import running_listener
 from torchctl.workers.endpoint import Endpoint
-from torchctl.workers.questions.basic import call_question
+from torchctl.workers.outside import stacks_question
 from torchctl.workers.questions.look import Sight, sight_question
 from torchctl.workers.roll import Roll
 from torchctl.workers.survey import survey
 
 _GROUPS = 16  # of workers that wait for one another; where fewer are late each goes its own way
 _GRACE_S = 1.0  # for threads to say in their own words that the deadline came
-
-
-def stacks_question() -> Question[Reply]:
-    """Return the question for the bare stacks, as they are saved."""
-    return call_question("dump_traceback", {"format": "text"}, b"")
 
 
 class Latecomers:
@@ -94,18 +87,3 @@ def _quietly(work: Callable[[], None]) -> None:
     """Run a thread's work; with no one left to ask there is nothing to say that the first look has not said."""
     with contextlib.suppress(TorchctlError):
         work()
-
-
-def look_from_outside(silent: Iterable[Endpoint], deadline: float) -> list[tuple[Endpoint, Reply]]:
-    """Return the stacks that py-spy reads of workers that do not answer and whose processes run on this host.
-
-    A process that is stopped, or that cannot be read, is left out.
-    """
-    listeners = {one: pid for one in silent if not one.node and (pid := running_listener(one)) is not None}
-    processes = {Endpoint(pid=pid, rank=one.rank): one for one, pid in listeners.items()}
-    outcomes: list[Outcome[Reply]] = ask_all(list(processes), stacks_question(), deadline) if processes else []
-    return [
-        (processes[one.endpoint], one.value)
-        for one in outcomes
-        if one.value is not None and one.identity.degraded is None
-    ]

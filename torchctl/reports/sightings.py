@@ -66,7 +66,7 @@ class Seen:
     Attributes:
         failed: who gave nothing, and why; `unable` are among them.
         late_why: of those in `late`, why they gave nothing else.
-        slow: who gave no answer in time, and may still do; with the rank where it is known.
+        slow: who gave no answer in time, and may still do; with the rank where it is known. `slow_why` says why.
         running: of them, whose processes run on this host.
         late: of them, who has given stacks.
     """
@@ -77,6 +77,7 @@ class Seen:
     failed: dict[int, str] = field(default_factory=dict)
     silent: dict[int, str] = field(default_factory=dict)  # endpoints of those that failed
     slow: dict[Endpoint, int | None] = field(default_factory=dict)
+    slow_why: dict[Endpoint, str] = field(default_factory=dict)
     late: dict[int, LateStacks] = field(default_factory=dict)
     late_why: dict[int, str] = field(default_factory=dict)
     unable: dict[int, Unable] = field(default_factory=dict)
@@ -107,8 +108,9 @@ def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
     for one in (*first, *second):
         answered = before.get(str(one.endpoint))
         rank = answered.rank if answered is not None else rank_of(one)
-        if is_late(one.error) and one.identity.degraded is None and rank not in seen.sights:
+        if one.error is not None and is_late(one.error) and not one.identity.degraded and rank not in seen.sights:
             seen.slow[one.endpoint] = rank
+            seen.slow_why.setdefault(one.endpoint, one.error.detail)
             if rank is not None and still_runs(one.endpoint, one.error):
                 seen.running.add(rank)
         if rank is None or rank in seen.sights or (answered is None and rank in alive):
@@ -157,7 +159,8 @@ def add_late_stacks(seen: Seen, rank: int | None, stacks: LateStacks) -> None:
     if rank is None or rank in seen.sights:
         return
     del seen.slow[stacks.endpoint]
-    seen.late_why[rank] = seen.failed.pop(rank, "did not answer in time")
+    seen.failed.pop(rank, None)
+    seen.late_why[rank] = seen.slow_why[stacks.endpoint]
     seen.late[rank] = stacks
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torchctl.errors import EXIT_FAILED, WorkerError
@@ -15,9 +16,12 @@ from torchctl.reports.stackfiles import names_of, read_stack_files
 from torchctl.stacks.merge import Merged, Worker, merge, name_workers
 from torchctl.stacks.motion import Motion
 from torchctl.stacks.reader import StackReader
+from torchctl.stacks.stack import Stacks
 from torchctl.workers.ask.outcome import Outcome, is_stopped
 from torchctl.workers.ask.question import Question
+from torchctl.workers.causes import is_late
 from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.outside import NO_ANSWER, OUTSIDE_S, look_from_outside
 from torchctl.workers.questions.basic import WorkerStacks, stacks_question
 from torchctl.workers.roll import Roll, find_workers
 from torchctl.workers.rollcall import absent_ranks
@@ -78,14 +82,16 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
     """Ask all workers for their stacks, `choice.samples` times.
 
     Each sample has its share of the time, the pauses come on top; a worker that did not answer is not asked again.
-    Ctrl-C ends it with the last whole sample, or with what the first one has brought.
+    Ctrl-C ends it with the last whole sample, or with what the first one has brought. Who has not answered in time and
+    whose process is on this host is read from outside at the end, which may take two seconds more.
 
     Returns:
         The last sample, with the failures of all; and what moved in between.
     """
     roll = find_workers(targets)
     several = len(roll.endpoints) > 1
-    question = stacks_question(StackReader().read, form="text" if several else "json")
+    read = StackReader().read
+    question = stacks_question(read, form="text" if several else "json")
     motion = Motion()
     share = targets.timeout_s / choice.samples
     first = result = _sample(roll, share, question, motion)
@@ -108,12 +114,28 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
         result = new
         motion.taken += 1
         lost.update((one.endpoint, one) for one in result.outcomes if one.value is None)
+    if not interrupted and not is_stopped(result.outcomes):
+        lost.update((one.endpoint, one) for one in _from_outside(lost.values(), read))
     notes = list(first.notes)
     if interrupted:
         notes.append(f"interrupted after {motion.taken} of {choice.samples} samples")
     outcomes = [*lost.values(), *(one for one in result.outcomes if one.value is not None)]
     whole = Survey(outcomes, first.missing_ranks, notes, first.not_found, first.from_store, interrupted)
     return whole, motion
+
+
+def _from_outside(
+    lost: Iterable[Outcome[WorkerStacks]], read: Callable[[bytes], Stacks]
+) -> Iterator[Outcome[WorkerStacks]]:
+    """Yield the stacks that py-spy reads of workers that have let their time pass, stopped ones too."""
+    errors = {one.endpoint: one.error for one in lost if one.error is not None and is_late(one.error)}
+    for endpoint, reply in look_from_outside(errors, time.monotonic() + OUTSIDE_S, stopped=True):
+        error = errors[endpoint]
+        why = error.why if error.blocked else f"did not answer; its process is {error.why}" if error.why else NO_ANSWER
+        rank = endpoint.rank if reply.rank is None else reply.rank
+        with contextlib.suppress(ValueError):  # py-spy has printed something else: the failure stands
+            stacks = WorkerStacks(rank, reply.pid, read(reply.body), degraded=why)
+            yield Outcome(endpoint, stacks, None, reply.identity._replace(rank=rank, degraded=why))
 
 
 def _sample(roll: Roll, share_s: float, question: Question[WorkerStacks], motion: Motion) -> Survey[WorkerStacks]:

@@ -65,7 +65,8 @@ def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
         time.sleep(_BETWEEN_LOOKS_S)
     guarded = sentinels() if known else {}
     for pid, late in known:
-        words, late.blocked = _of_silence(pid, *looks[pid])
+        late.why, late.blocked = _of_silence(pid, *looks[pid])
+        words = f"its process {pid}{':' if late.blocked else ' is'} {late.why}"
         late.because(words + ("" if pid in guarded else "; it has no sentinel"))
     blocked = _doctor(pid for pid, late in known if late.blocked)
     running = _doctor(pid for pid, late in known if not late.blocked)
@@ -141,10 +142,10 @@ def _of_silence(pid: int, before: Sample, group: ControlGroup) -> tuple[str, boo
     after = sample(pid)
     found = reasons(before, after, 0, (group, group_of(pid)))
     if found:
-        return f"its process {pid}: {'; '.join(one.text for one in found)}", True
+        return "; ".join(one.text for one in found), True
     main = after.threads.get(pid)
     doing = "" if main is None else f" (state {main.state}{f', {main.wait}' if main.wait else ''})"
-    return f"its process {pid} is running{doing}", False
+    return f"running{doing}", False
 
 
 def pid_of(endpoint: Endpoint) -> int | None:
@@ -158,8 +159,13 @@ def pid_of(endpoint: Endpoint) -> int | None:
 
 def running_listener(endpoint: Endpoint) -> int | None:
     """Return the process of this host that listens at an address, by the kernel's word alone, and is not stopped."""
-    pid = listener_of(endpoint.path) if endpoint.path else pid_of(endpoint)
+    pid = listener(endpoint)
     return None if pid is None or sample(pid, []).state in STANDS_STILL else pid
+
+
+def listener(endpoint: Endpoint) -> int | None:
+    """Return the process of this host that listens at an address, by the kernel's word alone."""
+    return listener_of(endpoint.path) if endpoint.path else pid_of(endpoint)
 
 
 def still_runs(endpoint: Endpoint, error: WorkerError | None) -> bool:
