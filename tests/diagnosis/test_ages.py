@@ -153,3 +153,15 @@ def test_a_straggler_is_not_told_of_while_something_may_hang() -> None:
     assert (found.healthy, found.findings) == (None, [])
     del slow.entries[1][-1]
     assert told(diagnose(Evidence(load_raw(iter(slow.dumps()))))) == [("not_entered", (1,), (0, 2, 3))]
+
+
+def test_a_start_that_the_dump_itself_discovered_is_no_sign_of_life() -> None:
+    """Ten minutes in one operation, with timing on: the recorder dates the start when it is asked for the dump."""
+    written_ns = written([0] * 4, 2, 600 * SECOND_NS)
+    rows: dict[int, Rows] = {
+        rank: [of("0", 1), started("0", 2, time_discovered_started_ns=written_ns[rank])] for rank in range(3)
+    }
+    found = look_at(job(rows | {3: [of("0", 1)]}, [0] * 4), written_ns=written_ns)
+    assert told(found) == [("not_entered", (3,), (0, 1, 2))]
+    stands = look_at(job(rows | {3: rows[0]}, [0] * 4), written_ns=written_ns)
+    assert told(stands) == [("stuck_running", (), (0, 1, 2, 3))]

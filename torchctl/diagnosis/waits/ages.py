@@ -96,7 +96,7 @@ class Ages:
 
 def _newest(trace: Trace) -> Ints:
     newest = np.full(len(trace.dumps), NO_TIME)
-    for column in (trace.created_ns, trace.started_ns, trace.completed_ns):
+    for column in (trace.created_ns, trace.completed_ns):  # a start is discovered by the dump itself
         np.maximum.at(newest, trace.dump, column)
     return newest
 
