@@ -19,6 +19,7 @@ from tests.diagnosis.rows import (
     started,
     told,
 )
+from torchctl.diagnosis.evidence import Unread
 from torchctl.stacks.stack import Stacks
 
 
@@ -136,3 +137,22 @@ def test_a_rank_at_a_debuggers_prompt_is_called_so() -> None:
         "rank 1 never entered all_reduce; ranks 0,2 wait for it; rank 1 is at a debugger's prompt (pdb)"
     )
     assert "rank 1 is at a prompt of pdb, in train_step, /home/ada/train.py:9" in found.evidence
+
+
+def test_what_holds_a_rank_without_a_dump_is_said_where_nobody_can_be_named() -> None:
+    """Two ranks wait in a recv; of the other two, read from outside, either may be the one that they wait for."""
+    held = "did not answer within 5s; its process 17: interpreter lock held"
+    load = stack(("/home/ada/load.py", 9, "load"))
+    stacks = {0: inside("recv"), 3: inside("recv"), 1: load, 2: load}
+    rows = {rank: [gloo("0", 1)] for rank in (0, 3)}
+    found = look(rows, {}, stacks, no_dump=dict.fromkeys((1, 2), held))
+    assert (found.healthy, found.findings) == (None, [])
+    assert found.unknown[1:] == [f"rank 1 left no dump: {held}", f"rank 2 left no dump: {held}"]
+
+
+def test_a_rank_whose_stacks_cannot_be_read_is_missing_and_no_dump_is_said_to_lack_an_entry() -> None:
+    stacks = {0: inside("all_reduce"), 1: inside("all_reduce"), 2: inside("all_reduce")}
+    found = look({}, {}, stacks, unread=[Unread("traceback_rank_3.txt", 3, "has no stacks")])
+    assert (found.seen, found.missing) == ([0, 1, 2], [3])
+    assert found.verdict.startswith("Cannot tell: ranks 0-2 are inside torch.distributed's all_reduce, and there is no")
+    assert "there is no data from rank 3: traceback_rank_3.txt has no stacks" in found.unknown

@@ -77,6 +77,8 @@ def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
         doubts.append("there is no dump from any rank, and the stacks show no rank that others wait for")
     elif not len(trace):
         doubts.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
+    if unknown:  # who gave no dump is often who the others wait for: one that holds its interpreter lock, say
+        doubts += [f"rank {rank} left no dump: {why}" for rank, why in sorted(evidence.no_dump.items())[:4]]
     return doubts or ([] if unknown else unproven(court))
 
 
