@@ -67,7 +67,7 @@ def test_the_whole_screen(hung: Path) -> None:
 
 def test_the_json_has_exactly_the_fields_of_its_schema(hung: Path) -> None:
     found = verdict(hung)
-    assert sorted(found) == ["failures", "findings", "healthy", "ranks", "schema", "verdict"]
+    assert sorted(found) == ["failures", "findings", "healthy", "processes", "ranks", "schema", "verdict"]
     assert (found["schema"], found["healthy"]) == ("torchctl.diagnosis/1", False)
     assert found["ranks"] == {"world_size": 4, "seen": [0, 1, 2, 3], "missing": [], "failed": {}}
     (finding,) = found["findings"]
@@ -79,6 +79,8 @@ def test_the_json_has_exactly_the_fields_of_its_schema(hung: Path) -> None:
         "summary": "rank 2 never entered all_reduce (sequence id 2 of group 0 (default_pg)); ranks 0-1,3 wait for it",
         "culprit_ranks": [2],
         "waiting_ranks": [0, 1, 3],
+        "culprit_processes": [],
+        "waiting_processes": [],
         "process_group": {"name": "0", "desc": "default_pg", "ranks": [0, 1, 2, 3]},
         "collective": {
             "op": "all_reduce",

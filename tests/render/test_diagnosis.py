@@ -46,10 +46,10 @@ def test_what_cannot_be_told_is_said_once_and_the_next_step_looks_at_the_silent_
     found = look({}, {}, {rank: inside("recv") for rank in range(3)})
     lines = [line.plain for line in lines_of(found, {}, Files({}, ["d"]))]
     assert lines[0] == (
-        "Cannot tell: ranks 0-2 are inside torch.distributed's send or recv, and there is no dump from them;"
-        " no rank whose stack is known is in its own code."
+        "Cannot tell: all 3 stacks are in recv, called in step, /home/ada/train.py:7: none of these is elsewhere, and"
+        " whom a rank sends to or receives from is not in its stack: the call's arguments or dumps would show it."
     )
-    assert sum("ranks 0-2 are inside" in line for line in lines) == 1
+    assert sum("all 3 stacks are in recv" in line for line in lines) == 1
     idle = look({0: [of("a", 1)], 1: [of("a", 1)]}, EIGHT, failed={2: "did not answer"})
     (*_, step) = [line.plain for line in lines_of(idle, {2: Place("node7", 4102)})]
     assert step == "next: `torchctl doctor 4102` on node7"

@@ -10,11 +10,13 @@ from torchctl.diagnosis.findings.accuse import accuse
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.health import in_flight, moving, unproven
+from torchctl.diagnosis.findings.outlier import elsewhere_too, from_stacks
 from torchctl.diagnosis.findings.parted import decide
 from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.words import group_words, ranks_of, unable_words
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
 from torchctl.diagnosis.waits.proofs import proofs_of
+from torchctl.diagnosis.waits.standing import Standing, standings_of
 from torchctl.diagnosis.waits.wiring import waits_of
 from torchctl.flightrec.decoding.raw import Failure
 from torchctl.flightrec.table.trace import State, Trace
@@ -38,6 +40,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     findings = decide(court, findings)
     if evidence.live and not findings:
         findings += _left_behind(evidence)
+    standings = standings_of(evidence)
+    unknown = _by_stacks(evidence, standings, findings, unknown)
     doubts = [] if findings else _doubts(court, unknown)
     if not (findings or unknown or doubts):
         findings += _straggler(evidence)  # no rank is slow while another hangs, or may hang
@@ -64,18 +68,33 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         failed,
         findings,
         unknown,
+        [one.process for one in standings if one.process is not None],
     )
+
+
+def _by_stacks(
+    evidence: Evidence, standings: Sequence[Standing], findings: list[Finding], unknown: list[str]
+) -> list[str]:
+    """Add to the findings what stacks show where no dump has an operation; return what is not known."""
+    for finding in findings:
+        finding.evidence += elsewhere_too(finding, standings)
+    if findings or len(evidence.trace) or evidence.moved:
+        return unknown
+    shown = from_stacks(standings, live=evidence.live)
+    findings += shown.findings
+    # Where all are in calls, what is not known of each call has been said of all of them at once.
+    return shown.unknown + ([] if all(one.activity.call for one in standings) else unknown)
 
 
 def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
     """Return what of a job without findings may be wrong, in words; nothing if it is proven to be healthy."""
     evidence, trace = court.proofs.evidence, court.trace
     doubts = [*in_flight(court), *trace.doubts[:4], *_without_evidence(evidence, evidence.ranks())]
-    if not len(trace) and not evidence.stacks:
+    if not len(trace) and not evidence.stacks and not evidence.processes:
         doubts.append("there is no dump and no stack from any rank")
-    elif not trace.dumps:
+    elif not trace.dumps and not unknown:
         doubts.append("there is no dump from any rank, and the stacks show no rank that others wait for")
-    elif not len(trace):
+    elif trace.dumps and not len(trace):
         doubts.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
     if unknown:  # who gave no dump is often who the others wait for: one that holds its interpreter lock, say
         doubts += [f"rank {rank} left no dump: {why}" for rank, why in sorted(evidence.no_dump.items())[:4]]

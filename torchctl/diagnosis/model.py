@@ -15,6 +15,7 @@ Kind = Literal[
     "rank_lost",
     "stuck_running",
     "straggler",
+    "stack_outlier",
     "timed_out",
     "bad_file",
 ]
@@ -34,6 +35,18 @@ class Location:
     @property
     def who(self) -> str:
         return self.process if self.rank is None else f"rank {self.rank}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessName:
+    """A process whose rank is not known: what it is called, and its host and pid as far as they are known."""
+
+    name: str
+    host: str | None
+    pid: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "host": self.host, "pid": self.pid}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,7 @@ class Finding:
         waiting_ranks: who waits because of it, the culprits not among them.
         caused_by: index of the finding that this one follows from.
         lateness_ms: median and 99th percentile, of a straggler.
+        culprit_processes, waiting_processes: as of ranks, those whose rank is not known.
     """
 
     kind: Kind
@@ -81,6 +95,8 @@ class Finding:
     evidence: list[str] = field(default_factory=list)
     caused_by: int | None = None
     lateness_ms: tuple[float, float] | None = None
+    culprit_processes: tuple[ProcessName, ...] = ()
+    waiting_processes: tuple[ProcessName, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding in the form of schema `torchctl.diagnosis/1`."""
@@ -91,6 +107,8 @@ class Finding:
             "summary": self.summary,
             "culprit_ranks": list(self.culprit_ranks),
             "waiting_ranks": list(self.waiting_ranks),
+            "culprit_processes": [one.as_dict() for one in self.culprit_processes],
+            "waiting_processes": [one.as_dict() for one in self.waiting_processes],
             "process_group": None
             if group is None
             else {"name": group.name, "desc": group.desc, "ranks": list(group.ranks)},
@@ -128,6 +146,7 @@ class Diagnosis:
         seen, missing: ranks with evidence, and ranks of the job without any.
         failed: ranks whose evidence could not be obtained, and why.
         findings: root causes first, by how many ranks wait for each.
+        processes: those with stacks whose rank is not known.
     """
 
     healthy: bool | None
@@ -138,6 +157,7 @@ class Diagnosis:
     failed: dict[int, str]
     findings: list[Finding]
     unknown: list[str] = field(default_factory=list)
+    processes: list[ProcessName] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis in the form of schema `torchctl.diagnosis/1`, without the schema's name."""
@@ -150,5 +170,6 @@ class Diagnosis:
                 "missing": self.missing,
                 "failed": {str(rank): reason for rank, reason in sorted(self.failed.items())},
             },
+            "processes": [one.as_dict() for one in self.processes],
             "findings": [finding.as_dict() for finding in self.findings],
         }

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from torchctl.diagnosis.evidence import Place
 from torchctl.diagnosis.findings.words import ranks_of
-from torchctl.diagnosis.model import Diagnosis, Finding
+from torchctl.diagnosis.model import Diagnosis, Finding, ProcessName
 from torchctl.ranks import few_ranks
 from torchctl.render.console import console, text
 from torchctl.render.nccl_trace_words import clock
@@ -20,6 +20,7 @@ from torchctl.stacks.source import source_line
 MAX_EVIDENCE = 8
 MAX_FINDINGS = 10
 MAX_FAILED = 4
+MAX_NAMES = 4
 _LABEL = re.compile(r"   (?:culprit|where|waiting|operation|who waits|evidence) +|next: |\d+\. ")
 
 
@@ -49,6 +50,8 @@ def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | N
             yield text(f"  {fact}")
     yield Text()
     yield text(_ranks_line(diagnosis), "dim")
+    if diagnosis.processes:
+        yield text(f"processes whose rank is not known: {_names(diagnosis.processes)}", "dim")
     if diagnosis.findings:
         yield from _without_evidence(diagnosis)
     step = next_step(diagnosis, places, files)
@@ -64,6 +67,8 @@ def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iter
         facts = _place_words(places.get(rank))
         if facts:
             yield text(f"   culprit   rank {rank}, {facts}")
+    for process in finding.culprit_processes[:4]:
+        yield text(f"   culprit   {process.name}")
     if finding.location is not None:
         at = finding.location
         yield text(f"   where     {at.who}: {at.file}:{at.line} in {at.function}")
@@ -72,7 +77,8 @@ def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iter
             yield text(f"               {source}", "bold")
     if finding.collective is not None:
         made, group = finding.collective, finding.group
-        what = f"   waiting   {made.op}" if finding.waiting_ranks else f"   operation {made.op}"
+        waited = finding.waiting_ranks or finding.waiting_processes
+        what = f"   waiting   {made.op}" if waited else f"   operation {made.op}"
         if made.seq_id is not None:
             what += f", sequence id {made.seq_id}"
         if group is not None:
@@ -81,8 +87,8 @@ def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iter
         if made.since_ns is not None:
             what += f", since {clock(made.since_ns)}"
         yield text(what)
-    if finding.waiting_ranks:
-        yield text(f"   who waits {_counted(finding.waiting_ranks)}")
+    if finding.waiting_ranks or finding.waiting_processes:
+        yield text(f"   who waits {_waiting(finding)}")
     for fact in finding.evidence[:MAX_EVIDENCE]:
         yield text(f"   evidence  {fact}")
     if len(finding.evidence) > MAX_EVIDENCE:
@@ -115,6 +121,17 @@ def _counted(ranks: Sequence[int]) -> str:
     """Return ranks with how many they are, which is said once."""
     folded = few_ranks(ranks)
     return folded if folded.endswith(")") else f"{folded} ({len(ranks)} rank{'s' * (len(ranks) > 1)})"
+
+
+def _waiting(finding: Finding) -> str:
+    said = [_counted(finding.waiting_ranks)] if finding.waiting_ranks else []
+    return " and ".join(said + ([_names(finding.waiting_processes)] if finding.waiting_processes else []))
+
+
+def _names(processes: Sequence[ProcessName]) -> str:
+    """Return the first processes by name, and how many there are."""
+    shown = ", ".join(process.name for process in processes[:MAX_NAMES])
+    return shown if len(processes) <= MAX_NAMES else f"{shown}, ... ({len(processes)} processes)"
 
 
 def _place_words(place: Place | None) -> str:

@@ -31,7 +31,7 @@ def files_of(evidence: Evidence, paths: Sequence[str]) -> Files:
     dumps: dict[int, str] = {}
     for info in evidence.trace.dumps:
         dumps.setdefault(info.rank, info.source)
-    return Files(dumps, paths if evidence.stacks else ())
+    return Files(dumps, paths if evidence.stacks or evidence.processes else ())
 
 
 def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> str:
@@ -48,7 +48,7 @@ def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | 
         return _to_find_out(diagnosis, places, files)
     first = diagnosis.findings[0]
     ranks = first.culprit_ranks or first.waiting_ranks
-    if not ranks:
+    if not ranks and not first.culprit_processes:
         return ""
     if first.kind == "rank_lost":
         return _of_lost(first.culprit_ranks, places, files is None)

@@ -11,7 +11,7 @@ Source: torch/distributed/distributed_c10d.py (2.13) for the names of functions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from torchctl.diagnosis.model import Location
@@ -48,6 +48,10 @@ class Activity:
     call: str
     location: Location | None
     prompt: str = ""
+
+    def of_process(self, name: str) -> Activity:
+        """Return the same of a process without a rank, by its name."""
+        return self if self.location is None else replace(self, location=replace(self.location, process=name))
 
     @property
     def is_p2p(self) -> bool:
