@@ -124,7 +124,7 @@ _KNOWN = {
     "network": 0,
     "device": 0,
     "straggler": 0,
-    "former file": 1,
+    "former file": 0,
     "lost dump": 0,
     "two faults": 0,
     "two looks": 0,

@@ -115,6 +115,8 @@ def _reason(court: Court, rank: int) -> str:
     """Return why there is nothing usable from a rank."""
     if rank in court.proofs.evidence.failed:
         return court.proofs.evidence.failed[rank]
+    if rank in court.trace.former:
+        return "its dump is from an earlier run, and there is none from this one"
     if rank in court.proofs.empty:
         return "its dump has no entries, although it has communicated with the others"
     if rank in court.proofs.stale:

@@ -31,12 +31,15 @@ class Ages:
 
     Attributes:
         newest: of each dump, its newest event, [dumps] int64; NO_TIME where it has none.
+        moved: of each dump, its newest launch or end, [dumps] int64: a start is found when the dump is taken, so it
+            shows the dump's time and not the rank's.
         taken: of each dump, when it was taken at the latest, [dumps] int64; NO_TIME where that is not known.
     """
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self.newest = _newest(trace)
+        self.moved = _newest(trace, trace.created_ns, trace.completed_ns)
+        self.newest = np.maximum(self.moved, _newest(trace, trace.started_ns))
         self.taken = np.array([_taken(dump.taken_ns, dump.written_ns, int(newest)) for dump, newest in
                                zip(trace.dumps, self.newest, strict=True)] or [NO_TIME], np.int64)  # fmt: skip
 
@@ -77,7 +80,7 @@ class Ages:
         for row in rows:
             age, dump = self.most_ns(row), self._trace.dump[row]
             if age is not None:
-                stood.append(min(age, int(self.taken[dump]) - int(self.newest[dump])))
+                stood.append(min(age, int(self.taken[dump]) - int(self.moved[dump])))
         return min(stood, default=None)
 
     def timed_out(self, rows: Iterable[int]) -> bool:
@@ -90,13 +93,12 @@ class Ages:
 
     def moving(self) -> bool:
         """Whether every dump was taken just after something had happened on its rank."""
-        known = (self.taken != NO_TIME) & (self.newest[: len(self.taken)] != NO_TIME)
-        return bool(len(self.newest) and known.all() and (self.taken - self.newest < _MOVING_NS).all())
+        return bool(len(self.moved) and (self.taken != NO_TIME).all() and (self.taken - self.moved < _MOVING_NS).all())
 
 
-def _newest(trace: Trace) -> Ints:
+def _newest(trace: Trace, *columns: Ints) -> Ints:
     newest = np.full(len(trace.dumps), NO_TIME)
-    for column in (trace.created_ns, trace.completed_ns):  # a start is discovered by the dump itself
+    for column in columns:
         np.maximum.at(newest, trace.dump, column)
     return newest
 

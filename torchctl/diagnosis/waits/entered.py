@@ -19,7 +19,7 @@ from torchctl.flightrec.table.trace import NO_SEQ, State, Trace
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Flags, Ints
 
-MAX_OPEN = 16  # open operations of one rank in one group that are looked at; launches may run far ahead
+MAX_OPEN = 16  # open operations of one rank in one group that are looked at on its account; launches run far ahead
 _SEQ_BITS = 40
 _LEAST_SEQ = -(2**63)
 OpKey = tuple[int, int]  # group, sequence id
@@ -140,12 +140,18 @@ def find_open(trace: Trace, windows: Windows, usable: frozenset[int], ignored: f
     """
     whole = collectives(trace)
     rows = np.flatnonzero(whole & open_rows(trace))
-    chosen: dict[OpKey, dict[int, int]] = {}
+    if ignored:
+        rows = rows[~np.isin(trace.rank[rows], sorted(ignored))]
     counts: dict[tuple[int, int], int] = defaultdict(int)
-    ranks, groups, seqs = trace.rank[rows].tolist(), trace.group[rows].tolist(), trace.seq[rows].tolist()
-    for row, rank, group, seq in zip(rows.tolist(), ranks, groups, seqs, strict=True):
+    looked_at: set[OpKey] = set()
+    triples = list(zip(trace.group[rows].tolist(), trace.seq[rows].tolist(), trace.rank[rows].tolist(), strict=True))
+    for group, seq, rank in triples:
         counts[group, rank] += 1
-        if rank not in ignored and counts[group, rank] <= MAX_OPEN:
+        if counts[group, rank] <= MAX_OPEN:
+            looked_at.add((group, seq))
+    chosen: dict[OpKey, dict[int, int]] = {}
+    for row, (group, seq, rank) in zip(rows.tolist(), triples, strict=True):
+        if (group, seq) in looked_at:  # a rank that has it open is in it, however many it has open before
             chosen.setdefault((group, seq), {})[rank] = row
     ops = {key: OpenOp(*key, open_at) for key, open_at in chosen.items()}
     _add_done(trace, ops, whole)

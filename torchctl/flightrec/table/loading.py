@@ -94,9 +94,12 @@ def load_raw(
 
 def table_of(pieces: Sequence[Piece], failures: Sequence[Failure] = (), claimed: set[str] | None = None) -> Trace:
     """Return the table of decoded dumps: those of the newest run, one of each recorder of a rank; as `load_raw`."""
-    pieces, notes = of_newest_run(pieces)
-    pieces, others = _one_per_rank(pieces)
-    return _table(pieces, failures, claimed, [*notes, *others])
+    present, notes = of_newest_run(pieces)
+    one_each, others = _one_per_rank(present)
+    trace = _table(one_each, failures, claimed, [*notes, *others])
+    if len(present) < len(pieces):
+        trace.former = frozenset({piece.rank for piece in pieces} - {piece.rank for piece in present})
+    return trace
 
 
 def _load_every(files: Sequence[Found], jobs: int | None) -> Trace:
@@ -178,6 +181,11 @@ def _recorder(piece: Piece) -> str:
     return ""
 
 
-def _worth(piece: Piece) -> tuple[int, int, int]:
-    created = piece.columns["created_ns"]
-    return int(created.max()) if len(created) else -1, len(created), len(piece.frames)
+def _worth(piece: Piece) -> tuple[int, int, int, int, int, int]:
+    """Return what is greater for the newer of two dumps of a rank: a thread that has run ahead launches nothing new."""
+    columns = piece.columns
+    if not len(piece):
+        return -1, 0, 0, 0, 0, 0
+    newest = int(max(columns["created_ns"].max(), columns["completed_ns"].max(), columns["started_ns"].max()))
+    written = piece.raw.written_ns or 0
+    return int(columns["created_ns"].max()), piece.ended, newest, written, len(piece), len(piece.frames)

@@ -46,6 +46,11 @@ class Piece:
     def __len__(self) -> int:
         return len(self.columns["created_ns"])
 
+    @property
+    def ended(self) -> int:
+        """How many of its operations have come to an end."""
+        return int(((self.columns["word"] == WORDS["completed"]) | self.columns["retired"]).sum())
+
 
 Shared = dict[tuple[Any, ...], tuple[Any, ...]]
 

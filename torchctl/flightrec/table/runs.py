@@ -1,9 +1,11 @@
 """Dumps of several runs of a job in one folder: only those of the newest are evidence.
 
-How this works. A restart may renumber the ranks or change how many there are, and leaves the old files where they were.
-All dumps of one run that state the default group state the same ranks. So dumps that state others are of another run,
-and the run with the newest entry counts. A dump of the same ranks is of an earlier run if it ends so long before the
-others begin that what it waited for would have timed out, where the others' rings still hold their beginning.
+How this works. A restart may renumber the ranks or change how many there are, and leaves the old files where they
+were. All dumps of one run that state the default group state the same ranks. So dumps that state others are of
+another run, and the run with the newest entry counts. A dump of the same ranks is of an earlier run if its file was
+written before all that the others show, or if it finished a collective that another one entered minutes later. It is
+so, too, if it ends so long before the others begin that what it waited for would have timed out, where the others'
+rings still hold their beginning.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from torchctl.flightrec.table.operations import operation_of
+
 if TYPE_CHECKING:
     from torchctl.flightrec.table.pieces import Piece
 
 _APART_NS = 60_000_000_000  # no two clocks of one job differ as much
+_CLOCKS_NS = 250_000_000_000  # clocks that nothing sets have been seen two minutes wrong, to either side
 _TIMEOUT_MS = 1_800_000  # torch's longest default, of gloo; where a dump does not say
 
 
@@ -35,7 +40,57 @@ def of_newest_run(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
             notes.append(f"{piece.raw.source} is ignored: it is from another run, with {old[id(piece)]} ranks")
         else:
             kept.append(piece)
-    return _after_beginning(kept, notes), notes
+    return _after_beginning(_of_one_attempt(kept, notes), notes), notes
+
+
+def _of_one_attempt(pieces: list[Piece], notes: list[str]) -> list[Piece]:
+    """Leave out dumps of an earlier attempt of the same ranks, which one that died since has not replaced."""
+    filled = [piece for piece in pieces if len(piece)]
+    newest = max(map(_newest_event_ns, filled), default=0)
+    older = [piece for piece in filled if _newest_event_ns(piece) + _CLOCKS_NS < newest]
+    if not older:
+        return pieces
+    skipped = {id(piece) for piece in older}
+    present = [piece for piece in filled if id(piece) not in skipped]
+    former = {id(piece) for piece in older if _written_before(piece, present) or _contradicts(piece, present)}
+    for piece in older:
+        if id(piece) in former:
+            notes.append(
+                f"{piece.raw.source} is ignored: it is from an earlier run, which ended before the others began"
+            )
+    return [piece for piece in pieces if id(piece) not in former]
+
+
+def _written_before(piece: Piece, present: Sequence[Piece]) -> bool:
+    """Whether a file was written before the first thing that any of the present dumps shows."""
+    written = piece.raw.written_ns
+    begin = min(int(one.columns["created_ns"].min()) for one in present)
+    return written is not None and 0 < written + _CLOCKS_NS < begin and _newest_event_ns(piece) + _CLOCKS_NS < begin
+
+
+def _contradicts(piece: Piece, present: Sequence[Piece]) -> bool:
+    """Whether a dump finished what the others entered long after: in one run all enter before anyone has finished."""
+    import numpy as np  # it is here by now: pieces are made of it
+
+    columns = piece.columns
+    symmetric = np.array([operation_of(text).symmetric for text in piece.texts] or [False])
+    done = (columns["completed_ns"] > 0) & symmetric[columns["profiling_name"]] & ~columns["p2p"]
+    ends: dict[str, tuple[int, int]] = {}
+    for number in np.unique(columns["group"][done]).tolist():
+        rows = np.flatnonzero(done & (columns["group"] == number))
+        last = rows[columns["collective_seq_id"][rows].argmax()]
+        ends[piece.texts[number]] = int(columns["collective_seq_id"][last]), int(columns["completed_ns"][last])
+    for other in present:
+        groups, seqs, created = (other.columns[name] for name in ("group", "collective_seq_id", "created_ns"))
+        for number in np.unique(groups).tolist():
+            seq, end = ends.get(other.texts[number], (-1, 0))
+            if ((groups == number) & (seqs <= seq) & ~other.columns["p2p"] & (created > end + _CLOCKS_NS)).any():
+                return True
+    return False
+
+
+def _newest_event_ns(piece: Piece) -> int:
+    return max(_newest_ns(piece), int(piece.columns["completed_ns"].max()) if len(piece) else -1)
 
 
 def _after_beginning(pieces: list[Piece], notes: list[str]) -> list[Piece]:

@@ -140,6 +140,7 @@ class Trace:
         member: the row belongs to a coalesced batch that another row closes.
         follows: the row above it is what its rank recorded just before.
         notes: dumps that were ignored, and why.
+        former: ranks of which a dump of an earlier run was ignored.
         doubts: what could not be determined about the groups; open rows of those are UNKNOWN and prove nothing.
         recorded: what the recorders wrote besides; None unless loaded with `every=True`.
     """
@@ -170,6 +171,7 @@ class Trace:
     stack_rows: list[tuple[int, ...]]
     frames: list[tuple[str, int, str]]
     notes: list[str] = field(default_factory=list)
+    former: frozenset[int] = frozenset()
     doubts: list[str] = field(default_factory=list)
     recorded: Recorded | None = None
 
