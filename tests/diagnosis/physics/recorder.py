@@ -22,6 +22,7 @@ from torchctl.flightrec.decoding.raw import RawDump
 EPOCH_NS = 1_790_000_000 * SECOND
 LOOK_NS = 100 * MS
 TIMEOUT_NS = 600 * SECOND
+_COPIED_AFTER_NS = [minutes * 60 * SECOND for minutes in (15, 60, 600, 6000)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Recorders:
         clocks_ns: how far each rank's clock is ahead.
         looks_ns: when in its 100 ms each rank's watchdog looks.
         gives_up: watchdogs mark what is over its timeout as retired.
-        written: files keep the time when they were written.
+        copied_ns: when all files were copied, which is their time then; None: they were not.
     """
 
     ring: int
@@ -42,7 +43,7 @@ class Recorders:
     clocks_ns: Sequence[int]
     looks_ns: Sequence[int]
     gives_up: bool = False
-    written: bool = True
+    copied_ns: int | None = None
 
 
 def recorders(world: int, random: Random) -> Recorders:
@@ -56,17 +57,17 @@ def recorders(world: int, random: Random) -> Recorders:
         clocks_ns=[offsets[rank // per_host] for rank in range(world)],
         looks_ns=[random.randrange(LOOK_NS) for _ in range(world)],
         gives_up=random.random() < 0.3,
-        written=random.random() < 0.9,
+        copied_ns=EPOCH_NS + random.choice(_COPIED_AFTER_NS) if random.random() < 0.1 else None,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A dump before it is pickled, its rank, and when its file was written: None if that is lost."""
+    """A dump before it is pickled, its rank, and its file's time."""
 
     rank: int
     data: dict[str, Any]
-    written_ns: int | None
+    written_ns: int
 
     def raw(self) -> RawDump:
         return RawDump(f"nccl_trace_rank_{self.rank}", self.rank, pickled(self.data), written_ns=self.written_ns)
@@ -102,8 +103,8 @@ def dump_of(life: Life, rank: int, now: int, settings: Recorders, start_ns: int 
         "comm_lib_version": "2.27.5",
         "entries": entries,
     }
-    written = now + clock + 3 * MS if settings.written else None
-    return File(rank, data, written)
+    written_ns = now + clock + 3 * MS if settings.copied_ns is None else settings.copied_ns + rank * 2 * MS
+    return File(rank, data, written_ns)
 
 
 _STATUS = ("last_enqueued_collective", "last_started_collective", "last_completed_collective")

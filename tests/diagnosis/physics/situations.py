@@ -21,7 +21,7 @@ _FAULTS: tuple[FaultName, ...] = (
     "late", "skipped", "extra", "swapped", "operation", "size", "dtype", "peer", "dead", "network", "device",
 )  # fmt: skip
 KINDS = (
-    "healthy", "healthy, times lost", *_FAULTS, "straggler", "former file", "lost dump", "two faults", "two looks"
+    "healthy", "healthy, copied", *_FAULTS, "straggler", "former file", "lost dump", "two faults", "two looks"
 )  # fmt: skip
 
 
@@ -67,7 +67,9 @@ def _healthy(kind: str, seed: int, random: Random) -> Iterator[Situation]:
     plan = _plan(random)
     life = run(plan, random)
     assert not life.held() and None not in life.ended_ns, (plan.loop, seed)
-    settings = replace(recorders(plan.world, random), written=kind == "healthy")
+    settings = replace(recorders(plan.world, random), copied_ns=None)
+    if kind == "healthy, copied":
+        settings = replace(settings, copied_ns=EPOCH_NS + life.last_ns + random.choice([1, 60, 6000]) * 60 * SECOND)
     for _ in range(MOMENTS):
         at = random.randint(0, life.last_ns + random.choice([0, SECOND]))
         files = _look(life, at, random.choice([0, 5 * MS, 500 * MS]), settings, random)
