@@ -165,3 +165,11 @@ def test_a_start_that_the_dump_itself_discovered_is_no_sign_of_life() -> None:
     assert told(found) == [("not_entered", (3,), (0, 1, 2))]
     stands = look_at(job(rows | {3: rows[0]}, [0] * 4), written_ns=written_ns)
     assert told(stands) == [("stuck_running", (), (0, 1, 2, 3))]
+
+
+def test_files_that_were_copied_do_not_make_a_moving_job_stand() -> None:
+    """Rank 0's dump completed what no watchdog had looked at yet, so its file's time is of a copy, and so are all."""
+    seen = of("0", 1, retired=False)
+    rows: dict[int, Rows] = {0: [seen, of("0", 2, active)], 1: [of("0", 1), of("0", 2, active)], 2: [of("0", 1)]}
+    found = look_at(job(rows, [0] * 3, groups(w=[0, 1, 2])), written_ns=written([0] * 3, 2, 3600 * SECOND_NS))
+    assert (found.healthy, found.findings) == (None, [])

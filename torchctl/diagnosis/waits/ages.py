@@ -17,11 +17,12 @@ import numpy as np
 from torchctl.flightrec.table.trace import NO_TIME, Trace
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.table.trace import Ints
+    from torchctl.flightrec.table.trace import DumpInfo, Ints
 
 LONG_NS = 30_000_000_000  # an operation open for longer than this was not in flight by chance
 _MOVING_NS = 1_000_000_000  # whose newest event is younger than this when it is dumped, moves
 _EARLY_NS = 1_000_000_000  # a file's time comes from the kernel's tick, or a file server: so much before is none
+_COPY_NS = 10_000_000_000  # a dump's file is written well within this after it was taken
 _COPIED_NS = 24 * 3600 * 1_000_000_000  # so long after the last event a file is a copy, or the job's end is past
 _AFTER_TIMEOUT_NS = 120_000_000_000  # a watchdog's looks, and the dumps of all ranks, take no longer
 
@@ -34,6 +35,7 @@ class Ages:
         moved: of each dump, its newest launch or end, [dumps] int64: a start is found when the dump is taken, so it
             shows the dump's time and not the rank's.
         taken: of each dump, when it was taken at the latest, [dumps] int64; NO_TIME where that is not known.
+        lively: a dump found an operation completed that no watchdog had seen yet, as only a moving job's does.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -42,6 +44,9 @@ class Ages:
         self.newest = np.maximum(self.moved, _newest(trace, trace.started_ns))
         self.taken = np.array([_taken(dump.taken_ns, dump.written_ns, int(newest)) for dump, newest in
                                zip(trace.dumps, self.newest, strict=True)] or [NO_TIME], np.int64)  # fmt: skip
+        self.lively = any(dump.taken_ns is not None for dump in trace.dumps)
+        if any(_is_copied(dump) for dump in trace.dumps):  # then the others' files are copies as well
+            self.taken[[dump.taken_ns is None for dump in trace.dumps]] = NO_TIME
 
     def least_ns(self, row: int) -> int:
         """Return how long a row has been there at least, by its rank's own events."""
@@ -58,9 +63,9 @@ class Ages:
         return max((age for row in rows if (age := self.most_ns(row)) is not None), default=None)
 
     def young(self, rows: Iterable[int]) -> bool:
-        """Whether an operation is known to be so young that no rank in it need be stuck."""
+        """Whether an operation is known to be so young that no rank in it need be stuck, or may be in a lively job."""
         waited = self.waited_ns(rows)
-        return waited is not None and waited < LONG_NS
+        return self.lively if waited is None else waited < LONG_NS
 
     def long(self, rows: Iterable[int]) -> bool:
         """Whether a rank has been in an operation for long by its own later events."""
@@ -94,6 +99,12 @@ class Ages:
     def moving(self) -> bool:
         """Whether every dump was taken just after something had happened on its rank."""
         return bool(len(self.moved) and (self.taken != NO_TIME).all() and (self.taken - self.moved < _MOVING_NS).all())
+
+
+def _is_copied(dump: DumpInfo) -> bool:
+    """Whether a dump itself shows that its file was written again later."""
+    taken_ns, written_ns = dump.taken_ns, dump.written_ns
+    return taken_ns is not None and written_ns is not None and written_ns - taken_ns > _COPY_NS
 
 
 def _newest(trace: Trace, *columns: Ints) -> Ints:

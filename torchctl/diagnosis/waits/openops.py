@@ -84,6 +84,8 @@ def _is_stuck(proofs: Proofs, op: OpenOp) -> bool:
     standing_ns = proofs.ages.standing_ns(rows)
     if standing_ns is not None:
         return standing_ns > LONG_NS
+    if proofs.ages.lively:
+        return False
     return int(State.STARTED) in proofs.trace.state[rows].tolist() and not proofs.stale
 
 
