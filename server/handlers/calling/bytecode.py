@@ -14,6 +14,7 @@ Source: CPython's Python/bytecodes.c and Python/compile.c, 3.10 to 3.13.
 from __future__ import annotations
 
 import sys
+import weakref
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -41,6 +42,11 @@ _TAKES_TWO = frozenset({"BINARY_OP", "COMPARE_OP", "IS_OP", "CONTAINS_OP", "BINA
 _TAKES_ONE = frozenset({"UNARY_NOT", "UNARY_NEGATIVE", "CONVERT_VALUE", "FORMAT_SIMPLE", "TO_BOOL", "LIST_TO_TUPLE"})
 _BUILDS = frozenset({"BUILD_LIST", "BUILD_TUPLE", "BUILD_SET", "BUILD_STRING"})
 _BOOLS = ("POP_JUMP_IF_", "POP_JUMP_FORWARD_IF_", "POP_JUMP_BACKWARD_IF_", "JUMP_IF_")
+
+
+_MAX_KNOWN = 1000
+# By the id of a code: the code itself, which it does not keep alive, and its calls by offset.
+_known: dict[int, tuple[weakref.ref[CodeType], dict[int, CallSite | None]]] = {}
 
 
 class Operand(NamedTuple):
@@ -94,11 +100,25 @@ class _Instruction(NamedTuple):
 
 
 def call_at(code: CodeType, offset: int) -> CallSite | None:
-    """Return the call that the instruction at a byte offset makes, None where it makes none, or none that can be read.
+    """Return the call that the instruction at a byte offset makes, None if it makes none, or none that can be read.
+
+    Threads wait at the same few places, so what was read there is kept as long as the code is.
 
     Args:
         offset: a frame's `f_lasti`.
     """
+    known = _known.get(id(code))
+    if known is None or known[0]() is not code:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        known = _known[id(code)] = (weakref.ref(code), {})
+    sites = known[1]
+    if offset not in sites:
+        sites[offset] = _read(code, offset)
+    return sites[offset]
+
+
+def _read(code: CodeType, offset: int) -> CallSite | None:
     reader = _Backwards(code, offset)
     try:
         first = reader.next()

@@ -18,7 +18,7 @@ from torchctl.protocol.calls import MAX_CALLS, MAX_P2P, MAX_TEXT, MAX_THREADS, S
 from torchctl.protocol.stacktext import OWN_THREADS
 from torchctl.server.guest import identity, outstanding
 from torchctl.server.handlers.calling import threads, variables
-from torchctl.server.handlers.calling.arguments import Arguments
+from torchctl.server.handlers.calling.arguments import Arguments, inside
 from torchctl.server.handlers.calling.groups import Groups
 from torchctl.server.handlers.calling.objects import Kinds, attribute, text_of, whole_of
 from torchctl.server.handlers.calling.waits import Waits
@@ -83,9 +83,10 @@ def _calls(top: FrameType, arguments: Arguments) -> list[dict[str, Any]]:
     frame: FrameType | None = top
     depth = 0
     while frame is not None and depth < _MAX_FRAMES and len(found) < MAX_CALLS:
-        call = arguments.call(frame, depth)
-        if call is not None:
-            found.append(call)
+        if inside(frame.f_code.co_filename):
+            call = arguments.call(frame, depth)
+            if call is not None:
+                found.append(call)
         frame, depth = frame.f_back, depth + 1
     found.reverse()
     return found
