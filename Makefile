@@ -51,6 +51,7 @@ bench: $(READY)
 # The long run: 20 minutes, a request every 50 ms; fails where worker or sentinel grow by more than 2 MB.
 soak: $(READY)
 	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.server.churn
 
 # How right diagnoses are: a table of some 90,000 simulated jobs by kind and result, in about ten minutes on two cores;
 # fails where a goal is missed. VERDICTS="--kind late --show 3" looks into one kind.

@@ -16,7 +16,7 @@ from typing import Any
 from torchctl.protocol.calls import MAX_P2P, MAX_TENSORS, NUMBERS
 from torchctl.server.guest.loaded import c10d, loaded
 from torchctl.server.handlers.calling.groups import Groups, runs
-from torchctl.server.handlers.calling.objects import Kinds, tensors_of, text_of, whole_of
+from torchctl.server.handlers.calling.objects import Kinds, is_list, tensors_of, text_of, whole_of
 from torchctl.server.handlers.calling.variables import MISSING, variable
 
 _FOLDER = "torch/distributed/"
@@ -125,7 +125,7 @@ class Arguments:
         return str(value.name) if type(value) is plain and plain is not None else ""
 
     def _put_ranks(self, found: dict[str, Any], value: Any) -> None:
-        if type(value) in (list, tuple, range) and len(value) <= _MAX_RANKS:
+        if (is_list(value) or type(value) is range) and len(value) <= _MAX_RANKS:
             ranks = list(value)
             if all(type(rank) is int and 0 <= rank < 1 << 32 for rank in ranks):
                 found["ranks"] = runs(ranks)

@@ -139,7 +139,7 @@ def owner_of(lock: Any) -> int | None:
 
 def tensors_of(kinds: Kinds, value: Any) -> list[list[Any]]:
     """Return dtype, shape and device of a tensor, or of those in a list of some; nothing for anything else."""
-    several = value[:MAX_TENSORS] if type(value) in (list, tuple) else [value]
+    several = value[:MAX_TENSORS] if is_list(value) else [value]
     return [_tensor(one) for one in several if kinds.of(one).kind == "tensor"]
 
 
@@ -152,6 +152,11 @@ def _tensor(tensor: Any) -> list[Any]:
 def is_on_host(tensor: Any) -> bool:
     """Whether a tensor, of exactly torch's type, lies in the host's memory: then no device is waited for."""
     return bool(tensor.device.type == "cpu")
+
+
+def is_list(value: Any) -> bool:
+    """Whether it is a plain list or tuple; not by `in`, which would ask the class whether it is equal."""
+    return type(value) is list or type(value) is tuple
 
 
 def text_of(value: Any) -> str | None:

@@ -126,10 +126,13 @@ def _of_running_frame() -> _Read | None:
 
     def is_as_expected() -> bool:
         frame = sys._getframe()
-        address = address_of(id(frame) + _F_FRAME).value or 0
-        if address_of(address + _F_CODE).value != id(frame.f_code):
-            return False
-        return address_of(address + _FRAME_OBJECT).value == id(frame) and read(frame, "frame") is frame
+        try:
+            address = address_of(id(frame) + _F_FRAME).value or 0
+            if address_of(address + _F_CODE).value != id(frame.f_code):
+                return False
+            return address_of(address + _FRAME_OBJECT).value == id(frame) and read(frame, "frame") is frame
+        finally:
+            del frame  # a frame that holds itself holds all frames around it, and their variables are the trainer's
 
     return read if is_as_expected() else None
 
@@ -148,6 +151,9 @@ def _of_frame_object() -> _Read | None:
 
     def is_as_expected() -> bool:
         frame = sys._getframe()
-        return c_void_p.from_address(id(frame) + slots).value == id(frame)  # the first slot has the first variable
+        try:
+            return c_void_p.from_address(id(frame) + slots).value == id(frame)  # the first slot has the first variable
+        finally:
+            del frame  # a frame that holds itself holds all frames around it, and their variables are the trainer's
 
     return read if is_as_expected() else None

@@ -24,6 +24,7 @@ from torchctl.server.handlers.calling.objects import (
     Kind,
     Kinds,
     attribute,
+    is_list,
     is_on_host,
     owner_of,
     text_of,
@@ -187,7 +188,7 @@ def _keys(frame: FrameType, site: CallSite) -> list[str]:
     for one in site.arguments or ():
         values = [_value(frame, inner) for inner in one.inner] if one.kind == "list" else [_value(frame, one)]
         for value in values:
-            several = value[:MAX_KEYS] if type(value) in (list, tuple) else [value]
+            several = value[:MAX_KEYS] if is_list(value) else [value]
             found += [text for each in several if (text := text_of(each)) is not None]
     return found[:MAX_KEYS]
 
