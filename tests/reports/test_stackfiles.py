@@ -163,7 +163,7 @@ def test_why_py_spy_gave_nothing_is_said(tmp_path: Path) -> None:
     (tmp_path / "pyspy_rank_2.txt").write_text("bash: py-spy: command not found\n")
     assert [(one.rank, one.reason) for one in read(tmp_path).found] == [
         (0, ""),
-        (1, "says 'Permission denied (os error 13)'"),
+        (1, "says 'Permission denied (os error 13)': py-spy needs to be root, or CAP_SYS_PTRACE in a container"),
         (2, "has no stacks: it holds no thread's stack, but 'bash: py-spy: command not found'"),
     ]
 

@@ -13,7 +13,7 @@ from torchctl.diagnosis.findings.health import in_flight, moving, unproven
 from torchctl.diagnosis.findings.outlier import elsewhere_too, from_stacks
 from torchctl.diagnosis.findings.parted import decide
 from torchctl.diagnosis.findings.straggler import find_straggler
-from torchctl.diagnosis.findings.words import group_words, ranks_of, unable_words
+from torchctl.diagnosis.findings.words import group_words, ranks_of, unable_words, verb
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
 from torchctl.diagnosis.waits.proofs import proofs_of
 from torchctl.diagnosis.waits.standing import Standing, standings_of
@@ -91,7 +91,7 @@ def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
     evidence, trace = court.proofs.evidence, court.trace
     doubts = [*in_flight(court), *trace.doubts[:4], *_without_evidence(evidence, evidence.ranks())]
     if not len(trace) and not evidence.stacks and not evidence.processes:
-        doubts.append("there is no dump and no stack from any rank")
+        doubts.append(f"there is no dump and no stack from any rank{_not_read(evidence)}")
     elif not trace.dumps and not unknown:
         doubts.append("there is no dump from any rank, and the stacks show no rank that others wait for")
     elif trace.dumps and not len(trace):
@@ -118,6 +118,14 @@ def _without_evidence(evidence: Evidence, seen: Sequence[int]) -> list[str]:
         elif ranks:
             found.append(f"there is no data from {ranks_of(ranks)}: {reason}")
     return found[:4]
+
+
+def _not_read(evidence: Evidence) -> str:
+    """Return which file was not read, and why, as the end of a sentence; of several the first."""
+    if not evidence.unread:
+        return ""
+    more = len(evidence.unread) - 1
+    return f"; {evidence.unread[0]}" + (f", and {more} more {verb([0] * more, 'file', 'files')}" if more else "")
 
 
 def _left_out(evidence: Evidence) -> str:

@@ -29,6 +29,9 @@ class Process:
     pid: int | None = None
 
 
+ARCHIVE = "is an archive"  # how the reason begins of a file that holds others
+
+
 @dataclass(frozen=True, slots=True)
 class Unread:
     """Stacks that could not be obtained, from a file or from a worker at an endpoint; `reason` is read after either."""

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from torchctl.diagnosis.evidence import Evidence, Place
+from torchctl.diagnosis.evidence import ARCHIVE, Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.ranks import few_ranks, fold_ranks
 
@@ -20,10 +20,12 @@ class Files(NamedTuple):
     Attributes:
         dumps: the newest dump's file by rank.
         stacks: what the operator gave, if there are stacks in it.
+        archives: files that hold others, and were not read.
     """
 
     dumps: Mapping[int, str]
     stacks: Sequence[str]
+    archives: Sequence[str] = ()
 
 
 def files_of(evidence: Evidence, paths: Sequence[str]) -> Files:
@@ -31,7 +33,8 @@ def files_of(evidence: Evidence, paths: Sequence[str]) -> Files:
     dumps: dict[int, str] = {}
     for info in evidence.trace.dumps:
         dumps.setdefault(info.rank, info.source)
-    return Files(dumps, paths if evidence.stacks or evidence.processes else ())
+    archives = [one.source for one in evidence.unread if one.reason.startswith(ARCHIVE)]
+    return Files(dumps, paths if evidence.stacks or evidence.processes else (), archives)
 
 
 def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> str:
@@ -67,6 +70,8 @@ def _to_find_out(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files
         return f"include the {'workers' if files is None else 'dumps and stacks'} of {whose}"
     if files is None:
         return "`torchctl traceback --samples 3` shows which ranks move"
+    if files.archives and not files.dumps:
+        return f"unpack {shlex.join(files.archives[:_MOST_NAMED])} and diagnose the folder"
     if files.stacks:
         return f"`torchctl traceback {shlex.join(files.stacks)}`; a second set of files shows which ranks move"
     return "take dumps and stacks of all ranks"

@@ -10,6 +10,7 @@ from torchctl.errors import TorchctlError
 from torchctl.flightrec.table.folder import Found, find_files
 from torchctl.flightrec.table.loading import load_files
 from torchctl.flightrec.table.restarted import former_files
+from torchctl.flightrec.table.trace import Trace
 from torchctl.manifest import (
     FORMER,
     GENERIC_TRACE,
@@ -23,6 +24,7 @@ from torchctl.manifest import (
     entries_of,
     read_manifest,
 )
+from torchctl.reports.leftovers import is_dump_at_all, why_not_read
 from torchctl.reports.stackfiles import StackFile, names_of, read_stacks_of
 from torchctl.stacks.reader import StackReader
 
@@ -85,14 +87,27 @@ def read_evidence(
         if not text:
             dumps.append(one)
     trace = load_files(dumps, rank_from=rank_from, jobs=jobs)
+    others_after_all = _take_no_dumps(trace)
+    texts += others_after_all
     files = read_stacks_of(texts, _root(everything), entries_of(everything), StackReader(), rank_from=rank_from)
     notes += files.notes
     trace.notes[:0] = notes
     evidence = Evidence(trace)
     _add_stacks(evidence, files.found)
+    loaded = {dump.source for dump in trace.dumps}
+    unread = [why_not_read(path, others_after_all.get(path)) for path in files.passed if path not in loaded]
+    evidence.unread += [one for one in unread if one is not None]
     for folder in sorted({os.path.dirname(path) for path in manifests}):
         _take_manifest(evidence, folder)
     return evidence
+
+
+def _take_no_dumps(trace: Trace) -> dict[str, int | None]:
+    """Take from the failures the files that are no dump at all, unless a rank is missing for want of one."""
+    none = {one.source: one.rank for one in trace.bad if not is_dump_at_all(one.source)}
+    aside = {source: rank for source, rank in none.items() if rank is None or rank in trace.ranks}
+    trace.bad[:] = [one for one in trace.bad if one.source not in aside]
+    return aside
 
 
 def _add_stacks(evidence: Evidence, files: Sequence[StackFile]) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from torchctl.errors import TorchctlError
 from torchctl.flightrec.table.folder import find_files, rank_by_pattern
 from torchctl.manifest import FORMER, MANIFEST, STACKS, Entry, entries_of, headline, taken_at
+from torchctl.reports.leftovers import is_dump_at_all, why_not_read
 from torchctl.reports.stacknames import named_host, named_rank, named_time, says_stacks
 from torchctl.stacks.processes import Process, read_processes
 from torchctl.stacks.reader import StackReader
@@ -60,7 +61,8 @@ class StackFile:
         pid = "" if self.pid is None else f"pid {self.pid}"
         said = " ".join(filter(None, (self.host, pid)))
         if not pid:
-            said = f"{self.host} {os.path.basename(self.path)}".strip()
+            file = os.path.basename(self.path)
+            said = file if self.host in file else f"{self.host} {file}"
         return said if self.local_rank is None else f"{said} (local rank {self.local_rank})"
 
 
@@ -93,12 +95,14 @@ def read_stack_files(paths: Sequence[str], reader: StackReader) -> StackFiles:
             one = read_stacks_of([path], path, entries_of([path]), reader, claimed=True)
         else:
             dumps, others = find_files([path])
-            others += [dump.path for dump in dumps if dump.path.lower().endswith(".txt") or not dump.claimed]
+            others += [dump.path for dump in dumps if not dump.claimed or not is_dump_at_all(dump.path)]
             one = read_stacks_of(others, path, entries_of(others), reader)
+            torn = {dump.path for dump in dumps if dump.rank is not None}  # no business of who reads stacks
+            reasons = [why_not_read(passed) for passed in one.passed if passed not in torn]
+            one.notes += [str(reason) for reason in reasons if reason is not None]
             if not one.found:
-                raise TorchctlError(
-                    f"no file of stacks in {path}", hint="`torchctl collect` names them traceback_rank_N.txt"
-                )
+                hint = "`torchctl collect` names them traceback_rank_N.txt"
+                raise TorchctlError(f"no file of stacks in {path}", hint="; ".join(one.notes[:3]) or hint)
         whole.found += one.found
         whole.notes += one.notes
         whole.passed += one.passed
@@ -203,13 +207,19 @@ def _of_process(path: str, root: str, process: Process, named: int | None, patte
         rank,
         None,
         process.stacks,
-        f"says {process.reason!r}" if process.stacks is None else "",
+        _refusal(process.reason) if process.stacks is None else "",
         process.label or named_host(path, root, process.pid),
         process.pid,
         process.local_rank,
         named_time(path),
         rank is not None and pattern is None and process.rank is None,
     )
+
+
+def _refusal(reason: str) -> str:
+    """Return what py-spy, or torch's debug server, says in the place of stacks."""
+    needs = ": py-spy needs to be root, or CAP_SYS_PTRACE in a container" if "ermission" in reason else ""
+    return f"says {reason!r}{needs}"
 
 
 def _listed(processes: Sequence[Process]) -> str:

@@ -50,7 +50,10 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Found], li
         if not os.path.lexists(path):
             raise DumpError(f"{path} does not exist", hint="check the path")
         if not os.path.isdir(path):
-            dumps.append(Found(path, _rank(path, entries_of([path])), True))
+            if _STACKS.search(os.path.basename(path)) or _OTHER.search(path):
+                others.append(path)
+            else:
+                dumps.append(Found(path, _rank(path, entries_of([path])), True))
             continue
         files = list(_walk(path, 0))
         whose = entries_of(files)
