@@ -85,6 +85,9 @@ def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:
     ranks = [node for node in component if node.kind == "rank"]
     if len(ranks) != 1:
         return None
+    orders = [court.waits.order.get((node, target)) for node in component for target in court.waits.graph.edges[node]]
+    if any(order is not None and len(order) == 1 for order in orders):
+        return None  # that one rank's order may be the wrong one
     left_out = [node for node in court.waits.graph.back[ranks[0]] if node in component]
     return ranks[0], min(left_out, key=court.entered_first)
 
