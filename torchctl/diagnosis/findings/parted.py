@@ -14,7 +14,7 @@ from dataclasses import replace
 from torchctl.diagnosis.findings.court import Court
 from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
 from torchctl.diagnosis.model import Finding, Location
-from torchctl.diagnosis.waits.parting import Departure, departures
+from torchctl.diagnosis.waits.parting import Departure, departures, departures_in_group
 
 _DECIDABLE = ("order_cycle", "op_mismatch", "shape_mismatch", "dtype_mismatch", "p2p_mismatch", "not_entered")
 _MAX_INVOLVED = 32
@@ -52,6 +52,9 @@ def _decided(court: Court, finding: Finding) -> Finding | None:
     found = departures(court.trace, court.proofs.windows, involved)
     parted = {rank: places[-1] for rank, places in found.items() if _counts(court, finding, places[-1])}
     chosen = [rank for rank in close if rank in parted] or list(parted)
+    if not chosen and members:
+        parted = _in_group(court, finding)
+        chosen = list(parted)
     if len(chosen) != 1:
         return None
     place = parted[chosen[0]]
@@ -73,6 +76,19 @@ def _decided(court: Court, finding: Finding) -> Finding | None:
         location=location or finding.location,
         evidence=[*_lines(court, place), *finding.evidence][:16],
     )
+
+
+def _in_group(court: Court, finding: Finding) -> dict[int, Departure]:
+    """Return whose calls in the finding's group alone part from those of the other members."""
+    name = finding.group
+    numbers = [
+        number for number, group in enumerate(court.trace.groups)
+        if name is not None and (group.name, group.members) == (name.name, name.ranks)
+    ]  # fmt: skip
+    if len(numbers) != 1:
+        return {}
+    found = departures_in_group(court.trace, court.proofs.windows, numbers[0])
+    return {rank: places[-1] for rank, places in found.items() if _counts(court, finding, places[-1])}
 
 
 def _counts(court: Court, finding: Finding, place: Departure) -> bool:

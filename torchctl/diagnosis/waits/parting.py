@@ -65,6 +65,21 @@ def departures(trace: Trace, windows: Windows, ranks: Iterable[int]) -> dict[int
     return {rank: places for rank, places in found.items() if places}
 
 
+def departures_in_group(trace: Trace, windows: Windows, number: int) -> dict[int, list[Departure]]:
+    """Return where members of a group do not do in it what the others do: of ranks whose programs differ elsewhere."""
+    rows, firsts = {}, []
+    for rank in trace.groups[number].members[:_MAX_RANKS]:
+        mine, bounds = _rows_of(trace, rank), windows.of(number, rank)
+        mine = mine[(trace.group[mine] == number) & ~trace.p2p[mine]]
+        if len(mine) and bounds is not None:
+            rows[rank] = mine
+            firsts.append(max(bounds[0], int(trace.seq[mine[0]])))
+    rows = {rank: mine[trace.seq[mine] >= max(firsts)] for rank, mine in rows.items()}
+    paths = _worded(trace, rows)
+    found = {rank: list(_departures(rank, paths, paths)) for rank in paths}
+    return {rank: places for rank, places in found.items() if places}
+
+
 def _paths(trace: Trace, windows: Windows, ranks: Sequence[int]) -> dict[int, Path]:
     """Return the launches of ranks, laid side by side."""
     rows = {rank: _rows_of(trace, rank) for rank in ranks}
@@ -72,6 +87,10 @@ def _paths(trace: Trace, windows: Windows, ranks: Sequence[int]) -> dict[int, Pa
     wrapped = {dump.rank for dump in trace.dumps if dump.wrapped}
     if any(rank in wrapped or len(mine) == _MAX_ROWS for rank, mine in rows.items()):
         rows = _from_anchor(trace, windows, rows)
+    return _worded(trace, rows)
+
+
+def _worded(trace: Trace, rows: Mapping[int, Ints]) -> dict[int, Path]:
     words = _words(trace, np.concatenate([*rows.values(), np.zeros(0, np.int64)]))
     return {rank: [(words[row], row) for row in mine.tolist()] for rank, mine in rows.items()}
 
