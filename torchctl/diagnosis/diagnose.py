@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.findings.accuse import accuse
+from torchctl.diagnosis.findings.consequences import in_order
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.health import in_flight, moving, unproven
@@ -48,8 +49,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if evidence.interrupted or evidence.unasked:  # who was not asked, or not waited for, is not lost
         findings = [finding for finding in findings if not evidence.unasked.intersection(finding.culprit_ranks)]
         unknown.insert(0, _left_out(evidence))
-    findings.sort(key=_order)
-    findings = _causes(findings)
+    findings = in_order(findings, evidence.left)
     _add_timed_out(trace, findings)
     _add_bad_files(trace, findings)
     seen = evidence.ranks()
@@ -133,39 +133,6 @@ def _left_out(evidence: Evidence) -> str:
     if not evidence.interrupted:
         return f"the deadline passed before {ranks_of(ranks)} could be asked: try a longer --timeout"
     return f"interrupted before {ranks_of(ranks)} had answered" if ranks else "interrupted before every rank was asked"
-
-
-def _order(finding: Finding) -> tuple[bool, int, str, tuple[int, ...]]:
-    return finding.kind == "straggler", -len(finding.waiting_ranks), finding.kind, finding.culprit_ranks
-
-
-def _causes(findings: list[Finding]) -> list[Finding]:
-    """Say which findings follow from a disagreement of the same ranks in the same group, and put them after it."""
-    first: dict[tuple[str, tuple[int, ...]], Finding] = {}
-    for finding in findings:
-        if finding.kind.endswith("_mismatch") and finding.kind != "p2p_mismatch" and finding.group is not None:
-            first.setdefault((finding.group.name, finding.group.ranks), finding)
-    follows: dict[int, Finding] = {}
-    for finding in findings:
-        cause = first.get((finding.group.name, finding.group.ranks)) if finding.group is not None else None
-        if cause is None or cause is finding or finding.kind not in ("not_entered", "rank_lost"):
-            continue
-        if set(finding.culprit_ranks) <= set(cause.culprit_ranks):
-            follows[id(finding)] = cause
-    for finding in findings:
-        if id(finding) in follows:  # a rank that waits for the consequence waits for the cause
-            cause = follows[id(finding)]
-            cause.waiting_ranks = tuple(
-                sorted({*cause.waiting_ranks, *finding.waiting_ranks} - set(cause.culprit_ranks))
-            )
-    ordered = [finding for finding in findings if id(finding) not in follows]
-    ordered.sort(key=_order)
-    places = {id(finding): at for at, finding in enumerate(ordered)}
-    for finding in findings:
-        if id(finding) in follows:
-            finding.caused_by = places[id(follows[id(finding)])]
-            ordered.append(finding)
-    return ordered
 
 
 def _left_behind(evidence: Evidence) -> list[Finding]:

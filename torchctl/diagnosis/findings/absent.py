@@ -42,6 +42,8 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
         )
     for rank in ranks[:8]:
         evidence += _of_absent(court, rank, operation)
+    if few := _fewer_inside(court, operation, ranks):
+        return _either(court, operation, ranks, few, evidence)
     made: Kind = "p2p_mismatch" if is_p2p else "not_entered"
     says = "has not reached its end of" if is_p2p else "never entered"
     says = says if len(ranks) == 1 else says.replace("has", "have").replace("its", "their")
@@ -178,6 +180,29 @@ def _last_seen(court: Court, rank: int) -> list[str]:
     return [f"rank {rank} was last seen launching {name} at {frame.filename}:{frame.line} ({frame.name})"]
 
 
+def _fewer_inside(court: Court, operation: Node, ranks: Sequence[int]) -> list[int]:
+    """Return the ranks inside an operation where they are fewer than those that they wait for, and may be wrong."""
+    if operation.kind != "op" or court.proofs.compared:
+        return []
+    op = court.waits.open.ops[operation.number]
+    inside = sorted({*op.rows, *op.done})
+    seen = all(court.proofs.doing(rank) is Doing.OWN_CODE for rank in ranks)
+    return inside if len(inside) < len(ranks) and not seen else []
+
+
+def _either(court: Court, operation: Node, ranks: Sequence[int], inside: Sequence[int], evidence: list[str]) -> Finding:
+    """Return the finding about an operation that most ranks have not come to: it may be one too many."""
+    collective, group = court.collective(operation)
+    waiting = court.waiting([operation], ())
+    summary = (
+        f"{ranks_of(inside)} {verb(inside, 'waits', 'wait')} in {call_words(collective, group)}, which"
+        f" {ranks_of(ranks)} {verb(ranks, 'has', 'have')} not entered: whether they are late or {ranks_of(inside)}"
+        f" {verb(inside, 'makes', 'make')} a call that they do not make cannot be determined"
+    )
+    location = court.location(inside, court.waits.rows_of(operation))
+    return Finding("not_entered", "possible", summary, (), waiting, group, collective, location, evidence)
+
+
 def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confidence:
     stacks = all(rank in court.proofs.activity for rank in ranks)
     still = court.proofs.compared
@@ -188,5 +213,6 @@ def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confiden
         if not shown and court.proofs.wrapped.intersection(ranks):
             return "possible"
         hard = court.proofs.hard(list(op.rows.values()))
-        return "certain" if known and shown and (hard or (stacks and still)) else "likely"
+        most_inside = len(op.rows) + len(op.done) > len(ranks)
+        return "certain" if known and shown and most_inside and (hard or (stacks and still)) else "likely"
     return "likely"

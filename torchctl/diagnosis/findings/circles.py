@@ -19,13 +19,15 @@ def circle(court: Court, component: list[Node]) -> Finding:
     nodes = [node for node in component if node.kind in ("op", "pair")]
     # Where no rank is in it, all have entered both, in different orders.
     ranks = in_every_circle(court.waits, component) or ranks or _out_of_order(court, nodes)
+    ranks = _wrong_peer(court, ranks) or ranks
     waiting = court.waiting(component, ranks)
     collective, group = court.collective(min(nodes, key=court.entered_first)) if nodes else (None, None)
     groups = sorted({court.waits.group_of(node) for node in nodes})
     steps = []
     for node in sorted(nodes, key=court.entered_first):
         made, where = court.collective(node)
-        inside = sorted(court.waits.rows_of(node).keys() & set(ranks))
+        rows = court.waits.rows_of(node).keys()
+        inside = sorted(rows & set(ranks)) or sorted(rows)
         steps.append(f"{ranks_of(inside)} {verb(inside, 'waits', 'wait')} in {call_words(made, where)}")
     location = court.location(ranks, {r: row for node in nodes for r, row in court.waits.rows_of(node).items()})
     kind: Kind = "order_cycle"
@@ -43,6 +45,20 @@ def circle(court: Court, component: list[Node]) -> Finding:
         summary += "; which of them is wrong cannot be determined"
         waiting, ranks, location = tuple(sorted({*waiting, *ranks})), [], None
     return Finding(kind, "likely", summary, tuple(ranks), waiting, group, collective, location, steps[:16])
+
+
+def _wrong_peer(court: Court, ranks: list[int]) -> list[int]:
+    """Return the one rank of a circle that has an end open without a partner, and is the partner of such an end.
+
+    It sends to, or receives from, another than the one that waits for it.
+    """
+    alone = [pair for pair in court.waits.open.pairs if pair.alone and pair.counted]
+    mine = {pair.rank: {one.partner for one in alone if one.rank == pair.rank} for pair in alone}
+    both = [
+        rank for rank in ranks if any(pair.partner == rank and pair.rank not in mine.get(rank, ()) for pair in alone)
+    ]
+    found = [rank for rank in both if rank in mine]
+    return found if len(found) == 1 else []
 
 
 def held_first(court: Court, component: list[Node]) -> list[list[Node]]:
@@ -80,7 +96,8 @@ def _oldest(court: Court, rank: int, nodes: list[Node]) -> list[Node]:
 def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:
     """Return the one rank that others wait for in a circle, and their operation, if it waits only behind it.
 
-    It has left out an operation and gone on to others, which are all entered and wait behind that one.
+    It has left out an operation and gone on to others, which are all entered and wait behind that one. That takes a
+    majority that has entered it: of two ranks, either may have launched what the other was right not to.
     """
     ranks = [node for node in component if node.kind == "rank"]
     if len(ranks) != 1:
@@ -89,7 +106,10 @@ def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:
     if any(order is not None and len(order) == 1 for order in orders):
         return None  # that one rank's order may be the wrong one
     left_out = [node for node in court.waits.graph.back[ranks[0]] if node in component]
-    return ranks[0], min(left_out, key=court.entered_first)
+    first = min(left_out, key=court.entered_first)
+    if first.kind != "op" or len(court.waits.rows_of(first)) < 2:
+        return None
+    return ranks[0], first
 
 
 def in_every_circle(waits: Waits, component: list[Node]) -> list[int]:

@@ -15,6 +15,7 @@ from torchctl.diagnosis.findings.court import Court
 from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
 from torchctl.diagnosis.model import Finding, Location
 from torchctl.diagnosis.waits.parting import Departure, departures, departures_in_group
+from torchctl.diagnosis.waits.tallies import odd_one
 
 _DECIDABLE = ("order_cycle", "op_mismatch", "shape_mismatch", "dtype_mismatch", "p2p_mismatch", "not_entered")
 _MAX_INVOLVED = 32
@@ -56,7 +57,7 @@ def _decided(court: Court, finding: Finding) -> Finding | None:
         parted = _in_group(court, finding)
         chosen = list(parted)
     if len(chosen) != 1:
-        return None
+        return _counted(court, finding, close)
     place = parted[chosen[0]]
     rest = {*finding.waiting_ranks, *finding.culprit_ranks, *(members if not finding.culprit_ranks else ())}
     waiting = tuple(sorted(rest - {place.rank}))
@@ -89,6 +90,38 @@ def _in_group(court: Court, finding: Finding) -> dict[int, Departure]:
         return {}
     found = departures_in_group(court.trace, court.proofs.windows, numbers[0])
     return {rank: places[-1] for rank, places in found.items() if _counts(court, finding, places[-1])}
+
+
+def _counted(court: Court, finding: Finding, close: Sequence[int]) -> Finding | None:
+    """Return the finding about the one rank of a circle that counts otherwise than its sisters; None without one."""
+    if finding.kind != "order_cycle":
+        return None
+    odd = odd_one(court.trace, [*close, *finding.waiting_ranks])
+    if odd is None:
+        return None
+    waiting = tuple(sorted({*finding.waiting_ranks, *finding.culprit_ranks} - {odd.rank}))
+    more = "more" if odd.count > odd.others else "fewer"
+    difference = abs(odd.count - odd.others)
+    summary = (
+        f"rank {odd.rank} has launched {difference} {more} in its {odd.desc} group than {ranks_of(odd.sisters)} in"
+        f" theirs, before {_call(court, odd.row)}"
+    )
+    if waiting:
+        summary += f"; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')}"
+    frame = court.frame(odd.row)
+    location = Location(odd.rank, frame.filename, frame.line, frame.name) if frame is not None else None
+    lines = [
+        f"rank {odd.rank}: the last sequence id of {odd.desc} before it is {odd.count}",
+        f"{ranks_of(odd.sisters)}: it is {odd.others}",
+    ]
+    return replace(
+        finding,
+        summary=summary,
+        culprit_ranks=(odd.rank,),
+        waiting_ranks=waiting,
+        location=location,
+        evidence=[*lines, *finding.evidence][:16],
+    )
 
 
 def _counts(court: Court, finding: Finding, place: Departure) -> bool:

@@ -1,0 +1,69 @@
+"""Which findings follow from which, and in what order they are shown: a cause before what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
+from torchctl.diagnosis.model import Finding
+
+
+def in_order(findings: Sequence[Finding], ended: Collection[int]) -> list[Finding]:
+    """Return the findings, causes first, those by how many ranks wait for each; `caused_by` is filled in.
+
+    Args:
+        ended: ranks whose process is known to have ended: nothing else explains them.
+    """
+    causes = sorted(findings, key=_order)
+    follows: dict[int, Finding] = {}
+    for finding in causes:
+        cause = _disagreement_of(finding, causes) or _holder_of_lost(finding, causes, ended)
+        if cause is not None and id(cause) not in follows:
+            follows[id(finding)] = cause
+    for finding in causes:
+        if id(finding) in follows:  # a rank that waits for the consequence waits for the cause
+            cause = follows[id(finding)]
+            waiting = {*cause.waiting_ranks, *finding.waiting_ranks} - set(cause.culprit_ranks)
+            before, cause.waiting_ranks = ranks_of(cause.waiting_ranks), tuple(sorted(waiting))
+            if cause.summary.endswith((f"; {before} wait", f"; {before} waits")):
+                cause.summary = f"{cause.summary.rpartition('; ')[0]}; {ranks_of(cause.waiting_ranks)} wait"
+    ordered = sorted((finding for finding in causes if id(finding) not in follows), key=_order)
+    places = {id(finding): at for at, finding in enumerate(ordered)}
+    for finding in causes:
+        if id(finding) in follows:
+            finding.caused_by = places[id(follows[id(finding)])]
+            ordered.append(finding)
+    return ordered
+
+
+def _order(finding: Finding) -> tuple[bool, int, str, tuple[int, ...]]:
+    return finding.kind == "straggler", -len(finding.waiting_ranks), finding.kind, finding.culprit_ranks
+
+
+def _disagreement_of(finding: Finding, causes: Sequence[Finding]) -> Finding | None:
+    """Return the disagreement in the same group of the ranks that never came to a later operation, or are lost."""
+    if finding.group is None or finding.kind not in ("not_entered", "rank_lost"):
+        return None
+    for cause in causes:
+        if cause.kind.endswith("_mismatch") and cause.kind != "p2p_mismatch" and cause.group is not None:
+            same = (cause.group.name, cause.group.ranks) == (finding.group.name, finding.group.ranks)
+            if same and set(finding.culprit_ranks) <= set(cause.culprit_ranks):
+                return cause
+    return None
+
+
+def _holder_of_lost(finding: Finding, causes: Sequence[Finding], ended: Collection[int]) -> Finding | None:
+    """Return the finding that explains ranks without a dump: a fault in a group of theirs, where they wait, too."""
+    lost = set(finding.culprit_ranks)
+    if finding.kind != "rank_lost" or not lost or lost & set(ended):
+        return None
+    for cause in causes:
+        if cause.kind in ("rank_lost", "straggler") or cause.group is None or not cause.waiting_ranks:
+            continue
+        if lost <= set(cause.group.ranks) - set(cause.culprit_ranks):
+            members = verb(finding.culprit_ranks, "is a member", "are members")
+            who = ranks_of(finding.culprit_ranks)
+            finding.evidence.append(f"{who} {members} of {group_words(cause.group)}, too, and may be waiting there")
+            finding.confidence = "possible"
+            return cause
+    return None
