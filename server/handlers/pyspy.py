@@ -14,7 +14,7 @@ import select
 import signal
 import time
 
-from torchctl.process.pyspy import dump_command, find_pyspy
+from torchctl.process.pyspy import complaint, dump_command, find_pyspy
 from torchctl.process.samples import read
 from torchctl.server.guest import detach, ownership
 from torchctl.server.handlers.parameters import check_names
@@ -32,7 +32,8 @@ def pyspy_dump(request: Request, response: Response) -> None:
 
     The process is never stopped for the reading, unless the server was started with ``allow_pause=True``;
     native frames cannot be read without that. 501 when py-spy is not installed; it is looked for beside
-    the running interpreter and on PATH.
+    the running interpreter and on PATH. A child that runs no Python ends py-spy's work; the answer has what
+    came before it, and a last line that says so.
 
     Source: torch/csrc/distributed/c10d/control_plane/Handlers.cpp (torch 2.13) for the parameters.
     """
@@ -51,7 +52,10 @@ def pyspy_dump(request: Request, response: Response) -> None:
         options.append("--subprocesses")
     status, text = _run_detached(dump_command(program, os.getpid(), options))
     if status != 0:
-        raise Refusal(500, f"py-spy failed: {text.strip() or f'exit status {status}'}")
+        stacks, error, cause = text.partition("Error: ")
+        if not (chosen["subprocesses"] and error and f"Process {os.getpid()}:" in stacks):
+            raise Refusal(500, f"py-spy failed: {text.strip() or f'exit status {status}'}")
+        text = f"{stacks}\nNot all child processes were read: {complaint(cause)}\n"
     response.set_content(text, "text/plain")
     response.set_status(200)
 
