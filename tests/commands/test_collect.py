@@ -98,7 +98,7 @@ class Counting:
 
     def __call__(self, connection: socket.socket) -> None:
         head = connection.recv(65536).decode()
-        self.calls.append(handler := head.split("/handler/")[1].split(" ")[0])
+        self.calls.append(handler := re.split("[ ?]", head.split("/handler/")[1])[0])
         said = f"Torchctl-Rank: 3\r\nTorchctl-Pid: {self.pid}\r\nTorchctl-Recorder: generic\r\n".encode()
         if handler in self.failing:
             listeners.reply(b"Handler x failed: no", status="500 E", headers=said)(connection)

@@ -19,7 +19,7 @@ class Held:
 
 
 def recv() -> None:
-    dist.recv(tensor, src=1, tag=7)
+    dist.recv(tensor, src=1 - dist.get_rank(), tag=7)
 
 
 def send() -> None:  # larger than what the kernel takes without a receiver
@@ -82,6 +82,8 @@ def elastic() -> None:
 
 if dist.get_rank() == 0:
     calls = [recv, send, irecv, broadcast, objects, reduce, gather, barrier, monitored, batch, fields, store, elastic]
-    for call in calls:
-        threading.Thread(target=call, name=call.__name__, daemon=True).start()
+else:
+    calls = [recv]
+for call in calls:
+    threading.Thread(target=call, name=call.__name__, daemon=True).start()
 time.sleep(600)

@@ -14,6 +14,8 @@ from tests.eventually import wait_until
 from tests.live.jobs import forked_job
 from torchctl.protocol.callreader import calls_from_text
 from torchctl.protocol.calls import Call, Calls, Tensor, ThreadCalls
+from torchctl.stacks.calls import note_of
+from torchctl.stacks.reader import StackReader
 
 pytestmark = pytest.mark.torch
 SCRIPT = Path(__file__).parent / "many_calls.py"
@@ -33,9 +35,9 @@ WAITING = [
 ]
 
 
-def ask(runtime_dir: Path, *arguments: str) -> Any:
+def ask(runtime_dir: Path, *arguments: str, ranks: str = "0") -> Any:
     environment = {**os.environ, "TORCHCTL_RUNTIME_DIR": str(runtime_dir)}
-    command = [sys.executable, "-m", "torchctl", *arguments, "--ranks", "0", "--json"]
+    command = [sys.executable, "-m", "torchctl", *arguments, "--ranks", ranks, "--json"]
     return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
@@ -44,10 +46,15 @@ def read(runtime_dir: Path) -> Calls:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calls]:
+def runtime_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    folder.chmod(0o700)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(runtime_dir: Path) -> Iterator[Calls]:
     """Return what rank 0 of the job is calling, once all its threads wait."""
-    runtime_dir = tmp_path_factory.mktemp("run")
-    runtime_dir.chmod(0o700)
     calls: list[Calls] = []
 
     def all_wait() -> bool:
@@ -158,3 +165,44 @@ def test_threads_of_torchctl_are_left_out(seen: Calls) -> None:
     assert seen.main is not None
     assert seen.main.wait is not None
     assert seen.main.wait.call == "time.sleep"
+
+
+def test_traceback_says_what_each_thread_is_in(seen: Calls, runtime_dir: Path) -> None:
+    (worker,) = ask(runtime_dir, "traceback", "--all-threads")["workers"]
+    said = {one["name"]: one["call"] for one in worker["threads"]}
+    assert said["recv"] == "recv(src=1, tag=7) of float32[4, 2]"
+    assert said["send"] == "send(dst=1, group=send) of float32[16777216]"
+    assert said["reduce"] == "all_reduce(op=MAX, group=reduce) of float32[4, 2]"
+    assert said["objects"] == (
+        "broadcast_object_list(src=1, group=objects), in its broadcast(src=1, group=objects) of int64[1]"
+    )
+    assert said["irecv"] == "Work.wait() of recv"
+    assert said["store"] == "TCPStore.wait() for 'a/key', 'another'"
+    assert said["elastic"] == (
+        "barrier(key='torchelastic/barrier'), HashStore.wait() for 'torchelastic/barrier/last_member'"
+    )
+    assert said["MainThread"] == "time.sleep()"
+
+
+def test_ranks_at_one_line_in_calls_with_other_arguments_are_two_branches(seen: Calls, runtime_dir: Path) -> None:
+    (job,) = ask(runtime_dir, "traceback", "--thread", "recv", ranks="0,1")["jobs"]
+    found = {one["call"]: one["ranks"] for one in job["classes"]}
+    assert found == {"recv(src=1, tag=7) of float32[4, 2]": [0], "recv(src=0, tag=7) of float32[4, 2]": [1]}
+    environment = {**os.environ, "TORCHCTL_RUNTIME_DIR": str(runtime_dir), "COLUMNS": "100"}
+    command = [sys.executable, "-m", "torchctl", "traceback", "--thread", "recv"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "in recv(src=0, tag=7) of float32[4, 2]" in shown
+    assert "in recv(src=1, tag=7) of float32[4, 2]" in shown
+
+
+def test_calls_are_kept_with_the_stacks(seen: Calls, runtime_dir: Path, tmp_path: Path) -> None:
+    for command in (("collect", str(tmp_path / "collected")), ("diagnose", "--save", str(tmp_path / "saved"))):
+        environment = {**os.environ, "TORCHCTL_RUNTIME_DIR": str(runtime_dir)}
+        arguments = [sys.executable, "-m", "torchctl", *command, "--timeout", "30"]
+        subprocess.run(arguments, env=environment, capture_output=True, check=False)
+    for folder in ("collected", "saved"):
+        stacks = StackReader().read((tmp_path / folder / "traceback_rank_0.txt").read_bytes())
+        assert stacks.calls is not None
+        assert {one.description for one in stacks.calls.groups} == {one.description for one in seen.groups}
+        recv = next(one for one in stacks.threads if one.name == "recv")
+        assert note_of(stacks, recv) == "recv(src=1, tag=7) of float32[4, 2]"

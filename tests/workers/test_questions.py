@@ -16,11 +16,12 @@ ERRANDS: dict[str, dict[str, object]] = {
     "sight": {"kind": "digest"},
     "everything": {"had": {"/s": [7, ["info"]]}},
 }
+# A parameter more may come: it is answered beside what was always answered, and an older worker passes it over.
 FIRST = {
     "ping": ("POST", "/handler/ping", b""),
     "handlers": ("GET", "/handler/", b""),
     "info": ("POST", "/handler/info", b""),
-    "stacks": ("POST", "/handler/dump_traceback?format=text", b""),
+    "stacks": ("POST", "/handler/dump_traceback?format=text&calls=true", b""),
     "call": ("POST", "/handler/info?a=b", b"!"),
     "dumps": ("POST", "/handler/dump_nccl_trace_pickle?includestacktraces=true", b""),
     "sight": ("POST", "/handler/fr_digest", b""),

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from torchctl.render.console import text
 from torchctl.stacks import codepaths
+from torchctl.stacks.calls import note_of
 from torchctl.stacks.role import rank_thread
 from torchctl.stacks.source import source_line
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
@@ -31,21 +32,21 @@ def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Itera
         if shown is None:
             yield Text("  this worker did not send its main thread; see --all-threads", "bold")
         else:
-            yield from _thread_lines(shown, colour)
+            yield from _thread_lines(stacks, shown, colour)
         others = len(stacks.threads) - len(own) - (shown is not None)
         if others:
             yield Text(f"  {others} more thread{'s' * (others > 1)}: --all-threads", "dim")
         return
     for thread in sorted(stacks.threads, key=lambda thread: not thread.main):
         if thread not in own:
-            yield from _thread_lines(thread, colour)
+            yield from _thread_lines(stacks, thread, colour)
     if own:
         yield Text(f"  not shown: {len(own)} thread{'s' * (len(own) > 1)} of torchctl's own server", "dim")
     if stacks.truncated:
         yield Text("  some threads are missing: faulthandler prints at most 100", "bold")
 
 
-def _thread_lines(thread: ThreadStack, colour: bool) -> Iterator[Text]:
+def _thread_lines(stacks: Stacks, thread: ThreadStack, colour: bool) -> Iterator[Text]:
     name = thread.name or ("main thread" if thread.main else "thread")
     yield text(f"  {name} (0x{thread.ident:x})", "bold cyan")
     if not thread.complete:
@@ -58,6 +59,9 @@ def _thread_lines(thread: ThreadStack, colour: bool) -> Iterator[Text]:
         yield Text(f"      ... {len(thread.frames) - shown} frames of Python startup", "dim")
     for index in range(shown - 1, -1, -1):
         yield from _frame_lines(thread.frames[index], index == users, colour)
+    note = note_of(stacks, thread, exact=True)
+    if note:
+        yield Text("      in ", "dim") + text(note, "bold yellow")
 
 
 def _startup_frames(thread: ThreadStack) -> int:
@@ -101,6 +105,7 @@ def stacks_json(stacks: Stacks) -> dict[str, Any]:
                 "name": thread.name,
                 "main": thread.main,
                 "complete": thread.complete,
+                "call": note_of(stacks, thread, exact=True) or None,
                 "users_frame": thread.users_frame,
                 "frames": [
                     {"file": frame.file, "line": frame.line, "function": frame.function, "origin": frame.origin}

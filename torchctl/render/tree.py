@@ -15,7 +15,7 @@ from torchctl.render.members import counted, folded
 from torchctl.render.spans import Line, Span, shorten, shorten_path
 from torchctl.reports.stacks import JobStacks
 from torchctl.stacks import codepaths
-from torchctl.stacks.merge import Branch, Merged, RoleStacks, StackClass
+from torchctl.stacks.merge import CALL, Branch, Merged, RoleStacks, StackClass
 from torchctl.stacks.role import MAIN, TRAINING
 from torchctl.stacks.source import source_line
 from torchctl.stacks.stack import StackFrame
@@ -173,6 +173,8 @@ def _motion(one: Branch | StackClass) -> str:
 
 def _frames(frames: Sequence[StackFrame], style: TreeStyle, margin: Line, *, marked: bool) -> Iterator[Line]:
     """Yield a run of frames, outermost first; `marked` puts ``>`` at the innermost frame of the user's own."""
+    note = frames[-1] if frames and frames[-1].file == CALL else None
+    frames = frames[:-1] if note is not None else frames
     inner = codepaths.users_frame([frame.file for frame in reversed(frames)]) if marked else None
     users = -1 if inner is None else len(frames) - 1 - inner
     taken = sum(len(text) for text, _ in margin)
@@ -190,6 +192,8 @@ def _frames(frames: Sequence[StackFrame], style: TreeStyle, margin: Line, *, mar
         if source:
             yield [*margin, ("        " + shorten(source, style.width - taken - 8), "italic")]
         index += 1
+    if note is not None:
+        yield [*margin, ("    ", ""), ("in ", "dim"), (shorten(note.function, style.width - taken - 7), "bold yellow")]
 
 
 def _source(frame: StackFrame) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchctl.ranks import Member
-from torchctl.stacks.merge import Branch, Merged, StackClass
+from torchctl.stacks.merge import CALL, Branch, Merged, StackClass
 from torchctl.stacks.stack import StackFrame
 
 _MAX_DEPTH = 200  # json.dumps recurses, and so do most readers; the classes tell the rest
@@ -33,7 +33,7 @@ def _class(one: StackClass) -> dict[str, Any]:
         "complete": one.complete,
         "threads": one.threads,
         "moving": None if one.moving is None else members_json(one.moving),
-        "frames": [_frame(frame) for frame in one.frames],
+        **_frames(one.frames),
         **members_json(one.members),
     }
 
@@ -47,7 +47,7 @@ def _tree(branches: list[Branch]) -> list[dict[str, Any]]:
         children: list[dict[str, Any]] = []
         siblings.append(
             {
-                "frames": [_frame(frame) for frame in branch.frames],
+                **_frames(branch.frames),
                 "complete": branch.complete,
                 "threads": branch.threads,
                 "moving": None if branch.moving is None else members_json(branch.moving),
@@ -58,6 +58,12 @@ def _tree(branches: list[Branch]) -> list[dict[str, Any]]:
         if depth < _MAX_DEPTH:
             todo.extend((child, children, depth + 1) for child in branch.children)
     return out
+
+
+def _frames(frames: Sequence[StackFrame]) -> dict[str, Any]:
+    """Return frames, and what their threads are in below them: ``call``, None where that is not known."""
+    call = next((frame.function for frame in frames if frame.file == CALL), None)
+    return {"frames": [_frame(frame) for frame in frames if frame.file != CALL], "call": call}
 
 
 def _frame(frame: StackFrame) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torchctl.process.reasons import Reason, lock_waiters, reasons
 from torchctl.process.samples import Sample, read, sample, status_fields
 from torchctl.process.sockets import listening_path
 from torchctl.process.started import age_s
+from torchctl.protocol.stacktext import CALLS_PARAMETER
 from torchctl.stacks.pyspy import parse_pyspy
 from torchctl.stacks.stack import Stacks
 from torchctl.text import duration
@@ -175,7 +176,7 @@ def _memory(report: Report, after: Sample, group: ControlGroup) -> None:
 
 
 def _stacks(report: Report, deadline: float) -> None:
-    question = call_question("dump_traceback", {}, b"")
+    question = call_question("dump_traceback", {CALLS_PARAMETER: "true"}, b"")
     outcome = ask_one(Endpoint(pid=report.pid), question, max(deadline, time.monotonic() + 2.0))
     if is_stopped([outcome]):
         raise KeyboardInterrupt

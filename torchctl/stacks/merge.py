@@ -12,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torchctl.ranks import Member, member_order
+from torchctl.stacks.calls import note_of
 from torchctl.stacks.role import MAIN, OWN, TRAINING, matches, rank_thread, role_of
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
+CALL = "<call>"  # the file of the frame that stands for a call without a frame; its function is the call in words
 Frames = tuple[StackFrame, ...]
 
 
@@ -104,6 +106,7 @@ def merge(workers: Iterable[Worker], *, thread: str | None = None, all_threads: 
     without_main: list[Member] = []
     hidden: dict[str, int] = {}
     roles_seen: dict[tuple[str, int, bool], tuple[Frames, str]] = {}
+    noted = _Noted()
     for worker in workers:
         shown = rank_thread(worker.stacks)
         if shown is None:
@@ -114,7 +117,7 @@ def merge(workers: Iterable[Worker], *, thread: str | None = None, all_threads: 
                 roles_seen[key] = (one.frames, role_of(one))  # with the frames, so that no id is used again
             role = TRAINING if one is shown and not one.main else roles_seen[key][1]
             if _wanted(one, role, thread, all_threads or one is shown):
-                _enter(groups, worker, one, role)
+                _enter(groups, worker, one, role, noted.frames(worker.stacks, one))
             elif role != OWN:
                 hidden[role] = hidden.get(role, 0) + 1
     by_role: dict[str, list[StackClass]] = {}
@@ -141,11 +144,29 @@ def _wanted(one: ThreadStack, role: str, pattern: str | None, shown: bool) -> bo
     return shown if pattern is None else matches(one, role, pattern)
 
 
-def _enter(groups: dict[tuple[str, int, bool], StackClass], worker: Worker, one: ThreadStack, role: str) -> None:
-    key = (role, id(one.frames), one.complete)  # the classes hold the frames: no id is used again
+class _Noted:
+    """The frames of threads with what they are in as one more frame, innermost; equal ones are one object."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, str], tuple[Frames, Frames]] = {}
+
+    def frames(self, stacks: Stacks, thread: ThreadStack) -> Frames:
+        note = note_of(stacks, thread)
+        if not note:
+            return thread.frames
+        key = (id(thread.frames), note)
+        if key not in self._kept:  # with the frames, so that no id is used again
+            self._kept[key] = (thread.frames, (StackFrame(CALL, 0, note), *thread.frames))
+        return self._kept[key][1]
+
+
+def _enter(
+    groups: dict[tuple[str, int, bool], StackClass], worker: Worker, one: ThreadStack, role: str, frames: Frames
+) -> None:
+    key = (role, id(frames), one.complete)  # the classes hold the frames: no id is used again
     found = groups.get(key)
     if found is None:
-        found = groups[key] = StackClass(role, one.frames, one.complete)
+        found = groups[key] = StackClass(role, frames, one.complete)
     if not found.members or found.members[-1] != worker.member:
         found.members.append(worker.member)
     found.threads += 1

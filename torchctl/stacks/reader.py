@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 from torchctl.protocol import stacktext
 from torchctl.stacks import pyspy
+from torchctl.stacks.calls import split_calls
 from torchctl.stacks.faulthandler import Body, parse_faulthandler, read_body
-from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack, stacks_from_json
+from torchctl.stacks.json import stacks_from_json
+from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
 Frames = tuple[StackFrame, ...]
 
@@ -69,12 +71,14 @@ class StackReader:
 
     def read_text(self, text: str) -> Stacks:
         """Return the stacks in faulthandler's text or py-spy's, lines ending in line feeds; raises as `read`."""
+        text, calls = split_calls(text)
         heading = _HEADING.search(text)
         if heading is None:
             raise ValueError("it holds no thread's stack")
         if heading["pyspy"] is not None:
             return self.shared(pyspy.parse_pyspy(text))
-        return parse_faulthandler(text, self._bodies.__getitem__)
+        stacks = parse_faulthandler(text, self._bodies.__getitem__)
+        return stacks if calls is None else Stacks(stacks.threads, stacks.truncated, calls)
 
     def shared(self, stacks: Stacks) -> Stacks:
         """Return the same stacks, their frames replaced by equal ones that were seen before."""
@@ -82,7 +86,7 @@ class StackReader:
             ThreadStack(thread.ident, thread.name, thread.main, self.keep(thread.frames), thread.complete)
             for thread in stacks.threads
         )
-        return Stacks(tuple(threads), stacks.truncated)
+        return Stacks(tuple(threads), stacks.truncated, stacks.calls)
 
     def keep(self, frames: Frames) -> Frames:
         """Return the one object that equal frames share."""

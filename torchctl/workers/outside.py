@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torchctl.protocol.stacktext import CALLS_PARAMETER
 from torchctl.workers.ask.fanout import ask_all
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.question import Question
@@ -18,7 +19,7 @@ OUTSIDE_S = 2.0  # for looking from outside, however late it is
 
 def stacks_question() -> Question[Reply]:
     """Return the question for the bare stacks, as they are saved."""
-    return call_question("dump_traceback", {"format": "text"}, b"")
+    return call_question("dump_traceback", {"format": "text", CALLS_PARAMETER: "true"}, b"")
 
 
 def look_from_outside(

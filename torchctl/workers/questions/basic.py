@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchctl.errors import NotAWorkerError
 from torchctl.protocol import HANDLER_PATH
+from torchctl.protocol.stacktext import CALLS_PARAMETER
 from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply, wants_token
 from torchctl.workers.ask.request import Request, handler_request
@@ -95,8 +96,8 @@ def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str 
 
     @Question
     def stacks(endpoint: Endpoint) -> Asking[WorkerStacks]:
-        # torch's own server ignores the parameter and answers text.
-        reply = yield handler_request("dump_traceback", {"format": form})
+        # torch's own server ignores the parameters and answers text; an older one of ours knows no calls.
+        reply = yield handler_request("dump_traceback", {"format": form, CALLS_PARAMETER: "true"})
         try:
             about = reply.identity
             return WorkerStacks(reply.rank, reply.pid, read(reply.body), about.step, about.degraded)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torchctl.errors import NoSuchHandlerError, WorkerError
 from torchctl.manifest import GENERIC_TRACE, INFO, STACKS, TRACE
+from torchctl.protocol.stacktext import CALLS_PARAMETER
 from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.ask.request import handler_request
@@ -99,7 +100,7 @@ def _part(part: str) -> Asking[Reply]:
     if part == INFO:
         return (yield handler_request("info", max_bytes=1 << 20))
     if part == STACKS:
-        return (yield handler_request("dump_traceback"))
+        return (yield handler_request("dump_traceback", {CALLS_PARAMETER: "true"}))
     if part == TRACE:
         return (yield first_trace())
     return (yield from generic_trace())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions import relayed
 
 T = TypeVar("T")
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 16 << 20  # with the calls of thousands of threads
 _MAX_CHARS = 1000
 
 
@@ -53,16 +54,21 @@ def ask_info(endpoint: Endpoint) -> Asking[WorkerInfo]:
     return (yield from info_and_reply(endpoint))[0]
 
 
-def info_and_reply(endpoint: Endpoint) -> Asking[tuple[WorkerInfo, Reply | None]]:
+def info_and_reply(
+    endpoint: Endpoint, params: Mapping[str, str] | None = None
+) -> Asking[tuple[WorkerInfo, Reply | None]]:
     """Return who a worker is, and its answer to `info` as it came.
 
     torch's own server, which has no `info`, is asked for a ping, and there is no such answer.
+
+    Args:
+        params: ``calls``: ``true`` for the calls of its threads too; a worker of an older version leaves them out.
 
     Raises:
         WorkerError: no answer; NotAWorkerError for an answer of another form.
     """
     try:
-        reply = yield handler_request("info", max_bytes=_MAX_BYTES)
+        reply = yield handler_request("info", params, max_bytes=_MAX_BYTES)
     except NoSuchHandlerError:
         reply = yield handler_request("ping", max_bytes=_MAX_BYTES)
         return WorkerInfo(rank=reply.rank, pid=reply.pid), None

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torchctl.errors import HandlerError, NoSuchHandlerError
+from torchctl.protocol.callreader import calls_from_json
+from torchctl.protocol.calls import Calls
+from torchctl.protocol.stacktext import CALLS_PARAMETER
 from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.ask.request import handler_request
@@ -37,6 +40,15 @@ class Sight(NamedTuple):
     traces: tuple[RawTrace, ...] = ()
     no_trace: str = ""
     reply: Reply | None = None
+
+    @property
+    def calls(self) -> Calls | None:
+        """What its threads were calling then, read from the answer each time; None from one that does not say."""
+        try:
+            document = None if self.reply is None else json.loads(self.reply.body).get(CALLS_PARAMETER)
+            return None if document is None else calls_from_json(document)
+        except (ValueError, AttributeError, RecursionError):
+            return None
 
     @property
     def degraded(self) -> bool:
@@ -65,7 +77,7 @@ def sight_question(kind: str) -> Question[Sight]:
         except HandlerError as error:  # no recorder in this torch, or a process without a server: stacks are left
             no_trace = error.detail
         # After the traces: counters that stand still from before until here say that the traces are of one moment.
-        info, reply = yield from info_and_reply(endpoint)
+        info, reply = yield from info_and_reply(endpoint, {CALLS_PARAMETER: "true"})
         rank = info.rank if info.rank is not None else endpoint.rank
         if info.degraded is not None:
             return Sight(rank, info, reply=reply)
