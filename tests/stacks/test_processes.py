@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.processes import python
 from tests.stacks.texts import FEEDER, STUCK, WAITING, dump
 from torchctl.stacks.processes import Process, read_processes
 from torchctl.stacks.reader import StackReader
@@ -141,12 +142,49 @@ def test_of_a_processs_later_dumps_the_last_counts() -> None:
     assert [function(one) for one in read(block(7, "a (a.py:1)") + block(7, "b (a.py:1)"))] == ["b"]
 
 
+LOGS = """\
+import faulthandler, sys, threading
+def waits(event):
+    event.wait(60)
+def step(number):
+    print("step", number, flush=True)
+    faulthandler.dump_traceback(file=sys.stdout, all_threads=True)
+def later():
+    step(2)
+event = threading.Event()
+for _ in range(2):
+    threading.Thread(target=waits, args=(event,), daemon=True).start()
+step(1)
+later()
+print("Traceback (most recent call last):\\n  File \\"x.py\\", line 3, in f", flush=True)
+"""
+
+
+def test_what_faulthandler_really_writes_into_a_log() -> None:
+    """Twice, of two processes whose output went to one file."""
+    logs = []
+    for _ in range(2):
+        with python(LOGS) as process:
+            code, out, _ = process.finish()
+        assert code == 0
+        logs.append(out)
+    for text, count in ((logs[0], 1), ("".join(logs), 2)):
+        found = read(text)
+        assert len(found) == count
+        for one in found:
+            assert one.stacks is not None
+            assert one.stacks.main is not None
+            assert len(one.stacks.threads) == 3
+            assert [frame.function for frame in one.stacks.main.frames] == ["step", "later", "<module>"]
+
+
 def test_variables_are_no_frames() -> None:
     """As py-spy 0.4.3 prints them with `--locals`."""
     text = block(7, "step (train.py:8)", "<module> (train.py:9)").replace(
         "(train.py:8)\n",
         "(train.py:8)\n        Arguments:\n            batch: [1, 2] (x.py:3)\n        Locals:\n"
-        '            text: "Thread 1 (idle)"\n            call: <function f (other.py:3)>\n            t: (1)\n',
+        '            text: "Thread 1 (idle)"\n            rank: 2\n'
+        "            call: <function f (other.py:3)>\n            t: (1)\n",
     )
     (one,) = read(text)
     assert one.stacks is not None

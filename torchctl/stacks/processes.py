@@ -21,8 +21,8 @@ from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
 
 MAX_PROCESSES = 100_000
-_CLAIM = (
-    r"[^\w\n]{0,20}(?:global[ _-]?)?rank[ _]?[:=#-]?[ ]?(?P<claim>\d{1,6})"
+_CLAIM = (  # further in stand py-spy's variables
+    r"(?!    )[^\w\n]{0,20}(?:global[ _-]?)?rank[ _]?[:=#-]?[ ]?(?P<claim>\d{1,6})"
     r"(?:[^\w\n]{1,4}(?:pid|local_?rank|host|node|world_?size|on|at|of|stack\w*|py-?spy|dump|trace\w*)\b.{0,200})?[^\w\n]{0,80}"
 )
 _MARK = re.compile(
@@ -42,7 +42,7 @@ _NAME = re.compile(r" \[(.*)\] \(most recent call first\):\Z")
 _URL_HOST = re.compile(r"\w+://(\[[^\]/]*\]|[^:/]*)")
 _LOCAL_RANK = re.compile(r"--local[-_]rank[= ](\d{1,6})\b")
 _REFUSED = re.compile(r"(?:\d+: )?([Pp]ermission [Dd]enied[^\n:]{0,40})")
-_OUTERMOST = re.compile(stacktext.FRAME)
+_FRAME = re.compile(stacktext.FRAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +214,8 @@ class _Cutting:
             return False
         if name := _NAME.search(heading):
             return name[1] == stacktext.MAIN_THREAD
-        frames = [line for line in self.text[begin:at].split("\n") if line.startswith("  File ")]
-        outermost = _OUTERMOST.fullmatch(frames[-1]) if frames else None
-        return outermost is not None and outermost[3] in ("<module>", "_run_module_as_main")
+        frames = [frame for line in self.text[begin:at].split("\n") if (frame := _FRAME.fullmatch(line))]
+        return bool(frames) and frames[-1][3] in ("<module>", "_run_module_as_main")
 
 
 def _process(stream: Stream, part: _Part, reader: StackReader) -> Process:
