@@ -73,9 +73,11 @@ def only(found: Diagnosis) -> Finding:
 WORLD = groups(w=[0, 1, 2, 3])
 
 
-def p2p(kind: str, seq: int, me: int, peer: int, make: Callable[..., dict[str, Any]] = entry) -> dict[str, Any]:
+def p2p(
+    kind: str, seq: int, me: int, peer: int, make: Callable[..., dict[str, Any]] = entry, **changes: Any
+) -> dict[str, Any]:
     name = f"nccl:{kind} {me}{'->' if kind == 'send' else '<-'}{peer}"
-    return of("0", 0, make, profiling_name=name, is_p2p=True, p2p_seq_id=seq, collective_seq_id=0)
+    return of("0", 0, make, profiling_name=name, is_p2p=True, p2p_seq_id=seq, collective_seq_id=0, **changes)
 
 
 TORCH_FILE = "/opt/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"

@@ -94,3 +94,35 @@ def test_what_tells_a_missing_send_from_a_lag_names_the_sender(decider: str) -> 
     known: dict[str, Any] = {"moved": frozenset()} if decider == "second look" else {}
     stacks = {0: elsewhere(), 1: inside("recv")} if decider == "stacks" else None
     assert told(look_at(wrapped_rings(**gave_up), stacks, **known)) == [("p2p_mismatch", (0,), (1,))]
+
+
+def test_in_wrapped_rings_ends_are_counted_from_a_collective_that_both_ranks_show() -> None:
+    """Rank 0 has sent two after it and rank 1 waits for the third: the sends before it are lost, and do not matter."""
+    config = groups(w=[0, 1])
+    rows: dict[int, Rows] = {
+        0: [p2p("send", 7, 0, 1), of("0", 4), p2p("send", 8, 0, 1), p2p("send", 9, 0, 1)],
+        1: [of("0", 4), p2p("recv", 3, 1, 0), p2p("recv", 4, 1, 0), p2p("recv", 5, 1, 0, active, retired=True)],
+    }
+    found = look_at({rank: ring(made, config, lost=90) for rank, made in rows.items()})
+    assert told(found) == [("p2p_mismatch", (0,), (1,))]
+    rows[0] = [of("0", 4), *(p2p("send", seq, 0, 1) for seq in (8, 9, 10))]
+    found = look_at({rank: ring(made, config, lost=90) for rank, made in rows.items()})
+    assert found.findings == []
+
+
+def test_a_recv_behind_an_open_operation_accuses_no_sender_whose_small_send_is_done() -> None:
+    """Rank 0 reduces another size than rank 1, and its recv is launched behind that; rank 2 has sent, and ended."""
+    pair, config = {"process_group": ("p", ""), "pg_id": 9}, groups(w=range(3), t=[0, 1], p=[0, 2])
+    gone = {"retired": True}
+    rows: dict[int, Rows] = {
+        0: [
+            p2p("recv", 6, 0, 1) | pair,
+            of("t", 5, active, input_sizes=[[9]], output_sizes=[[9]], **gone),
+            p2p("recv", 7, 0, 1, active, **gone) | pair,
+        ],
+        1: [of("t", 5, active, **gone)],
+        2: [p2p("send", 8, 1, 0) | pair, p2p("send", 9, 1, 0) | pair],
+    }
+    found = look_at({rank: ring(made, config, lost=50) for rank, made in rows.items()})
+    assert {rank for one in found.findings for rank in one.culprit_ranks} == set()
+    assert found.findings[0].kind == "shape_mismatch"

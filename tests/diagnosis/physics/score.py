@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tests.diagnosis.physics.faults import Blame
 from tests.diagnosis.physics.situations import Situation
 from torchctl.diagnosis.model import Diagnosis, Finding
 
@@ -23,7 +24,7 @@ def score(situation: Situation, found: Diagnosis) -> Result:
     roots = [one for one in found.findings if one.caused_by is None and one.kind not in _FOLLOWING]
     blame = situation.blame
     guilty = blame.ranks.union(*blame.fair)
-    innocents = [one for one in roots if set(one.culprit_ranks) - guilty]
+    innocents = [one for one in roots if set(one.culprit_ranks) - guilty and not _is_pair(one, blame)]
     if any(one.confidence == "certain" for one in innocents):
         return "innocent certain"
     if not situation.hangs and not blame.ranks:
@@ -40,6 +41,12 @@ def score(situation: Situation, found: Diagnosis) -> Result:
     if roots or blame.nobody:
         return "fair tie" if blame.nobody or _is_tie(roots) else "cannot tell"
     return "cannot tell"
+
+
+def _is_pair(finding: Finding, blame: Blame) -> bool:
+    """Whether it names the culprit and the one rank that it waits for in a circle: either may be wrong."""
+    circle = finding.kind in ("order_cycle", "p2p_mismatch") and finding.confidence != "certain"
+    return circle and len(finding.culprit_ranks) == 2 and bool(blame.ranks & set(finding.culprit_ranks))
 
 
 def _of_healthy(roots: list[Finding], healthy: bool | None) -> Result:

@@ -134,7 +134,7 @@ def _straggler(kind: str, seed: int, random: Random) -> Situation:
     plan = _plan(random)
     blame = slow_down(plan, random.randrange(plan.world), random.choice([1.2, 2, 8]))
     life = run(plan, random)
-    settings = recorders(plan.world, random)
+    settings = replace(recorders(plan.world, random), copied_ns=None)
     files = _look(life, random.randint(life.last_ns // 2, life.last_ns + SECOND), 5 * MS, settings, random)
     return Situation(kind, seed, files, blame, False, _told(plan, blame, life))
 

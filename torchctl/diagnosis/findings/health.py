@@ -100,7 +100,8 @@ def _different_ends(court: Court) -> list[str]:
     """Return what says that ranks' files end in different places, or that files are missing."""
     proofs = court.proofs
     seen = set(court.trace.ranks)
-    missing = sorted({*range(proofs.evidence.size() or 0)} - {*seen, *proofs.evidence.stacks})
+    members = {rank for group in court.trace.groups for rank in group.members}
+    missing = sorted(members.union(range(proofs.evidence.size() or 0)) - {*seen, *proofs.evidence.stacks})
     if missing:
         return [f"there is no data from {ranks_of(missing)}: include {verb(missing, 'its dump', 'their dumps')}"]
     if not len(court.trace):

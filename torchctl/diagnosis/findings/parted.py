@@ -129,8 +129,10 @@ def _counts(court: Court, finding: Finding, place: Departure) -> bool:
     if place.how != "another" or (place.last and finding.kind == "order_cycle"):
         return True
     collective = finding.collective
+    outside = set(place.sisters) - set(finding.group.ranks if finding.group is not None else ())
     return (
-        finding.kind.endswith("_mismatch")
+        len(outside) > 1  # inside of the group the majority has been asked already
+        and finding.kind.endswith("_mismatch")
         and collective is not None
         and collective.seq_id == int(court.trace.seq[place.row])
         and finding.group is not None

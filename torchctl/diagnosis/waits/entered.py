@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchctl.diagnosis.waits.waiting import OpenOp
-from torchctl.flightrec.table.trace import NO_SEQ, State, Trace
+from torchctl.flightrec.table.trace import State, Trace
 
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Flags, Ints
@@ -115,8 +115,7 @@ def _extremes(values: Ints, place: Ints, count: int) -> tuple[Ints, Ints]:
 
 def collectives(trace: Trace) -> Flags:
     """Return which rows stand for a collective of their own: no send, no member of a batch."""
-    chosen: Flags = ~trace.p2p & ~trace.member & (trace.seq != NO_SEQ)
-    return chosen
+    return trace.collectives()
 
 
 def open_rows(trace: Trace) -> Flags:

@@ -1,13 +1,16 @@
 """Sends and receives: which of those that are open have no partner.
 
 How this works. The sequence ids of the two ends differ, so the n-th send of one rank to another is paired with
-the n-th receive of that other from it. Where a ring has lost its oldest entries the beginnings are not known,
-and the ends are: what both have finished is paired off, and of what is open the surplus has no partner.
+the n-th receive of that other from it. Where a ring has lost its oldest entries, both are counted from the first
+collective that both ranks still show. Where they show none, the beginnings are not known, and the ends are: of what is
+open on both sides the surplus has no partner. A small send is done before its recv has come, so that says nothing where
+a ring shows sends that are done, or may have lost open ones.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -34,12 +37,50 @@ def find_open_pairs(trace: Trace, usable: frozenset[int], ignored: frozenset[int
             if int(trace.rank[row]) == pair[1 if is_send else 2]:
                 (sends if is_send else receives)[pair].append(row)
     wrapped = {dump.rank for dump in trace.dumps if dump.wrapped}
+    anchors, oldest_open = _Anchors(trace), _oldest_open(trace)
     found: list[OpenPair] = []
     for pair in sorted(wanted):
         exact = pair[1] not in wrapped and pair[2] not in wrapped
+        anchor = None if exact else anchors.of(pair[1], pair[2])
+        if anchor is not None:
+            sends[pair] = [row for row in sends[pair] if row > anchor[0]]
+            receives[pair] = [row for row in receives[pair] if row > anchor[1]]
+            exact = True
         for is_send, mine, theirs in ((True, sends[pair], receives[pair]), (False, receives[pair], sends[pair])):
-            found += _of_one_end(trace, pair, is_send, mine, theirs, exact, usable)
+            found += _of_one_end(trace, pair, is_send, mine, theirs, exact, usable, oldest_open)
     return [one for one in found if one.rank not in ignored]
+
+
+def _oldest_open(trace: Trace) -> dict[int, int]:
+    """Return the oldest row of each rank that is open, batches by their members."""
+    closing = np.array([operation.ends_batch for operation in trace.operations] or [False])
+    found: dict[int, int] = {}
+    for row in np.flatnonzero((trace.state <= State.LATE) & ~closing[trace.operation]).tolist():
+        found.setdefault(int(trace.rank[row]), row)
+    return found
+
+
+class _Anchors:
+    """Finds the first collective that two ranks both show: what came before it on one came before it on the other."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._rows: dict[int, dict[tuple[int, int], int]] = {}
+
+    def of(self, one: int, other: int) -> tuple[int, int] | None:
+        """Return the rows of both ranks."""
+        mine, theirs = self._of(one), self._of(other)
+        first = min(mine.keys() & theirs.keys(), key=mine.__getitem__, default=None)
+        return None if first is None else (mine[first], theirs[first])
+
+    def _of(self, rank: int) -> dict[tuple[int, int], int]:
+        found = self._rows.get(rank)
+        if found is None:
+            trace = self._trace
+            rows = np.flatnonzero((trace.rank == rank) & trace.collectives())
+            keys = zip(trace.group[rows].tolist(), trace.seq[rows].tolist(), strict=True)
+            found = self._rows[rank] = dict(zip(keys, rows.tolist(), strict=True))
+        return found
 
 
 def outrun_senders(trace: Trace) -> set[int]:
@@ -80,15 +121,24 @@ def _pair(trace: Trace, row: int) -> Pair | None:
 
 
 def _of_one_end(
-    trace: Trace, pair: Pair, is_send: bool, mine: list[int], theirs: list[int], exact: bool, usable: frozenset[int]
+    trace: Trace,
+    pair: Pair,
+    is_send: bool,
+    mine: list[int],
+    theirs: list[int],
+    exact: bool,
+    usable: frozenset[int],
+    oldest_open: Mapping[int, int],
 ) -> list[OpenPair]:
     group, sender, receiver = pair
     rank, partner = (sender, receiver) if is_send else (receiver, sender)
     my_open = [row for row in mine if trace.state[row] <= State.LATE]
     their_open = [row for row in theirs if trace.state[row] <= State.LATE]
-    counted = exact or (_starts_done(trace, mine) and _starts_done(trace, theirs))
+    sure = _starts_done(trace, mine) and _starts_done(trace, theirs)
     found = []
     for at, row in enumerate(my_open):
+        # A recv whose send is done ends, unless it is behind something else.
+        counted = exact or (sure and (is_send or row <= oldest_open.get(rank, row)))
         other: int | None = None
         if exact:
             place = mine.index(row) if len(mine) < 64 else len(mine) - len(my_open) + at

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MAX_RANKS = 48  # whose paths are compared; a majority needs no more
 _MAX_ROWS = 400  # of one rank; the newest
 _AHEAD = 6  # places that show which explanation holds
-_LEAST_SHARED = 3  # the part of a path before a departure must be at least one in so many
+_LEAST_SHARED = 1 / 3  # share of a path before a departure
 _AGREED = 0.75  # share of the sisters that have done the same up to that place
 _ALIKE = 0.7  # share of equal launches that makes ranks sisters
 Path = Sequence[tuple[int, int]]  # token and row of each launch
@@ -76,7 +76,7 @@ def departures_in_group(trace: Trace, windows: Windows, number: int) -> dict[int
             firsts.append(max(bounds[0], int(trace.seq[mine[0]])))
     rows = {rank: mine[trace.seq[mine] >= max(firsts)] for rank, mine in rows.items()}
     paths = _worded(trace, rows)
-    found = {rank: list(_departures(rank, paths, paths)) for rank in paths}
+    found = {rank: list(_departures(rank, paths, paths, least_shared=0)) for rank in paths}
     return {rank: places for rank, places in found.items() if places}
 
 
@@ -151,7 +151,9 @@ def _sisters(rank: int, paths: Mapping[int, Path]) -> dict[int, Path]:
     return found
 
 
-def _departures(rank: int, paths: Mapping[int, Path], sisters: Mapping[int, Path]) -> Iterator[Departure]:
+def _departures(
+    rank: int, paths: Mapping[int, Path], sisters: Mapping[int, Path], least_shared: float = _LEAST_SHARED
+) -> Iterator[Departure]:
     """Yield where a rank does not do what its sisters do; nothing where too few of them show what that is."""
     mine = [word for word, _ in paths[rank]]
     others = {one: [word for word, _ in path] for one, path in sisters.items() if one != rank}
@@ -161,7 +163,7 @@ def _departures(rank: int, paths: Mapping[int, Path], sisters: Mapping[int, Path
     for at in range(min(len(mine), len(path))):
         if mine[at] == path[at]:
             continue
-        if at * _LEAST_SHARED < len(mine):
+        if at < len(mine) * least_shared:
             return  # so early, it is a program of its own
         how = _explained(mine, path, at)
         shown = [one for one, words in others.items() if len(words) > at]

@@ -183,6 +183,11 @@ class Trace:
         """The ranks with a usable dump, sorted."""
         return sorted({dump.rank for dump in self.dumps} - {NO_RANK})
 
+    def collectives(self) -> Flags:
+        """Return which rows stand for a collective of their own: no send, no member of a batch."""
+        chosen: Flags = ~self.p2p & ~self.member & (self.seq != NO_SEQ)
+        return chosen
+
     def stack_of(self, row: int) -> tuple[Frame, ...]:
         """Return the Python stack of one row, innermost call first; () if the dump has none."""
         from torchctl.flightrec.decoding.dump import Frame
