@@ -39,6 +39,7 @@ def worker_main(
     tls_key: str = "",
     sentinel: bool = True,
     native_companion: bool = False,
+    record_p2p: bool = False,
 ) -> Iterator[None]:
     """Run the debug server while the body runs: ``with worker_main():`` or ``@worker_main()`` over main.
 
@@ -54,7 +55,10 @@ def worker_main(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_recorded())
-        pid, options = os.getpid(), WorkerOptions(read_only, token_file, tls_cert, tls_key, sentinel, native_companion)
+        pid = os.getpid()
+        options = WorkerOptions(
+            read_only, token_file, tls_cert, tls_key, sentinel, native_companion, record_p2p=record_p2p
+        )
         server = start_server(options)
         if server is not None:
             stack.enter_context(server)

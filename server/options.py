@@ -27,6 +27,8 @@ class WorkerOptions(NamedTuple):
             started by the first. It does not speak TLS. TORCHCTL_SENTINEL=0 in the environment turns it off.
         native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
             then has traces too while the interpreter lock is held. It starts nine threads.
+        record_p2p: keep peer, tag, group and start of the sends and receives that have been begun and not waited for;
+            `calls` reports them. Else TORCHCTL_RECORD_P2P=1 does.
         allow_pause: let `pyspy_dump` stop the process for the moment of reading.
     """
 
@@ -37,6 +39,7 @@ class WorkerOptions(NamedTuple):
     sentinel: bool = True
     native_companion: bool = False
     allow_pause: bool = False
+    record_p2p: bool = False
 
     def unix_gate(self) -> Gate:
         """Return the rules of a Unix socket: its owner and root, without a token."""
@@ -83,7 +86,15 @@ class WorkerOptions(NamedTuple):
         return token.encode("ascii")
 
     def _is_read_only(self) -> bool:
-        return self.read_only or os.environ.get(protocol.READ_ONLY_VARIABLE, "") not in ("", "0")
+        return self.read_only or _is_set(protocol.READ_ONLY_VARIABLE)
+
+    def records_p2p(self) -> bool:
+        """Return whether sends and receives are recorded."""
+        return self.record_p2p or _is_set(protocol.RECORD_P2P_VARIABLE)
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "") not in ("", "0")
 
 
 DEFAULT = WorkerOptions()
@@ -116,6 +127,7 @@ FLAGS = (
         "turn off handlers that change something or are expensive",
         f"{protocol.READ_ONLY_VARIABLE}=1",
     ),
+    Flag("record_p2p", False, "record sends and receives not waited for", f"{protocol.RECORD_P2P_VARIABLE}=1"),
     Flag("token_file", True, "a file with the token for TCP, readable only by you", protocol.TOKEN_FILE_VARIABLE),
     Flag("tls_cert", True, "use TLS on TCP, with this certificate (PEM)", protocol.TLS_CERT_VARIABLE),
     Flag("tls_key", True, "the certificate's key (PEM)", protocol.TLS_KEY_VARIABLE),

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from torchctl import protocol
@@ -26,6 +26,13 @@ _LOOPBACK_NAMES = ("", "localhost")
 _EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses
 
 
+def _begin_recording() -> ModuleType:
+    from torchctl.server.guest import recording  # late: only those that record pay for it
+
+    recording.begin()
+    return recording
+
+
 class WorkerServer:
     """Serve this process's debug handlers until `shutdown`; also a context manager.
 
@@ -33,7 +40,7 @@ class WorkerServer:
         host_or_file: path of a Unix socket, or a host when `port` is given. ``""`` means loopback,
             IPv4 and IPv6. Any other interface than loopback needs a token.
         port: -1 for a Unix socket, else the TCP port; 0 takes a free one, see `port`.
-        read_only, token_file, tls_cert, tls_key, sentinel, native_companion, allow_pause: see
+        read_only, token_file, tls_cert, tls_key, sentinel, native_companion, allow_pause, record_p2p: see
             `torchctl.server.options.WorkerOptions`.
 
     Attributes:
@@ -61,6 +68,7 @@ class WorkerServer:
         sentinel: bool = True,
         native_companion: bool = False,
         allow_pause: bool = False,
+        record_p2p: bool = False,
     ) -> None:
         self._owner_pid = os.getpid()
         self._connections = Connections(protocol.MAX_CONNECTIONS)
@@ -70,12 +78,15 @@ class WorkerServer:
         self._listeners: list[Listener] = []
         if not -1 <= port <= 65535:
             raise ServerError(f"{port} is not a TCP port: 0 to 65535, or -1 for a Unix socket")
-        options = WorkerOptions(read_only, token_file, tls_cert, tls_key, sentinel, native_companion, allow_pause)
+        options = WorkerOptions(
+            read_only, token_file, tls_cert, tls_key, sentinel, native_companion, allow_pause, record_p2p
+        )
         if port == -1:
             self._listeners.append(UnixListener(os.fspath(host_or_file), self._connections, options.unix_gate()))
             self.port, self.address, self.tls = -1, os.fspath(host_or_file), False
         else:
             self._listen_tcp(host_or_file, port, options.tcp_tls(), options.tcp_gate())
+        self._recording = _begin_recording() if options.records_p2p() else None
         self._native = native_server.start() if options.native_companion else None
         if options.sentinel and launch.wanted():
             self._listeners[0].companion = self._companion()
@@ -140,6 +151,8 @@ class WorkerServer:
                     listener.unlink()
             if self._native is not None:
                 self._native.stop()
+            if self._recording is not None:
+                self._recording.end()
         slots, threads = self._connections.slots(), self._connections.threads()
         for slot in slots:
             if slot.waiting_since is not None:

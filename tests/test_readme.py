@@ -144,10 +144,10 @@ def test_every_kind_of_finding_is_in_the_table() -> None:
 
 def test_every_variable_is_in_the_guide_and_every_variable_of_the_guide_exists() -> None:
     ours = {value for module in (protocol, runtimedir) for name, value in vars(module).items() if "_VARIABLE" in name}
-    assert ours <= set(re.findall(r"`([A-Z_]+)`", page("environment")))
+    assert ours <= set(re.findall(r"`([A-Z0-9_]+)`", page("environment")))
     code = "".join(path.read_text() for top in ("torchctl", "server") for path in (ROOT / top).rglob("*.py"))
     for text in PAGES.values():
-        for variable in set(re.findall(r"\bTORCHCTL_[A-Z_]+\b", text)):
+        for variable in set(re.findall(r"\bTORCHCTL_[A-Z0-9_]+\b", text)):
             assert f'"{variable}"' in code, variable
 
 

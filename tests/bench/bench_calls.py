@@ -20,12 +20,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.bench.bench_server import Client
-from tests.bench.figures import in_turns, report
+from tests.bench.figures import in_turns, report, timed
 from tests.processes import running
 
 THREADS, FRAMES = 50, 25
 ROUNDS, SECONDS = 21, 1.0
 LOOKS = 200
+SENDS = 2000
 ASKED = {
     "": "not asked",
     "calls": "calls",
@@ -62,6 +63,35 @@ def main() -> None:
             title = f"a training step, asked 10 times a second ({ROUNDS} rounds of {SECONDS:g} s)"
             report(title, times)
             report(f"{title}, CPU time", {ASKED[name]: cpu[name][1:] for name in ASKED})  # the first filled caches
+    sends()
+
+
+def sends() -> None:
+    """Print what recording costs a send and its wait: with torch's fake process group, which does nothing else."""
+    import torch
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from torchctl.server.guest import recording
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    tensor = torch.ones(4)
+
+    def exchange() -> None:
+        for _ in range(SENDS):
+            work = dist.isend(tensor, 1, tag=3)
+            assert work is not None
+            dist.Work.wait(work)
+
+    def recorded() -> float:
+        recording.begin()
+        try:
+            return timed(exchange) * 1000 / SENDS
+        finally:
+            recording.end()
+
+    sides = {"not recorded": lambda: timed(exchange) * 1000 / SENDS, "recorded": recorded}
+    report(f"isend and wait, {SENDS} times ({ROUNDS} rounds)", in_turns(sides, ROUNDS), "us")
 
 
 def poll(address: str, handler: str, stop: threading.Event) -> None:
