@@ -14,6 +14,7 @@ from torchctl.diagnosis.findings.health import in_flight, moving, unproven
 from torchctl.diagnosis.findings.outlier import elsewhere_too, from_stacks
 from torchctl.diagnosis.findings.parted import decide
 from torchctl.diagnosis.findings.straggler import find_straggler
+from torchctl.diagnosis.findings.watchdog import from_logs
 from torchctl.diagnosis.findings.words import group_words, ranks_of, unable_words, verb
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
 from torchctl.diagnosis.waits.proofs import proofs_of
@@ -43,6 +44,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         findings += _left_behind(evidence)
     standings = standings_of(evidence)
     unknown = _by_stacks(evidence, standings, findings, unknown)
+    unknown = _by_logs(evidence, findings, unknown)
     doubts = [] if findings else _doubts(court, unknown)
     if not (findings or unknown or doubts):
         findings += _straggler(evidence)  # no rank is slow while another hangs, or may hang
@@ -52,7 +54,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     findings = in_order(findings, evidence.left)
     _add_timed_out(trace, findings)
     _add_bad_files(trace, findings)
-    seen = evidence.ranks()
+    seen = evidence.ranks() or (sorted(evidence.logs.ranks) if evidence.logs.says_anything else [])
     if not findings:
         unknown += doubts
     size = evidence.size()
@@ -84,6 +86,17 @@ def _by_stacks(
     findings += shown.findings
     # Where all are in calls, what is not known of each call has been said of all of them at once.
     return shown.unknown + ([] if all(one.activity.call for one in standings) else unknown)
+
+
+def _by_logs(evidence: Evidence, findings: list[Finding], unknown: list[str]) -> list[str]:
+    """Add to the findings what logs prove where no dump has an operation; return what is not known."""
+    if findings or not evidence.logs.says_anything:
+        return unknown
+    shown, left = from_logs(evidence.logs)
+    if not len(evidence.trace):
+        findings += shown
+        return left + unknown
+    return unknown + [f"by the logs, {finding.summary}" for finding in shown] + left
 
 
 def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchctl.diagnosis.logs import LogFacts
 from torchctl.flightrec.table.trace import Trace
 from torchctl.manifest import Answer, Entry
 from torchctl.stacks.stack import Stacks
@@ -106,6 +107,7 @@ class Evidence:
         kept: what live workers gave, as it came.
         unread: files that gave no stacks.
         processes: those with stacks whose rank nothing says.
+        logs: what the ranks' logs say of a hang.
     """
 
     trace: Trace
@@ -122,6 +124,7 @@ class Evidence:
     kept: list[Kept] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
+    logs: LogFacts = field(default_factory=LogFacts)
     interrupted: bool = False
     ended: bool = False
     unasked: frozenset[int] = frozenset()

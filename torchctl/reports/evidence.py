@@ -24,8 +24,9 @@ from torchctl.manifest import (
     entries_of,
     read_manifest,
 )
-from torchctl.reports.leftovers import is_dump_at_all, why_not_read
+from torchctl.reports.leftovers import is_dump_at_all, is_log, log_text, why_not_read
 from torchctl.reports.stackfiles import StackFile, names_of, read_stacks_of
+from torchctl.reports.stacknames import named_rank
 from torchctl.stacks.reader import StackReader
 
 
@@ -95,7 +96,13 @@ def read_evidence(
     evidence = Evidence(trace)
     _add_stacks(evidence, files.found)
     loaded = {dump.source for dump in trace.dumps}
-    unread = [why_not_read(path, others_after_all.get(path)) for path in files.passed if path not in loaded]
+    logs = {one.path for one in files.found if one.entry is None and is_log(one.path)}
+    logs |= {path for path in files.passed if is_log(path)}
+    said = {path for path in sorted(logs) if evidence.logs.add(log_text(path), named_rank(path))}
+    # That a rank's log says nothing is evidence, too, where others say what they gave up.
+    silent = {path for path in logs if said and named_rank(path) is not None}
+    left = [path for path in files.passed if path not in loaded | said | silent]
+    unread = [why_not_read(path, others_after_all.get(path)) for path in left]
     evidence.unread += [one for one in unread if one is not None]
     for folder in sorted({os.path.dirname(path) for path in manifests}):
         _take_manifest(evidence, folder)

@@ -10,6 +10,7 @@ from torchctl.diagnosis.evidence import ARCHIVE, Unread
 
 NOT_READ = "not_read"  # the kind of such a file in the JSON
 _HEAD = 512
+_LOG_BYTES = 64 << 20
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh", b"7z\xbc\xaf\x27\x1c")
 _DUMPS = (b"\x80", b"{")  # a pickle, and JSON
 # What belongs to a job's folder and is never evidence: worth no word.
@@ -31,6 +32,24 @@ def is_archive(path: str) -> bool:
     return head is not None and (head.startswith(_ARCHIVES) or head[257:262] == b"ustar")
 
 
+def is_log(path: str) -> bool:
+    return _LOG.search(os.path.basename(path)) is not None
+
+
+def log_text(path: str) -> str:
+    """Return the end of a log, where a job says of what it died; "" if it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return ""
+            file.seek(max(0, status.st_size - _LOG_BYTES))
+            return file.read(_LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def why_not_read(path: str, rank: int | None = None) -> Unread | None:
     """Return why nothing was read from a file; None if no one would take it for evidence."""
     name = os.path.basename(path)
@@ -46,7 +65,7 @@ def why_not_read(path: str, rank: int | None = None) -> Unread | None:
     if not head:
         return Unread(path, rank, "is empty", NOT_READ)
     if _LOG.search(name):
-        return Unread(path, rank, "is a log without stacks", NOT_READ)
+        return Unread(path, rank, "is a log without stacks, and without words of a watchdog", NOT_READ)
     return Unread(path, rank, "is neither a dump of a flight recorder nor stacks", NOT_READ)
 
 
