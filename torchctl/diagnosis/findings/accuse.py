@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torchctl.diagnosis.findings.absent import absent, lost
 from torchctl.diagnosis.findings.circles import circle, held_first, went_past
 from torchctl.diagnosis.findings.court import Court, Unclear
+from torchctl.diagnosis.findings.devices import behind
 from torchctl.diagnosis.findings.disagreement import disagreement
 from torchctl.diagnosis.findings.folding import MAX_ALIKE, fold
 from torchctl.diagnosis.findings.stuck import nobody_left, stuck
@@ -116,7 +117,7 @@ class _Cases:
             elif operation is not None:
                 self.awaited[node.kind, operation].append(node)
         elif node.kind == "op" and self.waits.open.ops[node.number] not in self.waits.open.holding:
-            self._case(("stuck", self._call(node)), [node], lambda court: stuck(court, node))
+            self._case(("stuck", self._call(node)), [node], lambda court: behind(court, node) or stuck(court, node))
         elif node.kind == "pair":
             self.unclear.append("a send and its recv are both recorded and not done; they may be in flight")
         elif node.kind == "hidden":

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from torchctl.diagnosis.model import Collective, GroupName, Location
+from torchctl.diagnosis.model import Collective, Confidence, GroupName, Location
 from torchctl.diagnosis.waits.activity import Doing
 from torchctl.diagnosis.waits.proofs import Proofs
 from torchctl.diagnosis.waits.waiting import Node, Waits
@@ -52,6 +52,12 @@ class Court:
     def without_search(self) -> Court:
         """Return a court that does not say who waits: for comparing thousands of cases, each of which would search."""
         return replace(self, searches=False)
+
+    def surely_stuck(self, rows: Sequence[int]) -> Confidence:
+        """Return how sure it is that an operation which all have entered does not end."""
+        proofs = self.proofs
+        hard = proofs.compared or proofs.hard(rows) or proofs.ages.timed_out(rows)
+        return "likely" if hard else "possible"
 
     def waiting(self, roots: Iterable[Node], culprits: Iterable[int]) -> tuple[int, ...]:
         """Return the ranks that wait for `roots`, directly or through others; none without search."""

@@ -56,6 +56,14 @@ def in_flight(court: Court) -> list[str]:
             f"{ranks_of(absent)} {verb(absent, 'has', 'have')} not entered {call}, and others had been in it for"
             f" {waited} when they were dumped: {_MORE}"
         )
+    for op in court.waits.open.holding:
+        if op.done:
+            inside, done = sorted(op.rows), sorted(op.done)
+            found.append(
+                f"{ranks_of(inside)} {verb(inside, 'has', 'have')} not finished sequence id {op.seq} of"
+                f" {group_words(court.trace.groups[op.group])}, which {ranks_of(done)} {verb(done, 'has', 'have')}; one"
+                " look cannot determine whether it is about to end"
+            )
     for op in court.waits.open.in_flight:
         group = court.trace.groups[op.group]
         if set(op.rows) & proofs.moved or proofs.stale:

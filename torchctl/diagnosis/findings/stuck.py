@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchctl.diagnosis.findings.court import Court, Unclear, unrecorded
 from torchctl.diagnosis.findings.words import call_words, group_words, ranks_of, verb
-from torchctl.diagnosis.model import Confidence, Finding
+from torchctl.diagnosis.model import Finding
 from torchctl.diagnosis.waits.waiting import Node
 from torchctl.flightrec.table.trace import State
 
@@ -24,9 +24,7 @@ def stuck(court: Court, node: Node) -> Finding | Unclear:
             f"the members of {group_words(group)} are not known, and {ranks_of(candidates)} may be among them"
         )
     inside = sorted(op.rows)
-    rows = list(op.rows.values())
-    hard = court.proofs.hard(rows) or court.proofs.ages.timed_out(rows)
-    confidence: Confidence = "likely" if hard or court.proofs.compared else "possible"
+    confidence = court.surely_stuck(list(op.rows.values()))
     places = court.proofs.evidence.places
     hosts = sorted({place.host for rank in inside if (place := places.get(rank)) is not None and place.host})
     evidence = [f"all {len(inside) + len(op.done)} members have entered, and none has finished"]

@@ -47,6 +47,16 @@ class Windows:
         at = self._places.get(group * self.ranks + rank) if rank < self.ranks else None
         return None if at is None else self._bounds[at]
 
+    def enqueued(self, group: int, rank: int) -> int:
+        """Return the last sequence id of a group that a rank has launched by its own counters; less than any if none.
+
+        Gloo's counters count sends and receives as well.
+        """
+        status = None if self._trace.groups[group].backend == "gloo" else self._trace.status_of(rank, group)
+        if status is None or status.last_enqueued is None or status.last_completed is None:
+            return _LEAST_SEQ
+        return status.last_enqueued
+
     def shows(self, group: int, rank: int) -> bool:
         """Whether a rank's dumps are of the recorder that a group's operations are in; an empty dump may be of any."""
         recorders = self._recorders.get(rank)
@@ -181,7 +191,8 @@ def _add_missing(op: OpenOp, members: Sequence[int], windows: Windows, usable: f
             continue
         window = windows.of(op.group, rank)
         if window is None or window[1] < op.seq:
-            op.missing.append(rank)
+            if windows.enqueued(op.group, rank) < op.seq:  # else it launched it while it was being dumped
+                op.missing.append(rank)
         elif window[0] > op.seq:
             op.done.add(rank)
         else:

@@ -35,12 +35,12 @@ def open_operations(proofs: Proofs) -> OpenOperations:
         if (op.group, op.seq) in disagreed:
             ops.append(op)
         elif _finished(proofs, op):
-            passing.append(op)
+            (ops if _lags(proofs, op) else passing).append(op)
         elif op.missing or op.skipped or op.unknown:
             if _absence_counts(proofs, op):
                 (young if proofs.young(list(op.rows.values())) else ops).append(op)
         elif op.done:
-            passing.append(op)
+            (ops if _lags(proofs, op) else passing).append(op)
         elif _is_stuck(proofs, op) or (not proofs.trace.groups[op.group].known and proofs.unseen(op.group)):
             ops.append(op)
         else:
@@ -49,7 +49,10 @@ def open_operations(proofs: Proofs) -> OpenOperations:
     ops += [op for number, op in enumerate(in_flight) if number in circles]
     in_flight = [op for number, op in enumerate(in_flight) if number not in circles]
     pairs = _pairs_that_count(proofs)
-    holding = _holding(proofs, ops, pairs, in_flight)
+    held = _held(proofs, ops, in_flight)
+    ops += held
+    in_flight = [op for op in in_flight if op not in held]
+    holding = _holding(proofs, ops, pairs, [*in_flight, *passing])
     return OpenOperations(ops + holding, pairs, passing, in_flight, holding, mismatches, young)
 
 
@@ -60,6 +63,36 @@ def _finished(proofs: Proofs, op: OpenOp) -> bool:
     trace, rows = proofs.trace, list(op.rows.values())
     operations = set(trace.operation[rows].tolist())
     return not proofs.given_up(rows) and all(trace.operations[number].symmetric for number in operations)
+
+
+def _lags(proofs: Proofs, op: OpenOp) -> bool:
+    """Whether an operation that some have finished does not end on the others, and is not only not marked yet there."""
+    if proofs.is_gloo(op.group) or op.missing or op.skipped or op.unknown or proofs.stale:
+        return False
+    trace = proofs.trace
+    later = (trace.group == op.group) & (trace.seq > op.seq) & (trace.state == State.DONE) & ~trace.p2p
+    if set(op.rows) & set(trace.rank[later].tolist()):
+        return False  # a device ends one after the other
+    return _is_stuck(proofs, op)
+
+
+def _held(proofs: Proofs, ops: Sequence[OpenOp], in_flight: Sequence[OpenOp]) -> list[OpenOp]:
+    """Return the operations in flight that a member has launched behind one that counts: its device cannot come."""
+    first: dict[int, int] = {}
+    found: list[OpenOp] = []
+    taken, left = list(ops), [op for op in in_flight if not proofs.is_gloo(op.group)]
+    while taken:
+        for op in taken:
+            for rank, row in op.rows.items():
+                first[rank] = min(first.get(rank, row), row)
+        taken = [op for op in left if any(_behind(proofs, first.get(rank), row) for rank, row in op.rows.items())]
+        left = [op for op in left if op not in taken]
+        found += taken
+    return found
+
+
+def _behind(proofs: Proofs, first: int | None, row: int) -> bool:
+    return first is not None and first < row and bool(proofs.trace.dump[first] == proofs.trace.dump[row])
 
 
 def _absence_counts(proofs: Proofs, op: OpenOp) -> bool:

@@ -122,6 +122,10 @@ class _Assembly:
             stack_rows=stack_rows,
             frames=frames,
             notes=notes,
+            local_ids={
+                (self.infos[dump].rank, group): (dump, pg_id)
+                for (dump, pg_id), group in zip(keys[:, :2].tolist(), joined.number.tolist(), strict=True)
+            },
             doubts=list(dict.fromkeys(joined.several.values())),
         )
 

@@ -140,6 +140,7 @@ class Trace:
         member: the row belongs to a coalesced batch that another row closes.
         follows: the row above it is what its rank recorded just before.
         notes: dumps that were ignored, and why.
+        local_ids: by rank and group, a dump and that rank's own number of the group: what `pg_status` is keyed by.
         former: ranks of which a dump of an earlier run was ignored.
         doubts: what could not be determined about the groups; open rows of those are UNKNOWN and prove nothing.
         recorded: what the recorders wrote besides; None unless loaded with `every=True`.
@@ -172,6 +173,7 @@ class Trace:
     frames: list[tuple[str, int, str]]
     notes: list[str] = field(default_factory=list)
     former: frozenset[int] = frozenset()
+    local_ids: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     recorded: Recorded | None = None
 
@@ -187,6 +189,11 @@ class Trace:
         """Return which rows stand for a collective of their own: no send, no member of a batch."""
         chosen: Flags = ~self.p2p & ~self.member & (self.seq != NO_SEQ)
         return chosen
+
+    def status_of(self, rank: int, group: int) -> ReportedStatus | None:
+        """Return what a rank's own counters say of a group; None if no dump has them. On gloo they count otherwise."""
+        at, pg_id = self.local_ids.get((rank, group), (0, None))
+        return next((one for one in self.dumps[at].reported if one.pg_id == pg_id), None) if pg_id is not None else None
 
     def stack_of(self, row: int) -> tuple[Frame, ...]:
         """Return the Python stack of one row, innermost call first; () if the dump has none."""
