@@ -182,3 +182,10 @@ def test_a_rank_and_its_process_are_not_counted_twice() -> None:
     evidence = Evidence(load_raw([]), stacks, processes=[Process("n pid 7", calling("all_reduce"), "n", 7)])
     evidence.places[2] = Place("n", 7)
     assert diagnose(evidence).unknown[0].startswith("all 3 stacks are in all_reduce")
+
+
+def test_a_process_without_a_python_frame_is_not_forgotten() -> None:
+    bare = stack()
+    found = only(nameless(*[calling("barrier")] * 3, bare))
+    assert found.summary.startswith("node1 pid 4003 is in code without a Python frame, while ")
+    assert [one.pid for one in found.culprit_processes] == [4003]

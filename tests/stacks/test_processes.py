@@ -50,6 +50,8 @@ PREFIXES = {
     "pdsh": ("node3: ", (None, "node3")),
     "clush": ("gpu-a100-07.cluster: ", (None, "gpu-a100-07.cluster")),
     "srun --label": ("12: ", (None, "task 12")),
+    "srun --label, padded": ("  3: ", (None, "task 3")),
+    "mpiexec -l": ("[3] ", (None, "task 3")),
     "torchrun": ("[default3]:", (None, "default3")),
     "torch": ("[rank3]: ", (3, "")),
     "mpirun": ("[1,3]<stdout>:", (None, "1,3")),
@@ -85,6 +87,9 @@ def test_hosts_between_rules_and_files_between_arrows() -> None:
     rule = "-" * 15
     text = f"{rule}\nnode1\n{rule}\n{block(7, 'a (a.py:1)')}{rule}\nnode[2-3] (2)\n{rule}\n{block(8, 'b (a.py:1)')}"
     assert whose(text) == [(None, "node1", 7, "a"), (None, "node[2-3]", 8, "b")]
+    for heading in ("=== {} ===", "## {}", "=== host: {}:", "{} | CHANGED | rc=0 >>"):
+        text = "".join(f"{heading.format(host)}\n{block(7, f'{host} (a.py:1)')}" for host in ("n1", "n2.cluster"))
+        assert whose(text) == [(None, "n1", 7, "n1"), (None, "n2.cluster", 7, "n2.cluster")]
     text = f"==> node4/pyspy.txt <==\n{block(7, 'a (a.py:1)')}\n==> node5/pyspy.txt <==\n{block(7, 'b (a.py:1)')}"
     assert whose(text) == [(None, "node4/pyspy.txt", 7, "a"), (None, "node5/pyspy.txt", 7, "b")]
 
@@ -192,6 +197,12 @@ def test_variables_are_no_frames() -> None:
     assert [frame.function for frame in one.stacks.main.frames] == ["step", "<module>"]
 
 
+def test_colours_and_a_byte_order_mark_come_off() -> None:
+    lines = [f"\x1b[36mtrainer-0  | \x1b[0m{line}" for line in TWO.split("\n")]
+    assert whose("\n".join(lines)) == [(None, "trainer-0", 10, "step"), (None, "trainer-0", 21, "load")]
+    assert whose(f"\ufeff{TWO}") == whose(TWO)
+
+
 UTILS = "torch/utils/data/_utils/worker.py"
 
 
@@ -208,6 +219,11 @@ UTILS = "torch/utils/data/_utils/worker.py"
         (("f (t.py:1)", "_wrap (torch/multiprocessing/spawn.py:90)", "join (torch/multiprocessing/spawn.py:170)"), ""),
         (("f (t.py:1)", "main (torch/distributed/run.py:900)"), "a launcher"),
         (("f (user/launcher/run.py:1)", "<module> (t.py:1)"), ""),
+        (
+            ("get_objects (ray/_private/worker.py:9)", "get (ray/_private/worker.py:5)", "<module> (t.py:1)"),
+            "a process that waits for Ray's results",
+        ),
+        (("select (selectors.py:4)", "run (ray/dashboard/agent.py:9)"), "a service of Ray"),
     ],
 )
 def test_processes_that_are_no_ranks_are_known_by_their_stacks(frames: tuple[str, ...], words: str) -> None:
@@ -219,6 +235,11 @@ def test_children_of_a_rank_are_no_ranks_and_those_of_a_launcher_are() -> None:
     assert [one.aside for one in read(f"{rank}\n{DASHES}\n{child}")] == ["", "a child of process 7"]
     launcher = block(7, "join (torch/multiprocessing/spawn.py:170)", "<module> (t.py:1)")
     assert [one.aside for one in read(f"{launcher}\n{DASHES}\n{child}")] == ["a launcher", ""]
+
+
+def test_an_idle_worker_of_ray_is_no_rank() -> None:
+    idle = block(30, "main_loop (ray/_private/worker.py:961)").replace("python train.py", "ray::IDLE")
+    assert [one.aside for one in read(TWO + idle)] == ["", "", "an idle worker of Ray"]
 
 
 def test_a_text_without_stacks_says_what_it_is_instead() -> None:

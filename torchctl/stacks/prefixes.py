@@ -21,11 +21,11 @@ _ANY_HEADING = re.compile(
     re.MULTILINE,
 )
 _TIME = r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?"
-# One layer: `node3:` of pdsh, clush and `srun --label`, `[rank3]:` of torchrun, `[1,3]<stdout>:` of mpirun,
+# One layer: `node3:` of pdsh and clush, ` 3:` of `srun --label`, `[rank3]:` of torchrun, `[1,3]<stdout>:` of mpirun,
 # `(train pid=17, ip=10.0.0.3)` of Ray, `trainer-0  |` of compose, `[pod/trainer-0/main]` of kubectl, and a time.
 _LAYER = re.compile(
-    rf"(?P<time>{_TIME})|[\w.-]{{1,255}}:|\[[^\]\n]{{1,255}}\](?:<\w{{1,10}}>)?:?|\([^()\n]{{1,255}}\)"
-    r"|[\w.-]{1,255} +\|"
+    rf"(?P<time>{_TIME})|[\w.-]{{1,255}}:| {{1,6}}\d{{1,6}}:|\[[^\]\n]{{1,255}}\](?:<\w{{1,10}}>)?:?"
+    r"|\([^()\n]{1,255}\)|[\w.-]{1,255} +\|"
 )
 _RANK = re.compile(r"\[(?:global[ _-]?)?rank[ _:=-]?(\d{1,6})\]:?", re.IGNORECASE)
 _RAY = re.compile(r"\(.*\bpid=(\d{1,10})(?:, ip=([\w.:-]+))?.*\)")
@@ -112,5 +112,5 @@ def _named(stream: Stream, key: str, text: str) -> Stream:
     if match := _RAY.fullmatch(key):
         return stream._replace(text=text, pid=int(match[1]), label=match[2] or stream.label)
     label = key.rstrip(":| ").partition("]<")[0].strip("[]()")
-    label = f"task {label}" if label.isdigit() else label
+    label = f"task {label.strip()}" if label.strip().isdigit() else label
     return stream._replace(text=text, label=label if not stream.label else f"{stream.label} {label}")

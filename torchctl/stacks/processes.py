@@ -2,9 +2,9 @@
 
 How this works. Prefixes of launchers come off first. Then one search finds the lines that say where something begins:
 torch's debug server's `=== Rank 3: URL ===`, a line `RANK=3`, py-spy's `Process 4011: python train.py`, a file's name
-between arrows as `tail` prints it, clush's host between two rules, and the headings of threads. faulthandler does not
-say where a process begins: its main thread is the last, and a thread that appears again is a later dump of the same
-process.
+between arrows as `tail` prints it, a host as clush, Ansible and people head its part, and the headings of threads.
+faulthandler does not say where a process begins: its main thread is the last, and a thread that appears again is of a
+later dump of the same process.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _MARK = re.compile(
     r"|Parent Process (?P<parent>\d{1,10}): .*"
     rf"|(?i:{_CLAIM})"
     r"|==> (?P<file>.{1,1000}) <=="
+    r"|[#=*]{1,20} ?(?:on |host(?:name)?[:= ] ?)?(?P<title>[\w.-]{1,255}) ?[#=*:]{0,20}"
+    r"|(?P<ansible>[\w.-]{1,255}) \| (?:CHANGED|SUCCESS|FAILED) \| rc=\d{1,3} >>"
     r"|-{8,}\n(?P<hosts>[\w.,\[\]-]{1,255})(?: \(\d+\))?\n-{8,}"
     r"|(?P<again>Timeout \([\d:.]{1,30}\)!|Fatal Python error: .*)"
     rf"|(?P<thread>{stacktext.HEADING}|{pyspy.HEADING})"
@@ -43,6 +45,7 @@ _URL_HOST = re.compile(r"\w+://(\[[^\]/]*\]|[^:/]*)")
 _LOCAL_RANK = re.compile(r"--local[-_]rank[= ](\d{1,6})\b")
 _REFUSED = re.compile(r"(?:\d+: )?([Pp]ermission [Dd]enied[^\n:]{0,40})")
 _FRAME = re.compile(stacktext.FRAME)
+_COLOURS = re.compile(r"\x1b\[[\d;]{0,20}[mK]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +92,14 @@ def read_processes(data: bytes, reader: StackReader) -> list[Process]:
     Raises:
         ValueError: there is no thread in it; the message says what is wrong.
     """
-    text = data.decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     if pyspy.LIST.match(text):
         found = [Process(reader.shared(stacks), pid=pid) for pid, stacks in pyspy.processes_from_json(text).items()]
         return _without_helpers(found, {})
     if text.lstrip()[:1] == "{":
         return [Process(reader.read(data))]
     text = text.replace("\r\n", "\n") if "\r" in text else text
+    text = _COLOURS.sub("", text) if "\x1b" in text else text
     found = []
     parents: dict[int, int] = {}
     for stream in streams_of(text):
@@ -145,8 +149,10 @@ class _Cutting:
             self._open(mark)
         elif kind == "file":
             self._enter(mark, (None, mark["file"]))
-        elif kind == "hosts":
-            self._enter(mark, (None, mark["hosts"]))
+        elif kind in ("hosts", "ansible"):
+            self._enter(mark, (None, mark[kind]))
+        elif kind == "title" and _names_a_host(mark["title"]):
+            self._enter(mark, (None, mark["title"]))
         elif kind == "command":
             self._open(mark, pid=int(mark["pid"]), command=mark["command"])
         elif kind == "parent" and self.current is not None:
@@ -218,6 +224,11 @@ class _Cutting:
         return bool(frames) and frames[-1][3] in ("<module>", "_run_module_as_main")
 
 
+def _names_a_host(title: str) -> bool:
+    """Whether a heading of somebody's own, such as `=== node3 ===`, may be a host's."""
+    return any(map(str.isalpha, title)) and ("." in title or any(map(str.isdigit, title)))
+
+
 def _process(stream: Stream, part: _Part, reader: StackReader) -> Process:
     local = _LOCAL_RANK.search(part.command)
     about = Process(
@@ -226,6 +237,7 @@ def _process(stream: Stream, part: _Part, reader: StackReader) -> Process:
         part.label,
         part.pid if part.pid is not None else stream.pid,
         int(local[1]) if local else None,
+        aside="an idle worker of Ray" if part.command.startswith("ray::IDLE") else "",
         reason=part.reason,
     )
     return about if part.reason else replace(about, stacks=reader.read_text(stream.text[part.begin : part.end]))
@@ -251,7 +263,9 @@ def _newest(processes: Iterable[Process]) -> list[Process]:
 
 def _without_helpers(processes: list[Process], parents: dict[int, int]) -> list[Process]:
     """Say what each process is that is not a rank: a launcher, a worker of a data loader, a rank's child."""
-    found = [replace(one, aside=purpose_of(one.stacks)) if one.stacks is not None else one for one in processes]
+    found = [
+        replace(one, aside=one.aside or purpose_of(one.stacks)) if one.stacks is not None else one for one in processes
+    ]
     ranks = {one.pid for one in found if one.pid is not None and not one.aside}
     return [
         replace(one, aside=f"a child of process {parent}")

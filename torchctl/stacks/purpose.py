@@ -15,6 +15,13 @@ _ENTRIES: tuple[tuple[str, str | None, str], ...] = (
     ("multiprocessing/pool.py", "worker", "a worker of a pool"),
     ("concurrent/futures/process.py", "_process_worker", "a worker of a pool"),
     ("torchctl/server/sentinel/__main__.py", None, "torchctl's sentinel"),
+    ("ray/_private/log_monitor.py", None, "a service of Ray"),
+    ("ray/_private/runtime_env/agent/main.py", None, "a service of Ray"),
+    ("ray/dashboard/agent.py", None, "a service of Ray"),
+    ("ray/dashboard/dashboard.py", None, "a service of Ray"),
+    ("ray/autoscaler/_private/monitor.py", None, "a service of Ray"),
+    ("ray/_private/worker.py", "get", "a process that waits for Ray's results"),
+    ("ray/_private/worker.py", "wait", "a process that waits for Ray's results"),
 )
 _LAUNCHERS: tuple[tuple[str, str | None], ...] = (
     ("torch/distributed/elastic/agent/server/api.py", None),

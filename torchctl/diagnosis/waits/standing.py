@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Location, ProcessName
-from torchctl.diagnosis.waits.activity import Activity, activity_of
+from torchctl.diagnosis.waits.activity import Activity, Doing, activity_of
 from torchctl.stacks import codepaths
 from torchctl.stacks.role import MAIN, rank_thread, role_of
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
@@ -94,16 +94,19 @@ def parting(standings: Sequence[Standing]) -> StackFrame | None:
 
 
 def _standing(rank: int | None, process: ProcessName | None, stacks: Stacks) -> Standing | None:
-    activity = activity_of(rank, stacks)
     thread = rank_thread(stacks)
-    if activity is None or thread is None:
-        return None
+    activity = activity_of(rank, stacks)
+    if activity is None:
+        if thread is None:  # its writer had left out the oldest threads
+            return None
+        activity = Activity(Doing.UNCLEAR, "", None)
     if process is not None:
         activity = activity.of_process(process.name)
-    inner = next((frame for frame in thread.frames if frame.origin not in ("native", "python")), None)
+    frames = thread.frames if thread is not None else ()
+    inner = next((frame for frame in frames if frame.origin not in ("native", "python")), None)
     name = "" if inner is None else inner.bare
     waits = bool(activity.call) or (inner is not None and _may_wait(inner))
-    return Standing(rank, process, activity, name, waits, thread.frames, tuple(_beside(rank, stacks, thread)))
+    return Standing(rank, process, activity, name, waits, frames, tuple(_beside(rank, stacks, thread)))
 
 
 def _may_wait(inner: StackFrame) -> bool:
@@ -114,7 +117,7 @@ def _may_wait(inner: StackFrame) -> bool:
     return inner.origin == "library" and any(word in name for word in _COMMUNICATION)
 
 
-def _beside(rank: int | None, stacks: Stacks, shown: ThreadStack) -> Iterable[Location]:
+def _beside(rank: int | None, stacks: Stacks, shown: ThreadStack | None) -> Iterable[Location]:
     for thread in stacks.threads:
         at = thread.nearest_frame
         if thread is shown or thread.own or thread.name or at is None or role_of(thread) == MAIN:
