@@ -82,7 +82,7 @@ TRUTHS = {
     "sleep_detail": Truth(4, [late(2, waiting=[0, 1, 3])], environment=_DETAIL),
     # groups
     "opposite_order": Truth(4, [Fault(("order_cycle",), [0, 1], [2, 3])]),
-    "circle": Truth(3, [Fault(("order_cycle",), [0, 1, 2], [])]),
+    "circle": Truth(3, [Fault(("order_cycle",), [], [0, 1, 2])]),
     "mesh": Truth(8, [late(5, waiting=[0, 1, 2, 3, 4, 6, 7])]),
     "outsider_sleeps": Truth(4, [late(3, waiting=[0, 1])]),
     "monitored_in_a_group": Truth(4, [late(1, waiting=[0, 2])]),
@@ -165,7 +165,6 @@ OPEN = {
     "heartbeat",
     "evaluation_moves",
     "one_step_more",
-    "checkpoint",
     "remote_call",
     "evaluation",
     "remote_calls",

@@ -84,11 +84,12 @@ def asynchronous_checkpoint() -> None:
         def write_data(self, *args: object, **options: object) -> object:
             if RANK == 1:
                 block()
-            return super().write_data(*args, **options)
+            written = super().write_data(*args, **options)
+            mark()
+            return written
 
     warm_up()
     saved = dcp.async_save({"weight": torch.ones(4)}, storage_writer=Writer(os.path.join(FOLDER, "checkpoint")))
-    mark()
     saved.result()
     step()
 
