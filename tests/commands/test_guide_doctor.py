@@ -1,5 +1,6 @@
 """The guide's screen of `torchctl doctor` is what it prints of a process whose interpreter lock is held."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_the_screen_of_doctor(folder: Path, own_environment: Path, monkeypatch: 
     with running(command, place) as process:
         process.wait_for("ready")
         eventually(lambda: any(line.startswith("  sentinel          pid ") for line in doctor(process.pid)))
+        eventually(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 2)  # the doctor's connection has ended
         process.tell("go")
         degraded(own_environment / f"rank3-{process.pid}.sock")
         printed = doctor(process.pid)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from torchctl.render.console import text
 from torchctl.stacks import codepaths
-from torchctl.stacks.calls import note_of
+from torchctl.stacks.calls import note_of, waited_for_by
 from torchctl.stacks.role import rank_thread
 from torchctl.stacks.source import source_line
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
@@ -23,7 +23,7 @@ def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Itera
     Args:
         stacks: the worker's threads.
         all_threads: every thread of the process but the debug server's own, which are counted; else the main one, or
-            the one that trains while the main one waits for it.
+            the one that trains while the main one waits for it; and whichever thread that one waits for.
         colour: highlight source lines; costs the import of Pygments.
     """
     own = [thread for thread in stacks.threads if thread.own]
@@ -33,7 +33,10 @@ def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Itera
             yield Text("  this worker did not send its main thread; see --all-threads", "bold")
         else:
             yield from _thread_lines(stacks, shown, colour)
-        others = len(stacks.threads) - len(own) - (shown is not None)
+        waited_for = None if shown is None else waited_for_by(stacks, shown)
+        if waited_for is not None and waited_for is not shown:
+            yield from _thread_lines(stacks, waited_for, colour)
+        others = len(stacks.threads) - len(own) - len({id(one) for one in (shown, waited_for) if one is not None})
         if others:
             yield Text(f"  {others} more thread{'s' * (others > 1)}: --all-threads", "dim")
         return

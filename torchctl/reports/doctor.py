@@ -17,7 +17,7 @@ from torchctl.process.samples import Sample, read, sample, status_fields
 from torchctl.process.sockets import listening_path
 from torchctl.process.started import age_s
 from torchctl.protocol.stacktext import CALLS_PARAMETER
-from torchctl.stacks.pyspy import parse_pyspy
+from torchctl.stacks.reader import parse_stacks
 from torchctl.stacks.stack import Stacks
 from torchctl.text import duration
 from torchctl.workers import causes
@@ -82,7 +82,7 @@ def examine(pid: int, path: str, deadline: float) -> Report:
     report.reasons = reasons(before, after, 0, (group_before, group_after))
     _state(report, before, after)
     _memory(report, after, group_after)
-    _stacks(report, deadline)
+    _stacks(report, Endpoint(path=path) if answer == "pong" else Endpoint(pid=pid), deadline)
     _judge(report, path, answer)
     return report
 
@@ -175,9 +175,10 @@ def _memory(report: Report, after: Sample, group: ControlGroup) -> None:
     report.facts.append(("memory", text))
 
 
-def _stacks(report: Report, deadline: float) -> None:
+def _stacks(report: Report, endpoint: Endpoint, deadline: float) -> None:
+    """Take the stacks: from the process's own server, which knows what threads are calling, or by py-spy."""
     question = call_question("dump_traceback", {CALLS_PARAMETER: "true"}, b"")
-    outcome = ask_one(Endpoint(pid=report.pid), question, max(deadline, time.monotonic() + 2.0))
+    outcome = ask_one(endpoint, question, max(deadline, time.monotonic() + 2.0))
     if is_stopped([outcome]):
         raise KeyboardInterrupt
     if outcome.value is None:
@@ -185,9 +186,9 @@ def _stacks(report: Report, deadline: float) -> None:
         report.facts.append(("stacks", outcome.error.detail))
         return
     try:
-        report.stacks = parse_pyspy(outcome.value.body.decode("utf-8", "replace"))
+        report.stacks = parse_stacks(outcome.value.body)
     except ValueError as error:
-        report.facts.append(("stacks", f"py-spy returned none: {error}"))
+        report.facts.append(("stacks", f"there are none: {error}"))
 
 
 def _judge(report: Report, path: str, answer: str) -> None:

@@ -76,6 +76,13 @@ def note_of(stacks: Stacks, thread: ThreadStack, *, exact: bool = False) -> str:
     return text
 
 
+def waited_for_by(stacks: Stacks, thread: ThreadStack) -> ThreadStack | None:
+    """Return the thread that holds the lock that a thread waits for, or that it joins; None if that is not known."""
+    calls = calls_of(stacks, thread)
+    ident = None if calls is None or calls.wait is None else calls.wait.thread
+    return next((one for one in stacks.threads if ident is not None and one.ident == ident), None)
+
+
 def call_text(call: Call, groups: Sequence[Group]) -> str:
     """Return a call as ``recv(src=1, tag=7) of float32[4, 2]``; ranks are the job's."""
     numbers = call.numbers
