@@ -55,7 +55,7 @@ HELD = """  MainThread (0x7)
       in Queue.put()"""
 
 
-@pytest.mark.parametrize("lock", ["RLock"])
+@pytest.mark.parametrize("lock", ["RLock", "Lock"])
 def test_the_holder_of_a_lock_is_shown_below_who_waits_for_it(folder: Path, own_environment: Path, lock: str) -> None:
     (folder / "train.py").write_text(SCRIPT.format(lock=lock))
     place = {"TORCHCTL_RUNTIME_DIR": str(own_environment), "TORCHCTL_SENTINEL": "0"}

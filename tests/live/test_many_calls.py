@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from torchctl.protocol.callreader import calls_from_text
 from torchctl.protocol.calls import Call, Calls, Tensor, ThreadCalls
 from torchctl.stacks.calls import note_of
 from torchctl.stacks.reader import StackReader
+from torchctl.workers.ask.fanout import ask_one
+from torchctl.workers.endpoint import Endpoint
+from torchctl.workers.questions.look import sight_question
 
 pytestmark = pytest.mark.torch
 SCRIPT = Path(__file__).parent / "many_calls.py"
@@ -206,3 +210,18 @@ def test_calls_are_kept_with_the_stacks(seen: Calls, runtime_dir: Path, tmp_path
         assert {one.description for one in stacks.calls.groups} == {one.description for one in seen.groups}
         recv = next(one for one in stacks.threads if one.name == "recv")
         assert note_of(stacks, recv) == "recv(src=1, tag=7) of float32[4, 2]"
+
+
+def test_each_look_of_a_diagnosis_has_the_calls(seen: Calls, runtime_dir: Path) -> None:
+    (path,) = runtime_dir.glob("rank0-*.sock")
+    looks = [
+        ask_one(Endpoint(path=str(path)), sight_question(kind), time.monotonic() + 60).value
+        for kind in ("counters", "digest")
+    ]
+    for look in looks:
+        assert look is not None
+        assert look.calls is not None
+        assert [one.sequence for one in look.calls.groups] == [one.sequence for one in seen.groups]
+        recv = thread(look.calls, "recv")
+        assert recv.calls[0].numbers == {"src": 1, "tag": 7}
+        assert recv.cpu_ns == thread(seen, "recv").cpu_ns

@@ -114,6 +114,24 @@ def _of_owned_lock() -> tuple[Callable[[], Any], Callable[[], Any], Wait]:
     return call, holder.thing.thing.release, expected
 
 
+def _of_plain_lock_taken_by_with() -> tuple[Callable[[], Any], Callable[[], Any], Wait]:
+    holder, taken, ended = Holder(threading.Lock()), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with holder.thing:
+            taken.set()
+            try:
+                ended.wait()
+            finally:
+                taken.clear()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    taken.wait()
+    expected = _wait("holder.thing.acquire", "lock", "threading.Lock", thread=other.ident)
+    return lambda: holder.thing.acquire(), ended.set, expected
+
+
 def _of_lock_behind_a_property() -> tuple[Callable[[], Any], Callable[[], Any], Wait]:
     holder = Holder(threading.Lock())
     holder.thing.acquire()

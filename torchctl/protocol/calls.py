@@ -117,7 +117,8 @@ class Wait(NamedTuple):
         keys: those that a store is asked for.
         operation: of a work, "recv", "allreduce"; "" if torch does not say.
         p2p: of a work that `record_p2p` knows.
-        thread: the id of the thread that holds the lock, or that is waited for; None if it is not known.
+        thread: the id of the thread that holds the lock, or that is waited for; None if it is not known. A plain lock
+            is held by the thread that is inside of a `with` over it.
         process: the pid of the process that is waited for.
         sync: it waits for a device where the tensor is on one.
     """

@@ -30,8 +30,8 @@ _MAX_PATH = 1000  # characters
 def calls_document() -> dict[str, Any]:
     """Return the document, ready for JSON."""
     kinds, groups = Kinds(), Groups()
-    waits, arguments = Waits(kinds, groups), Arguments(kinds, groups)
     frames = sys._current_frames()
+    waits, arguments = Waits(kinds, groups, frames), Arguments(kinds, groups)
     try:
         main = threading.main_thread().ident
         idents = sorted(frames, key=lambda ident: ident != main)

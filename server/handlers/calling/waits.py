@@ -19,6 +19,7 @@ from torchctl.protocol.calls import MAX_KEYS
 from torchctl.server.guest import outstanding
 from torchctl.server.handlers.calling.bytecode import CallSite, Operand, call_at
 from torchctl.server.handlers.calling.groups import Groups
+from torchctl.server.handlers.calling.holders import entered_by
 from torchctl.server.handlers.calling.objects import (
     NO_KIND,
     Kind,
@@ -59,8 +60,9 @@ _OPERATIONS = (
 class Waits:
     """Reads the innermost calls of threads; made for one pass."""
 
-    def __init__(self, kinds: Kinds, groups: Groups) -> None:
-        self._kinds, self._groups = kinds, groups
+    def __init__(self, kinds: Kinds, groups: Groups, frames: dict[int, FrameType]) -> None:
+        self._kinds, self._groups, self._frames = kinds, groups, frames
+        self._entered: list[tuple[int, Any]] | None = None  # threads, and locks that they have entered by `with`
 
     def wait(self, frame: FrameType) -> dict[str, Any] | None:
         """Return the call at an innermost frame, None where it is in none, or where that cannot be read."""
@@ -87,7 +89,7 @@ class Waits:
         elif kind.kind == "work":
             self._add_work(found, receiver)
         elif kind.kind == "lock":
-            found["thread"] = owner_of(receiver)
+            found["thread"] = self._holder_of(receiver)
         if self._syncs(frame, site, kind, receiver):
             found["sync"] = True
         return found
@@ -95,6 +97,15 @@ class Waits:
     def _is_tensor(self, frame: FrameType, operand: Operand | None) -> bool:
         value = MISSING if operand is None else _value(frame, operand)
         return value is not MISSING and self._kinds.of(value).kind == "tensor"
+
+    def _holder_of(self, lock: Any) -> int | None:
+        owner = owner_of(lock)
+        if owner is not None or lock is MISSING:
+            return owner
+        if self._entered is None:
+            values = ((ident, _value(frame, entered)) for ident, frame, entered in entered_by(self._frames))
+            self._entered = [(ident, value) for ident, value in values if value is not MISSING]
+        return next((ident for ident, one in self._entered if one is lock or attribute(one, "_lock") is lock), None)
 
     def _add_work(self, found: dict[str, Any], work: Any) -> None:
         number = whole_of(work._get_op_type())
@@ -128,7 +139,7 @@ class Waits:
         elif kind.kind == "process" and owner is not MISSING:
             found["process"] = whole_of(attribute(owner, "pid"))
         elif kind.kind in ("condition", "lock") and name == "__enter__" and owner is not MISSING:
-            found["thread"] = owner_of(attribute(owner, "_lock"))
+            found["thread"] = self._holder_of(attribute(owner, "_lock"))
 
 
 def _threads() -> dict[int, Any]:
