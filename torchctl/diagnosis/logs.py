@@ -100,6 +100,8 @@ class LogFacts:
             self.ranks.add(rank)
         self.ranks.update(map(int, _PREFIX.findall(text)))
         found = False
+        if not any(word in text for word in _WORDS):
+            return False
         for line in text.split("\n"):
             if any(word in line for word in _WORDS):
                 found |= self._take(line[:_MAX_LINE])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torchctl.stacks.stack import Stacks
+from functools import lru_cache
+
+from torchctl.stacks.stack import StackFrame, Stacks
 
 # (end of the file's path, function, None for any) -> what the process is. None of them may hold a rank.
 # Source: torch 2.13, Python 3.14, DeepSpeed 0.18, Accelerate 1.12.
@@ -33,8 +35,14 @@ _LAUNCHERS: tuple[tuple[str, str | None], ...] = (
     ("accelerate/commands/launch.py", None),
     ("multiprocessing/forkserver.py", "main"),
 )
-# A process forked by one of them has its frames too, below one of these.
-_FORKED = ("_wrap", "_serve_one", "_launch")
+# A process that was forked has its launcher's frames too, outside of one of these.
+_FORKED: tuple[tuple[str, str | None], ...] = (
+    ("torch/multiprocessing/spawn.py", "_wrap"),
+    ("torch/distributed/elastic/multiprocessing/api.py", "_wrap"),
+    ("multiprocessing/forkserver.py", "_serve_one"),
+    ("multiprocessing/popen_fork.py", "_launch"),
+)
+_FILES = tuple({file for file, *_ in (*_ENTRIES, *_LAUNCHERS, *_FORKED)})
 
 
 def purpose_of(stacks: Stacks) -> str:
@@ -42,14 +50,23 @@ def purpose_of(stacks: Stacks) -> str:
     main = stacks.main
     if main is None:
         return ""
-    for frame in main.frames:
+    known = [frame for frame in main.frames if _is_known(frame.file)]
+    for frame in known:
         for ending, function, words in _ENTRIES:
             if function in (None, frame.bare) and frame.file.endswith(ending):
                 return words
-    for frame in main.frames:  # innermost first: a forked process has left its launcher's frames behind
-        if frame.bare in _FORKED and frame.origin in ("torch", "python"):
+    for frame in known:  # innermost first
+        if _is_one_of(frame, _FORKED):
             return ""
-        for ending, function in _LAUNCHERS:
-            if function in (None, frame.bare) and frame.file.endswith(ending):
-                return "a launcher"
+        if _is_one_of(frame, _LAUNCHERS):
+            return "a launcher"
     return ""
+
+
+@lru_cache(maxsize=8192)
+def _is_known(file: str) -> bool:
+    return file.endswith(_FILES)
+
+
+def _is_one_of(frame: StackFrame, entries: tuple[tuple[str, str | None], ...]) -> bool:
+    return any(function in (None, frame.bare) and frame.file.endswith(ending) for ending, function in entries)
