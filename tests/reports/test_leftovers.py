@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.flightrec.synthetic import active, dump, entry, pickled
+from tests.reports.test_stackfiles import pyspy
 from tests.stacks.texts import STUCK
 from tests.stacks.texts import dump as stacks
 from torchctl.cli import cli
@@ -89,3 +90,11 @@ def test_a_py_spy_that_was_not_allowed_is_named_and_its_rank_is_not_innocent(tmp
     assert "CAP_SYS_PTRACE" in result.stderr
     assert "missing: 3" in result.stdout
     assert "CAP_SYS_PTRACE" in run("traceback", tmp_path).stderr
+
+
+def test_a_process_of_a_node_that_py_spy_could_not_read_is_not_forgotten(tmp_path: Path) -> None:
+    whole = "".join(pyspy(pid, "step") for pid in (7, 8))
+    (tmp_path / "stacks_node3.txt").write_text(f"{whole}Error: No such process (os error 3)\n")
+    result = run("diagnose", tmp_path)
+    assert result.exit_code == 1
+    assert f"  {tmp_path}/stacks_node3.txt says 'No such process (os error 3)'\n" in result.stdout

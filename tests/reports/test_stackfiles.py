@@ -121,6 +121,14 @@ def test_the_same_pid_on_hosts_nobody_names_is_told_with_its_file(tmp_path: Path
     assert names_of(read(tmp_path).found) == [f"pid 1 in {tmp_path}/stacks_a.txt", f"pid 1 in {tmp_path}/stacks_b.txt"]
 
 
+def test_logs_of_ranks_that_nothing_names_are_called_by_their_paths(tmp_path: Path) -> None:
+    """As torchrun's `--log-dir` writes them."""
+    for local in range(2):
+        (tmp_path / "attempt_0" / str(local)).mkdir(parents=True)
+        (tmp_path / "attempt_0" / str(local) / "stderr.log").write_bytes(dump(local, STUCK))
+    assert names_of(read(tmp_path).found) == [f"{tmp_path}/attempt_0/{local}/stderr.log" for local in range(2)]
+
+
 def test_ranks_that_every_nodes_folder_has_again_are_ranks_within_the_node(tmp_path: Path) -> None:
     for node in range(2):
         (tmp_path / f"node{node}").mkdir()

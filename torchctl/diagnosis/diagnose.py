@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from torchctl.diagnosis.evidence import Evidence
+from torchctl.diagnosis.evidence import NOT_READ, Evidence
 from torchctl.diagnosis.findings.accuse import accuse
 from torchctl.diagnosis.findings.consequences import in_order
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
@@ -109,6 +109,8 @@ def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
         doubts.append("there is no dump from any rank, and the stacks show no rank that others wait for")
     elif trace.dumps and not len(trace):
         doubts.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
+    if evidence.stacks or evidence.processes:
+        doubts += [str(one) for one in evidence.unread if one.rank is None and one.kind != NOT_READ][:2]
     if unknown:  # who gave no dump is often who the others wait for: one that holds its interpreter lock, say
         doubts += [f"rank {rank} left no dump: {why}" for rank, why in sorted(evidence.no_dump.items())[:4]]
     return doubts or ([] if unknown else unproven(court))

@@ -30,6 +30,7 @@ class Process:
     pid: int | None = None
 
 
+NOT_READ = "not_read"  # the kind of a file that was no evidence, and whose name does not say that it should be
 ARCHIVE = "is an archive"  # how the reason begins of a file that holds others
 
 

@@ -6,9 +6,8 @@ import os
 import re
 import stat
 
-from torchctl.diagnosis.evidence import ARCHIVE, Unread
+from torchctl.diagnosis.evidence import ARCHIVE, NOT_READ, Unread
 
-NOT_READ = "not_read"  # the kind of such a file in the JSON
 _HEAD = 512
 _LOG_BYTES = 64 << 20
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh", b"7z\xbc\xaf\x27\x1c")

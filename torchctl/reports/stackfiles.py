@@ -114,10 +114,15 @@ def names_of(files: Sequence[StackFile]) -> list[str]:
     count: dict[str, int] = defaultdict(int)
     for one in files:
         count[one.name] += one.rank is None
-    return [
-        "" if one.rank is not None else one.name if count[one.name] == 1 else f"{one.name} in {one.path}"
-        for one in files
-    ]
+
+    def name(one: StackFile) -> str:
+        if one.rank is not None:
+            return ""
+        if count[one.name] == 1:
+            return one.name
+        return one.path if one.pid is None and not one.host else f"{one.name} in {one.path}"
+
+    return [name(one) for one in files]
 
 
 def read_stacks_of(

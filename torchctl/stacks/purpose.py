@@ -42,7 +42,7 @@ _FORKED: tuple[tuple[str, str | None], ...] = (
     ("multiprocessing/forkserver.py", "_serve_one"),
     ("multiprocessing/popen_fork.py", "_launch"),
 )
-_FILES = tuple({file for file, *_ in (*_ENTRIES, *_LAUNCHERS, *_FORKED)})
+_FILES = tuple({one[0] for one in _ENTRIES} | {one[0] for one in (*_LAUNCHERS, *_FORKED)})
 
 
 def purpose_of(stacks: Stacks) -> str:
