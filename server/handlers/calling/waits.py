@@ -75,9 +75,13 @@ class Waits:
         library = _library(frame)
         if site is None and library is None:
             return None
-        found = self._of_site(frame, site) if site is not None else {"call": "", "kind": "", "type": ""}
+        found: dict[str, Any] = {"call": "", "kind": "", "type": ""}
+        if site is not None:
+            found = self._of_site(frame, site)
         if library is not None:
             self._add_library(found, library)
+        elif found["kind"] == "lock" and site is not None and site.receiver is not None:
+            found["thread"] = self._holder_of(_value(frame, site.receiver))
         return found if frame.f_lasti == position else None  # it went on meanwhile
 
     def _of_site(self, frame: FrameType, site: CallSite) -> dict[str, Any]:
@@ -88,8 +92,6 @@ class Waits:
             found["keys"] = _keys(frame, site)
         elif kind.kind == "work":
             self._add_work(found, receiver)
-        elif kind.kind == "lock":
-            found["thread"] = self._holder_of(receiver)
         if self._syncs(frame, site, kind, receiver):
             found["sync"] = True
         return found
