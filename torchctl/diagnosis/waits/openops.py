@@ -27,7 +27,7 @@ def open_operations(proofs: Proofs) -> OpenOperations:
     """Return the open operations, sorted into those that count and those that prove nothing."""
     mismatches = find_mismatches(proofs.trace, proofs.windows)
     disagreed = {(one.group, one.seq) for one in mismatches}
-    ops: list[OpenOp] = []
+    ops: list[OpenOp] = list(proofs.failed)
     passing: list[OpenOp] = []
     in_flight: list[OpenOp] = []
     young: list[OpenOp] = []

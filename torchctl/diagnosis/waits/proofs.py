@@ -18,7 +18,9 @@ from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.waits.activity import Activity, Doing, activities_of
 from torchctl.diagnosis.waits.ages import Ages
 from torchctl.diagnosis.waits.entered import Windows
+from torchctl.diagnosis.waits.failed import failed_operations
 from torchctl.diagnosis.waits.pairs import outrun_senders
+from torchctl.diagnosis.waits.waiting import OpenOp
 from torchctl.flightrec.table.trace import State, Trace
 
 _TIMED_OUT, _LATE = int(State.TIMED_OUT), int(State.LATE)  # asked for every open row: an enum's look-up is slow
@@ -38,6 +40,7 @@ class Proofs:
         wrapped: ranks whose ring may have lost its oldest entries.
         usable: ranks whose dump can show that they have not entered something.
         ages: how long something has been open.
+        failed: operations that are marked done and have failed, with the ranks that never entered them.
     """
 
     evidence: Evidence
@@ -50,6 +53,7 @@ class Proofs:
     wrapped: frozenset[int]
     usable: frozenset[int]
     ages: Ages
+    failed: list[OpenOp]
     _in_something: frozenset[int]
 
     @property
@@ -105,7 +109,10 @@ def proofs_of(evidence: Evidence) -> Proofs:
     windows = Windows(trace)
     without = _without_rows(trace)
     empty = without & _met(trace, windows) if without else without
-    stale = frozenset(_stale(trace, windows) if evidence.moved is None else ()) - without
+    ages = Ages(trace)
+    failed = failed_operations(trace, windows.of, ages.taken, evidence.moved)
+    absent = frozenset(rank for op in failed for rank in op.missing)
+    stale = frozenset(_stale(trace, windows) if evidence.moved is None else ()) - without - absent
     return Proofs(
         evidence=evidence,
         activity=activities_of(evidence.stacks),
@@ -118,7 +125,8 @@ def proofs_of(evidence: Evidence) -> Proofs:
         empty=empty,
         wrapped=frozenset(dump.rank for dump in trace.dumps if dump.wrapped),
         usable=frozenset(trace.ranks) - stale - empty,
-        ages=Ages(trace),
+        ages=ages,
+        failed=failed,
         _in_something=frozenset(trace.rank[trace.state <= State.LATE].tolist()),
     )
 

@@ -1,0 +1,72 @@
+"""Operations that have failed: gloo marks them done, though a member never entered them.
+
+How this works. No rank finishes an all_reduce before every member has entered it. So where others show one as done
+that a rank's dump does not show, either that dump is older than theirs, or the operation has failed on them: a peer
+died, or a timeout has passed. It failed if two looks show that none of them has moved since, or if the dump without it
+was written so long after the others entered it that no difference between clocks explains it. NCCL completes nothing
+that has failed without marking it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from torchctl.diagnosis.waits.waiting import OpenOp
+from torchctl.flightrec.table.trace import NO_TIME, State, Trace
+
+if TYPE_CHECKING:
+    from torchctl.flightrec.table.trace import Ints
+
+Window = Callable[[int, int], tuple[int, int] | None]  # of a group's number and a rank
+_APART_NS = 180_000_000_000  # clocks of two hosts differ by less, where anyone sets them
+
+
+def failed_operations(trace: Trace, window: Window, taken_ns: Ints, moved: frozenset[int] | None) -> list[OpenOp]:
+    """Return the failed operations, each with the ranks on which it failed in `rows` and those absent in `missing`.
+
+    Args:
+        window: first and last sequence id that a rank shows of a group.
+        taken_ns: when each dump was taken, [dumps]; NO_TIME where that is not known.
+        moved: ranks that have moved between two looks; None after one look alone.
+    """
+    return [op for number in range(len(trace.groups)) for op in _of_group(trace, window, taken_ns, moved, number)]
+
+
+def _of_group(
+    trace: Trace, window: Window, taken_ns: Ints, moved: frozenset[int] | None, number: int
+) -> Iterator[OpenOp]:
+    group = trace.groups[number]
+    if group.backend != "gloo":
+        return
+    last = {rank: bounds[1] for rank in group.members if (bounds := window(number, rank)) is not None}
+    for seq in sorted({end + 1 for end in last.values() if end < max(last.values())}):
+        absent = [rank for rank, end in last.items() if end == seq - 1]
+        rows = _done_rows(trace, number, seq)
+        ranks = {*rows, *absent}
+        if moved is not None:
+            proven = ranks.isdisjoint(moved)
+        else:
+            proven = all(_written_later(trace, taken_ns, rank, list(rows.values())) for rank in absent)
+        if rows and proven:
+            yield OpenOp(number, seq, rows, missing=absent)
+
+
+def _done_rows(trace: Trace, group: int, seq: int) -> dict[int, int]:
+    """Return the row of each rank that shows a symmetric operation as done."""
+    rows = np.flatnonzero((trace.group == group) & (trace.seq == seq) & trace.collectives())
+    rows = rows[trace.state[rows] == State.DONE]
+    if not all(trace.operations[number].symmetric for number in trace.operation[rows].tolist()):
+        return {}
+    return dict(zip(trace.rank[rows].tolist(), rows.tolist(), strict=True))
+
+
+def _written_later(trace: Trace, taken_ns: Ints, rank: int, rows: list[int]) -> bool:
+    """Whether all dumps of a rank were taken long after others had entered an operation."""
+    entered = trace.created_ns[rows]
+    dumps = [number for number, dump in enumerate(trace.dumps) if dump.rank == rank]
+    if not len(entered) or not dumps or (entered == NO_TIME).any():
+        return False
+    return all(taken_ns[number] != NO_TIME and taken_ns[number] - entered.max() > _APART_NS for number in dumps)
