@@ -160,6 +160,11 @@ def test_a_file_reads_with_a_guard_of_ones_own(tmp_path: Path) -> None:
         ("trace_2026-11-20", None),
         ("dump", None),
         ("trace_20261120153100", None),
+        ("trace_20261120_153100", None),
+        ("trace_20261120_3", 3),
+        ("trace_local_rank_3", None),
+        ("node_rank_1_trace", None),
+        ("node_rank_1_trace_rank_9", 9),
     ],
 )
 def test_the_rank_is_where_the_name_tells_it(name: str, rank: int | None) -> None:

@@ -76,9 +76,10 @@ def test_an_archive_is_named_and_the_next_step_unpacks_it(form: str, hung: Path)
         assert result.stdout.startswith(f"Cannot tell: there is no dump and no stack from any rank; {said}.\n")
         assert result.stdout.endswith(f"next: unpack {archive} and diagnose the folder\n")
         assert result.exit_code == 1
-    result = run("traceback", hung)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert said in result.stderr
+    for command in ("traceback", "nccl-trace"):
+        result = run(command, hung)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"{archive} is a" in result.stderr and "archive" in result.stderr
 
 
 def test_a_py_spy_that_was_not_allowed_is_named_and_its_rank_is_not_innocent(tmp_path: Path) -> None:

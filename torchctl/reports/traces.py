@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchctl.diagnosis.evidence import ARCHIVE
 from torchctl.errors import EXIT_OK, EXIT_UNREACHABLE, DeadlineError, TorchctlError, WorkerError
 from torchctl.flightrec.decoding.decode import rank_from_name
 from torchctl.flightrec.decoding.raw import Failure, RawDump
 from torchctl.flightrec.table.folder import Found, find_files
 from torchctl.flightrec.table.gather import read_files
 from torchctl.manifest import GENERIC_TRACE, TRACE, Entry, read_manifest
+from torchctl.reports.leftovers import is_archive
 
 if TYPE_CHECKING:
     from torchctl.workers.survey import Survey
@@ -72,12 +74,13 @@ class FileTraces(Traces):
             if not os.path.isdir(path):
                 self._found.append(Found(path, rank_from_name(path), True))
                 continue
-            dumps = [file for file in find_files([path])[0] if file.claimed]
+            found, others = find_files([path])
+            dumps = [file for file in found if file.claimed]
             missing = _not_collected(path, {file.rank for file in dumps})
             if not dumps and not missing:
-                raise TorchctlError(
-                    f"no flight-recorder dump in {path}", hint="give the dump files, or a folder that holds them"
-                )
+                archives = [f"{other} {ARCHIVE}: unpack it" for other in others if is_archive(other)]
+                hint = "; ".join(archives[:3]) or "give the dump files, or a folder that holds them"
+                raise TorchctlError(f"no flight-recorder dump in {path}", hint=hint)
             self._found += sorted(dumps, key=lambda file: (file.rank is None, file.rank or 0, file.path))
             lost += missing
         if lost:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 MAX_RANK_DIGITS = 6
 _EXTENSIONS = re.compile(r"\.(pkl|pickle|json|bin|dump|trace|txt)\Z", re.IGNORECASE)
-_NAMED_RANK = re.compile(r"rank[-_.]?(\d+)(?!.*rank[-_.]?\d)", re.IGNORECASE)
+_PART_OF = "(?:local|node|group)[-_.]?"  # of the job: such a rank is not the job's
+_NAMED_RANK = re.compile(rf"(?:{_PART_OF})?rank[-_.]?(\d+)(?!.*rank[-_.]?\d)", re.IGNORECASE)
+_TIME = re.compile(r"(?<!\d)20\d{6}_[0-2]\d[0-5]\d[0-6]\d\Z")  # trace_20261126_110807
 _LAST_NUMBER = re.compile(r"(?:\A|_)(\d+)\Z")
 
 
@@ -109,5 +111,7 @@ def rank_from_name(path: str | os.PathLike[str]) -> int | None:
     stem = _EXTENSIONS.sub("", os.path.basename(os.fspath(path)))
     match = _NAMED_RANK.search(stem) or _LAST_NUMBER.search(stem)
     if match is None or len(match[1]) > MAX_RANK_DIGITS or not match[1].isascii():
+        return None
+    if re.match(_PART_OF, match[0], re.IGNORECASE) or _TIME.search(stem):
         return None
     return int(match[1])
