@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torchctl.diagnosis.findings.certainty import of_absence
 from torchctl.diagnosis.findings.court import Court, Unclear, unrecorded
 from torchctl.diagnosis.findings.words import (
     call_words,
@@ -214,5 +215,6 @@ def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confiden
             return "possible"
         hard = court.proofs.hard(list(op.rows.values()))
         most_inside = len(op.rows) + len(op.done) > len(ranks)
-        return "certain" if known and shown and most_inside and (hard or (stacks and still)) else "likely"
+        hangs = hard or (stacks and still)
+        return of_absence(members_stated=known, shown=shown, most_inside=most_inside, hangs=hangs)
     return "likely"

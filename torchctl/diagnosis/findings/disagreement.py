@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from torchctl.diagnosis.findings.certainty import of_disagreement
 from torchctl.diagnosis.findings.court import Court
 from torchctl.diagnosis.findings.words import call_words, ranks_of, verb
-from torchctl.diagnosis.model import Confidence, Finding, Location
+from torchctl.diagnosis.model import Finding, Location
 from torchctl.diagnosis.waits.waiting import Mismatch, Node
 
 _WORDS = {
@@ -50,7 +51,7 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
         frame = court.frame(rows[mismatch.minority[0]])
         if frame is not None:
             location = Location(mismatch.minority[0], frame.filename, frame.line, frame.name)
-    confidence: Confidence = "certain" if mismatch.minority else "likely"
+    confidence = of_disagreement(majority=bool(mismatch.minority))
     return Finding(
         mismatch.what, confidence, summary, mismatch.minority, waiting, group, collective, location, evidence
     )

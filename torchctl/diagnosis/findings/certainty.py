@@ -1,0 +1,46 @@
+"""What `certain` needs, kind by kind: on this evidence it cannot be otherwise. The guide's page shows the same table.
+
+Every finding that may be certain asks here. What is not in the table never is: ages by a file's time, launch orders,
+counts and call sites all leave another explanation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torchctl.diagnosis.model import Confidence
+
+CERTAIN: Mapping[str, str] = {
+    "not_entered": (
+        "the dumps state the members of the group; the rank's own dump shows the group and ends before the operation;"
+        " more members are inside than outside; and a watchdog gave the operation up, a rank inside shows events of its"
+        " own 30 s later, or two looks and the rank's stack agree"
+    ),
+    "op_mismatch, shape_mismatch, dtype_mismatch": (
+        "most members show one call at that sequence id, the named ones show another, and the members whose dumps do"
+        " not show it are too few to turn the majority"
+    ),
+    "bad_file": "the file itself",
+}
+NEVER = ("order_cycle", "p2p_mismatch", "rank_lost", "stuck_running", "straggler", "stack_outlier", "timed_out")
+
+
+def of_absence(*, members_stated: bool, shown: bool, most_inside: bool, hangs: bool) -> Confidence:
+    """Return how sure it is that ranks keep others waiting which have not entered an operation.
+
+    Args:
+        members_stated: the dumps state who the members are.
+        shown: the ranks' own dumps show the group.
+        most_inside: more members are inside than outside.
+        hangs: a watchdog, later events of a rank inside, or two looks and stacks prove more than a passing moment.
+    """
+    return "certain" if members_stated and shown and most_inside and hangs else "likely"
+
+
+def of_disagreement(*, majority: bool) -> Confidence:
+    """Return how sure it is which side is wrong.
+
+    Args:
+        majority: most members show one call, and those whose dumps do not show it could not turn that.
+    """
+    return "certain" if majority else "likely"
