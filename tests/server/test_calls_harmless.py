@@ -14,6 +14,7 @@ from tests.server.churn import LIMIT_KIB, Value, churn
 from tests.server.waiting import read_calls, thread_of
 from torchctl.protocol.calls import Call, Tensor
 from torchctl.server.handlers.calling import variables
+from torchctl.server.handlers.calling.arguments import inside
 from torchctl.server.handlers.calling.document import calls_document
 
 READS = 2000  # `python -m tests.server.churn` reads 100,000 times
@@ -99,6 +100,43 @@ def test_hostile_arguments_are_passed_over(file: str) -> None:
     assert call.function == "batch_isend_irecv"
     assert call == Call("batch_isend_irecv", call.depth, 3, None, {}, None, "", "", None, (), {}, ())
     assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "read"),
+    [
+        ("distributed_c10d.py", {"src": 1, "tag": -7, "rank": True}, {"numbers": {"src": 1, "tag": -7}}),
+        ("distributed_c10d.py", {"ranks": [5, 0, 1, 2]}, {"ranks": (range(3), range(5, 6))}),
+        ("distributed_c10d.py", {"ranks": range(0, 8, 2)}, {"ranks": (range(0, 7, 2),)}),
+        ("distributed_c10d.py", {"async_op": True, "to": "a", "op": "SUM"}, {"async_op": True}),
+        ("distributed_c10d.py", {"store_key": "k" * 300}, {"keys": ("k" * 200,)}),
+        ("elastic/utils/store.py", {"key_prefix": "p"}, {"keys": ("p",)}),
+        ("rpc/api.py", {"to": "worker1", "key_prefix": "p"}, {"to": "worker1"}),
+        ("rpc/api.py", {"to": 3}, {"to": "3"}),
+        ("fsdp/fully.py", {"to": "a", "key_prefix": "p", "dst": 1 << 80}, {}),
+    ],
+)
+def test_arguments_of_the_right_type_are_read(file: str, given: dict[str, Any], read: dict[str, Any]) -> None:
+    function = _named(f"/site-packages/torch/distributed/{file}")["batch_isend_irecv"]
+    values = dict.fromkeys((name.strip() for name in _ARGUMENTS.split(",")), make())
+    event = threading.Event()
+    named = {**values, **given, "held": None, "wait": lambda value: event.wait()}
+    thread = threading.Thread(target=function, kwargs=named)
+    thread.start()
+    try:
+        wait_until(lambda: bool(thread_of(read_calls(), thread.ident).calls))
+        (call,) = thread_of(read_calls(), thread.ident).calls
+    finally:
+        event.set()
+        thread.join()
+    nothing = Call("batch_isend_irecv", call.depth, 3, None, {}, None, "", "", None, (), {}, ())
+    assert call == nothing._replace(**read)
+
+
+@pytest.mark.parametrize("service", ["run.py", "elastic/agent/server/api.py", "debug/_frontend.py"])
+def test_what_serves_the_launcher_is_no_call_of_the_job(service: str) -> None:
+    assert inside(f"/x/torch/distributed/{service}") == ""
+    assert inside("/x/torch/distributed/distributed_c10d.py") == "distributed_c10d.py"
 
 
 class Locked:

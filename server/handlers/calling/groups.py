@@ -5,11 +5,12 @@ Source: torch/distributed/distributed_c10d.py (torch 2.13), `_World` and the tab
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from torchctl.protocol.calls import MAX_GROUPS, MAX_TEXT
-from torchctl.server.guest.loaded import loaded
+from torchctl.server.guest.loaded import c10d, loaded
 from torchctl.server.guest.outstanding import Begun
 from torchctl.server.handlers.calling.objects import text_of, whole_of
 
@@ -73,14 +74,17 @@ class Groups:
 
 
 def _document(group: Any, name: str, members: dict[int, int], backend: str) -> dict[str, Any]:
+    ours = any(
+        type(group) is one for one in vars(c10d() or sys).values()
+    )  # not a class of the job's, with its own code
     return {
         "name": name,
-        "description": text_of(_asked(lambda: group.group_desc)) or "",
+        "description": (text_of(_asked(lambda: group.group_desc)) or "") if ours else "",
         "ranks": _runs(name, members),
-        "rank": whole_of(_asked(group.rank)),
+        "rank": whole_of(_asked(group.rank)) if ours else None,
         "backend": backend,
         # A counter of the process's own, read without a lock and without letting go of the interpreter's.
-        "sequence": whole_of(_asked(group._get_sequence_number_for_group)),
+        "sequence": whole_of(_asked(group._get_sequence_number_for_group)) if ours else None,
     }
 
 

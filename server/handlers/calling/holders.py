@@ -21,7 +21,7 @@ from torchctl.server.handlers.calling.bytecode import Operand, call_at
 
 _MAX_FRAMES = 5000  # of all threads together
 _MAX_KNOWN = 1000
-_ENTER = dis.opmap["SETUP_WITH" if sys.version_info < (3, 11) else "BEFORE_WITH"]
+_ENTER = dis.opmap.get("SETUP_WITH" if sys.version_info < (3, 11) else "BEFORE_WITH")  # None from 3.14
 
 
 class _Block(NamedTuple):
@@ -59,7 +59,7 @@ def _blocks(code: CodeType) -> tuple[_Block, ...]:
 
 
 def _read(code: CodeType) -> Iterator[_Block]:
-    if sys.version_info >= (3, 11) and not code.co_exceptiontable:
+    if _ENTER is None or (sys.version_info >= (3, 11) and not code.co_exceptiontable):
         return
     raw = code.co_code
     enters = _offsets(raw[::2], _ENTER)
