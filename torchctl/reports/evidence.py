@@ -24,7 +24,8 @@ from torchctl.manifest import (
     entries_of,
     read_manifest,
 )
-from torchctl.reports.leftovers import is_dump_at_all, is_log, log_text, why_not_read
+from torchctl.reports.content import end_of_text
+from torchctl.reports.leftovers import is_dump_at_all, is_log, why_not_read
 from torchctl.reports.stackfiles import StackFile, names_of, read_stacks_of
 from torchctl.reports.stacknames import named_rank
 from torchctl.stacks.reader import StackReader
@@ -98,7 +99,7 @@ def read_evidence(
     loaded = {dump.source for dump in trace.dumps}
     logs = {one.path for one in files.found if one.entry is None and is_log(one.path)}
     logs |= {path for path in files.passed if is_log(path)}
-    said = {path for path in sorted(logs) if evidence.logs.add(log_text(path), named_rank(path))}
+    said = {path for path in sorted(logs) if evidence.logs.add(end_of_text(path), named_rank(path))}
     # That a rank's log says nothing is evidence, too, where others say what they gave up.
     silent = {path for path in logs if said and named_rank(path) is not None}
     left = [path for path in files.passed if path not in loaded | said | silent]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 
 from torchctl.diagnosis.evidence import ARCHIVE, NOT_READ, Unread
+from torchctl.reports.content import head
 
-_HEAD = 512
-_LOG_BYTES = 64 << 20
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh", b"7z\xbc\xaf\x27\x1c")
 _DUMPS = (b"\x80", b"{")  # a pickle, and JSON
 # What belongs to a job's folder and is never evidence: worth no word.
@@ -22,57 +20,33 @@ _LOG = re.compile(r"(?i)\.(?:log|out|err|txt|stdout|stderr)(?:\.\d+)?\Z")
 
 def is_dump_at_all(path: str) -> bool:
     """Whether a file begins as a recorder's dump does, or cannot be looked into."""
-    head = _head(path)
-    return head is None or head.lstrip()[:1] in _DUMPS
+    begins = head(path)
+    return begins is None or begins.lstrip()[:1] in _DUMPS
 
 
 def is_archive(path: str) -> bool:
-    head = _head(path)
-    return head is not None and (head.startswith(_ARCHIVES) or head[257:262] == b"ustar")
+    begins = head(path)
+    return begins is not None and (begins.startswith(_ARCHIVES) or begins[257:262] == b"ustar")
 
 
 def is_log(path: str) -> bool:
     return _LOG.search(os.path.basename(path)) is not None
 
 
-def log_text(path: str) -> str:
-    """Return the end of a log, where a job says of what it died; "" if it cannot be read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return ""
-            file.seek(max(0, status.st_size - _LOG_BYTES))
-            return file.read(_LOG_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
 def why_not_read(path: str, rank: int | None = None) -> Unread | None:
     """Return why nothing was read from a file; None if no one would take it for evidence."""
     name = os.path.basename(path)
-    head = _head(path)
-    if head is None:
+    begins = head(path)
+    if begins is None:
         return Unread(path, rank, "cannot be read", NOT_READ)
     if is_archive(path):
         return Unread(path, rank, f"{ARCHIVE}: unpack it, and diagnose the folder", NOT_READ)
-    if head.startswith(b"\x7fELF"):
+    if begins.startswith(b"\x7fELF"):
         return Unread(path, rank, "is a core file or a program, not a dump of a flight recorder", NOT_READ)
     if _USUAL.search(name):
         return None
-    if not head:
+    if not begins:
         return Unread(path, rank, "is empty", NOT_READ)
     if _LOG.search(name):
         return Unread(path, rank, "is a log without stacks, and without words of a watchdog", NOT_READ)
     return Unread(path, rank, "is neither a dump of a flight recorder nor stacks", NOT_READ)
-
-
-def _head(path: str) -> bytes | None:
-    """Return how a file begins; None if it cannot be read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            return file.read(_HEAD) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
-    except OSError:
-        return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,14 +17,13 @@ from dataclasses import dataclass, field, replace
 from torchctl.errors import TorchctlError
 from torchctl.flightrec.table.folder import find_files, rank_by_pattern
 from torchctl.manifest import FORMER, MANIFEST, STACKS, Entry, entries_of, headline, taken_at
+from torchctl.reports.content import both_ends, whole
 from torchctl.reports.leftovers import is_dump_at_all, why_not_read
 from torchctl.reports.stacknames import named_host, named_rank, named_time, says_stacks
 from torchctl.stacks.processes import Process, read_processes
 from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
 
-_MAX_BYTES = 256 << 20
-_SNIFFED_BYTES = 8 << 20  # of a file whose name says nothing
 _LOOKS_LIKE_STACKS = re.compile(
     rb'most recent call first\):|torchctl\.stacks/1|"frames":|^(?:.{0,200}[\s:>\]|])?Process \d{1,10}: ', re.MULTILINE
 )
@@ -87,7 +85,7 @@ def read_stack_files(paths: Sequence[str], reader: StackReader) -> StackFiles:
     Raises:
         TorchctlError: a path does not exist, or a folder holds no file of stacks.
     """
-    whole = StackFiles()
+    read = StackFiles()
     for path in paths:
         if not os.path.lexists(path):
             raise TorchctlError(f"{path} does not exist", hint="check the path")
@@ -103,10 +101,10 @@ def read_stack_files(paths: Sequence[str], reader: StackReader) -> StackFiles:
             if not one.found:
                 hint = "`torchctl collect` names them traceback_rank_N.txt"
                 raise TorchctlError(f"no file of stacks in {path}", hint="; ".join(one.notes[:3]) or hint)
-        whole.found += one.found
-        whole.notes += one.notes
-        whole.passed += one.passed
-    return _arranged(whole)
+        read.found += one.found
+        read.notes += one.notes
+        read.passed += one.passed
+    return _arranged(read)
 
 
 def names_of(files: Sequence[StackFile]) -> list[str]:
@@ -166,7 +164,7 @@ def _read(
     """Return the processes in one file, or one without stacks that says why there is none."""
     rank = pattern if pattern is not None else entry.rank if entry is not None else named_rank(path)
     try:
-        data = _content(path)
+        data = whole(path)
         about = headline(data)
         if entry is not None or about is not None:
             stacks = reader.read(data)
@@ -294,31 +292,7 @@ def _newest(found: list[StackFile], notes: list[str]) -> list[StackFile]:
     return kept
 
 
-def _content(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if stat.S_ISDIR(status.st_mode):
-            raise OSError("Is a directory")
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("not a regular file")
-        if status.st_size > _MAX_BYTES:
-            raise OSError(f"larger than {_MAX_BYTES >> 20} MiB")
-        return file.read(_MAX_BYTES)
-
-
 def _looks_like_stacks(path: str) -> bool:
-    """Whether a file seems to hold stacks although its name does not say so; of a long one its end counts, too."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return False
-            data = file.read(_SNIFFED_BYTES)
-            if status.st_size > 2 * _SNIFFED_BYTES:
-                file.seek(-_SNIFFED_BYTES, os.SEEK_END)
-            data += file.read(_SNIFFED_BYTES)
-    except OSError:
-        return False
+    """Whether a file seems to hold stacks although its name does not say so; of a long one its two ends count."""
+    data = both_ends(path)
     return b"\0" not in data[:1024] and _LOOKS_LIKE_STACKS.search(data) is not None

@@ -1,0 +1,69 @@
+"""The bytes of files that may be anything: whole, how they begin, how they end. No pipe or device is waited for."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+MAX_BYTES = 256 << 20
+_HEAD_BYTES = 512
+_END_BYTES = 64 << 20  # of a log: what a job died of stands there
+_PART_BYTES = 8 << 20
+
+
+def whole(path: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or too large.
+    """
+    with _opened(path) as (file, size):
+        if size > MAX_BYTES:
+            raise OSError(f"larger than {MAX_BYTES >> 20} MiB")
+        return file.read(MAX_BYTES)
+
+
+def head(path: str) -> bytes | None:
+    """Return how a file begins; None if it cannot be read."""
+    try:
+        with _opened(path) as (file, _):
+            return file.read(_HEAD_BYTES)
+    except OSError:
+        return None
+
+
+def both_ends(path: str) -> bytes:
+    """Return how a file begins and ends, 8 MiB of each, for a look at what it may be; nothing if it cannot be read."""
+    try:
+        with _opened(path) as (file, size):
+            data = file.read(_PART_BYTES)
+            if size > 2 * _PART_BYTES:
+                file.seek(-_PART_BYTES, os.SEEK_END)
+            return data + file.read(_PART_BYTES)
+    except OSError:
+        return b""
+
+
+def end_of_text(path: str) -> str:
+    """Return the end of a text, 64 MiB of it; "" if it cannot be read."""
+    try:
+        with _opened(path) as (file, size):
+            file.seek(max(0, size - _END_BYTES))
+            return file.read(_END_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, int]]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError("Is a directory")
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        yield file, status.st_size
