@@ -5,7 +5,6 @@ Source: torch/distributed/distributed_c10d.py (torch 2.13), `_World` and the tab
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,14 +36,18 @@ class Groups:
         default = getattr(world, "default_pg", None)
         names = list(dict(tables.get("_pg_names") or {}).items())
         self.complete = len(names) <= MAX_GROUPS
+        bindings = c10d()
+        classes = list(vars(bindings).values()) if bindings is not None else []
         for group, name in names[:MAX_GROUPS]:
             if group is default:
                 self._default = len(self.documents)
+            # A class of the job's has code of its own, in its methods and in its hash.
+            ours = any(type(group) is one for one in classes)
+            members = (tables.get("_pg_group_ranks") or {}).get(group) or {} if ours else {}
+            backend = (tables.get("_pg_backend_config") or {}).get(group, "") if ours else ""
             self._places.append((group, len(self.documents)))
-            members = (tables.get("_pg_group_ranks") or {}).get(group) or {}
             self._members.append(members)
-            backend = (tables.get("_pg_backend_config") or {}).get(group, "")
-            one = _document(group, str(name)[:MAX_TEXT], members, str(backend)[:MAX_TEXT])
+            one = _document(group if ours else None, str(name)[:MAX_TEXT], members, str(backend)[:MAX_TEXT])
             self.documents.append({**one, "default": group is default})
         for name in _runs_of.keys() - {one["name"] for one in self.documents}:
             _runs_of.pop(name, None)
@@ -74,17 +77,15 @@ class Groups:
 
 
 def _document(group: Any, name: str, members: dict[int, int], backend: str) -> dict[str, Any]:
-    ours = any(
-        type(group) is one for one in vars(c10d() or sys).values()
-    )  # not a class of the job's, with its own code
+    """Return what is known of a group; of None, one that is not to be asked, the name alone."""
     return {
         "name": name,
-        "description": (text_of(_asked(lambda: group.group_desc)) or "") if ours else "",
+        "description": text_of(_asked(lambda: group.group_desc)) or "",
         "ranks": _runs(name, members),
-        "rank": whole_of(_asked(group.rank)) if ours else None,
+        "rank": whole_of(_asked(lambda: group.rank())),
         "backend": backend,
         # A counter of the process's own, read without a lock and without letting go of the interpreter's.
-        "sequence": whole_of(_asked(group._get_sequence_number_for_group)) if ours else None,
+        "sequence": whole_of(_asked(lambda: group._get_sequence_number_for_group())),
     }
 
 
