@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from tests.diagnosis.rows import WORLD, Rows, elsewhere, groups, look, of, only, told
+from tests.diagnosis.simulated import Job, Step
 from tests.flightrec.synthetic import active, entry
+from torchctl.diagnosis.diagnose import diagnose
+from torchctl.diagnosis.evidence import Evidence
+from torchctl.flightrec.table.loading import load_raw
 
 
 def in_group(name: str, desc: str, seq: int, make: Any = entry, **changes: Any) -> dict[str, Any]:
@@ -109,6 +113,27 @@ def test_a_skip_that_shows_in_another_groups_sends_is_found_by_counting(skips: i
     found = only(look(pipelined(skips, step), config))
     assert (found.kind, found.culprit_ranks) == ("order_cycle", (skips,)), found
     assert found.evidence[0] == f"rank {skips}: the last sequence id of mesh_tp before it is {2 * step - 1}"
+
+
+@pytest.mark.parametrize("ring", [6, 100])
+@pytest.mark.parametrize("pickled_rank", [0, 3, 5])
+@pytest.mark.parametrize("swaps", [1, 4])
+def test_a_dump_with_lines_of_code_among_dumps_without_is_no_other_path(
+    pickled_rank: int, swaps: int, ring: int
+) -> None:
+    """One rank's dump is a pickle, the others' are JSON and have no frames; another rank swaps two operations."""
+    members = {"0": tuple(range(8)), "d0": (0, 1), "d1": (2, 3), "d2": (4, 5), "d3": (6, 7)}
+    order = ["0", "d", "d", "0", "0", "0", "0", "d", "0", "d", "d", "0"] * 2
+    programs = [
+        [Step(f"d{rank // 2}" if name == "d" else name, "all_reduce", at=at) for at, name in enumerate(order)]
+        for rank in range(8)
+    ]
+    program = programs[swaps]
+    program[8], program[9] = program[9], program[8]
+    job = Job(members, programs, ring=ring, json_ranks=frozenset(range(8)) - {pickled_rank}).run()
+    found = diagnose(Evidence(load_raw(job.dumps(), jobs=1)))
+    named = {rank for one in found.findings for rank in one.culprit_ranks}
+    assert found.findings and (not named or swaps in named), found
 
 
 @pytest.mark.parametrize("inside", [[0], [3], [1, 2]])

@@ -12,7 +12,7 @@ Rings begin at different places, so rows are laid side by side at the first oper
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -61,7 +61,12 @@ def departures(trace: Trace, windows: Windows, ranks: Iterable[int]) -> dict[int
     wanted = list(dict.fromkeys(ranks))[:_MAX_RANKS]
     others = [rank for rank in trace.ranks if rank not in wanted]
     paths = _paths(trace, windows, [*wanted, *others[: _MAX_RANKS - len(wanted)]])
-    found = {rank: list(_departures(rank, paths, _sisters(rank, paths))) for rank in wanted if rank in paths}
+    kinds = _kinds(trace, paths)
+    found = {}
+    for rank in wanted:
+        if rank in paths:
+            alike = {one: path for one, path in paths.items() if kinds[one] == kinds[rank]}
+            found[rank] = list(_departures(rank, paths, _sisters(rank, alike)))
     return {rank: places for rank, places in found.items() if places}
 
 
@@ -91,7 +96,8 @@ def _paths(trace: Trace, windows: Windows, ranks: Sequence[int]) -> dict[int, Pa
 
 
 def _worded(trace: Trace, rows: Mapping[int, Ints]) -> dict[int, Path]:
-    words = _words(trace, np.concatenate([*rows.values(), np.zeros(0, np.int64)]))
+    lines = all(trace.stack[mine].any() for mine in rows.values())  # JSON dumps have none
+    words = _words(trace, np.concatenate([*rows.values(), np.zeros(0, np.int64)]), lines)
     return {rank: [(words[row], row) for row in mine.tolist()] for rank, mine in rows.items()}
 
 
@@ -122,8 +128,12 @@ def _from_anchor(trace: Trace, windows: Windows, rows: Mapping[int, Ints]) -> di
     return {}
 
 
-def _words(trace: Trace, rows: Ints) -> dict[int, int]:
-    """Return a number for each row that is equal where ranks do the same: in groups for the same, at the same line."""
+def _words(trace: Trace, rows: Ints, lines: bool) -> dict[int, int]:
+    """Return a number for each row that is equal where ranks do the same: in groups for the same, at the same line.
+
+    Args:
+        lines: all dumps have lines of code; else they are not compared.
+    """
     numbers: dict[object, int] = {}
     known: dict[tuple[int, ...], int] = {}
     columns = (trace.group[rows], trace.operation[rows], trace.signature[rows], trace.stack[rows])
@@ -133,10 +143,20 @@ def _words(trace: Trace, rows: Ints) -> dict[int, int]:
         if number is None:
             group, signature = trace.groups[key[0]], trace.signatures[key[2]]
             what = trace.operations[key[1]].name, signature.sizes, signature.dtypes
-            word = (group.desc or group.name, len(group.members), what, nearest_frame(trace.stack_of(row)))
+            frame = nearest_frame(trace.stack_of(row)) if lines else None
+            word = (group.desc or group.name, len(group.members), what, frame)
             number = known[tuple(key)] = numbers.setdefault(word, len(numbers))
         found[row] = number
     return found
+
+
+def _kinds(trace: Trace, ranks: Collection[int]) -> dict[int, set[tuple[str, int]]]:
+    """Return, of each rank, what the groups are for that it is a member of, with their sizes."""
+    kinds: dict[int, set[tuple[str, int]]] = {rank: set() for rank in ranks}
+    for group in trace.groups:
+        for rank in kinds.keys() & set(group.members):
+            kinds[rank].add((group.desc or group.name, len(group.members)))
+    return kinds
 
 
 def _sisters(rank: int, paths: Mapping[int, Path]) -> dict[int, Path]:
