@@ -44,9 +44,9 @@ def from_stacks(standings: Sequence[Standing], *, live: bool) -> FromStacks:
         return FromStacks(unknown=[_all_alike(sides[0])])
     most, rest = sides[0], [one for side in sides[1:] for one in side]
     if all(one.activity.call for one in standings):
-        return _in_calls(sides, most, rest)
+        return _in_calls(sides, most, rest, live)
     if _may_wait(most[0], live) and len(most) > 1 and _are_few(most, rest, sides):
-        return FromStacks([_elsewhere("stack_outlier", most, rest)])
+        return FromStacks([_elsewhere("stack_outlier", most, rest, live)])
     return FromStacks(unknown=[_sides(sides)])
 
 
@@ -64,12 +64,12 @@ def _are_few(most: list[Standing], rest: list[Standing], sides: Sequence[list[St
     return len(sides) == 2 and len(rest) * 3 <= len(most) and not in_calls and not most[0].activity.is_p2p
 
 
-def _in_calls(sides: Sequence[list[Standing]], most: list[Standing], rest: list[Standing]) -> FromStacks:
+def _in_calls(sides: Sequence[list[Standing]], most: list[Standing], rest: list[Standing], live: bool) -> FromStacks:
     """Return what is known of processes that are all in torch.distributed, in different calls."""
     p2p = any(one.activity.is_p2p for side in sides for one in side)
     if len(rest) == 1 and len(most) > 1 and not p2p:
         kind: Kind = "op_mismatch" if rest[0].activity.call != most[0].activity.call else "stack_outlier"
-        return FromStacks([_elsewhere(kind, most, rest)])
+        return FromStacks([_elsewhere(kind, most, rest, live)])
     said = _sides(sides)
     calls = {side[0].activity.call for side in sides}
     if len(calls) > 1:
@@ -79,7 +79,7 @@ def _in_calls(sides: Sequence[list[Standing]], most: list[Standing], rest: list[
     return FromStacks(unknown=[said])
 
 
-def _elsewhere(kind: Kind, most: list[Standing], rest: list[Standing]) -> Finding:
+def _elsewhere(kind: Kind, most: list[Standing], rest: list[Standing], live: bool) -> Finding:
     """Return the finding about few processes that are elsewhere while the others are in one place."""
     first, other = rest[0], most[0]
     summary = f"{who(rest)} {_is(rest)} in {first.what}, while {who(most)} {_is(most)} in {other.what}"
@@ -94,6 +94,8 @@ def _elsewhere(kind: Kind, most: list[Standing], rest: list[Standing]) -> Findin
     evidence = [f"{len(most)} of {len(most) + len(rest)} stacks are in one place, and {len(rest)} elsewhere"]
     evidence += _parting([*rest, *most])
     evidence += [f"another thread of {who([one])} is in {place_words(at)}" for one in rest[:2] for at in one.beside[:2]]
+    if not live:
+        evidence.append("the stacks are of one moment: a second set would show whether any of these moves")
     call = other.activity.call
     collective = Collective(call, None, other.activity.is_p2p, (), (), "") if call else None
     return Finding(
