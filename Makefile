@@ -53,7 +53,7 @@ soak: $(READY)
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.server.churn
 
-# How right diagnoses are: a table of some 90,000 simulated jobs by kind and result, in about ten minutes on two cores;
+# How right diagnoses are: a table of some 28,000 simulated jobs by kind and result, in five minutes on two idle cores;
 # fails where a goal is missed. VERDICTS="--kind late --show 3" looks into one kind.
 verdicts: $(READY)
 	$(BIN)/python -m tests.diagnosis.physics.verdicts $(VERDICTS)

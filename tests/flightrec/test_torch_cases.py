@@ -104,6 +104,15 @@ def test_only_the_root_of_a_gather_has_outputs(leaf: dict[str, Any]) -> None:
     assert verdict([root], [event("gather") | leaf]).healthy is True
 
 
+@pytest.mark.parametrize("leaf", [{"output_sizes": [[]], "output_dtypes": ""}, {"output_sizes": []}])
+def test_nccl_records_what_a_scatter_gives_as_its_input(leaf: dict[str, Any]) -> None:
+    """Only the root has a list to scatter, which stands as its output."""
+    root, other = event("scatter", [[4, 4]], [[4, 4]]), event("scatter", [[4, 4]]) | leaf
+    assert verdict([root], [other], [other]).healthy is True
+    wrong = event("scatter", [[5, 4]]) | leaf
+    assert told(verdict([root], [other], [wrong])) == [("shape_mismatch", (2,), ())]
+
+
 @pytest.mark.parametrize(
     "op",
     [

@@ -119,6 +119,9 @@ def signature_of(
         rule = "i" if operation.is_send else "o"
     if rule is None or operation.ends_batch:
         return Signature(None, None)
+    if operation.name == "scatter" and len(inputs) == 1 and list(map(tuple, outputs)) in ([], [()]):
+        # NCCL records what a rank gets as its input, and the root's list, which the others lack, as the output.
+        outputs, output_dtypes = inputs, input_dtypes
     sizes: list[int] = []
     for letter in rule:
         tensors = inputs if letter in "iI" else outputs
