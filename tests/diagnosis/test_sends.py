@@ -20,7 +20,7 @@ from tests.diagnosis.rows import (
     started,
     told,
 )
-from tests.flightrec.synthetic import active, entry
+from tests.flightrec.synthetic import BASE_NS, active, entry
 
 
 def test_ranks_of_a_subgroups_sends_are_its_own_numbers() -> None:
@@ -126,3 +126,26 @@ def test_a_recv_behind_an_open_operation_accuses_no_sender_whose_small_send_is_d
     found = look_at({rank: ring(made, config, lost=50) for rank, made in rows.items()})
     assert {rank for one in found.findings for rank in one.culprit_ranks} == set()
     assert found.findings[0].kind == "shape_mismatch"
+
+
+@pytest.mark.parametrize("sent", ["done", "open"])
+def test_a_recv_of_another_size_than_its_send_is_a_tie_of_the_two(sent: str) -> None:
+    """A small send is done at once, whatever the other end expects."""
+    config = groups(w=[0, 1])
+    send = p2p("send", 1, 0, 1, entry if sent == "done" else active, input_sizes=[[3]], output_sizes=[[3]])
+    rows: dict[int, Rows] = {0: [send], 1: [p2p("recv", 1, 1, 0, active, input_sizes=[[5]], output_sizes=[[5]])]}
+    written_ns = dict.fromkeys(rows, BASE_NS + 600_000_000_000)
+    found = only(look_at({rank: ring(made, config) for rank, made in rows.items()}, written_ns=written_ns))
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("shape_mismatch", (), (0, 1))
+    assert "3" in found.summary
+    assert "5 elements" in found.summary or "rank 1 expects 5" in found.summary
+
+
+def test_a_send_and_its_recv_that_stand_for_minutes_are_stuck_and_not_in_flight() -> None:
+    config = groups(w=[0, 1])
+    rows: dict[int, Rows] = {0: [p2p("send", 1, 0, 1, active)], 1: [p2p("recv", 1, 1, 0, active)]}
+    dumps = {rank: ring(made, config) for rank, made in rows.items()}
+    found = only(look_at(dumps, written_ns=dict.fromkeys(rows, BASE_NS + 600_000_000_000)))
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("stuck_running", (), (0, 1))
+    moving = look_at(dumps, written_ns=dict.fromkeys(rows, BASE_NS + 1_000_000))
+    assert moving.findings == []

@@ -21,7 +21,7 @@ from tests.diagnosis.physics.program import (
 )
 
 FaultName = Literal[
-    "late", "skipped", "extra", "swapped", "operation", "size", "dtype", "peer", "dead", "network", "device"
+    "late", "skipped", "extra", "swapped", "operation", "size", "dtype", "part", "peer", "dead", "network", "device"
 ]  # fmt: skip
 
 
@@ -150,6 +150,18 @@ def _dtype(plan: Plan, rank: int, random: Random) -> Blame:
     return Blame(frozenset({rank}), _pair(plan, rank, made), nobody=len(plan.groups[made.group]) == 2)
 
 
+def _part(plan: Plan, rank: int, random: Random) -> Blame:
+    """The rank sends, or expects, more elements than its peer has at the other end."""
+    at = _place(plan, rank, random, Transfers)
+    made = plan.programs[rank][at]
+    assert isinstance(made, Transfers)
+    ends = list(made.ends)
+    place = random.randrange(len(ends))
+    ends[place] = replace(ends[place], elements=ends[place].elements + random.choice([1, 64]))
+    plan.programs[rank][at] = replace(made, ends=tuple(ends))
+    return Blame(frozenset({rank}), [frozenset({rank, ends[place].peer})], nobody=True)
+
+
 def _peer(plan: Plan, rank: int, random: Random) -> Blame:
     """The rank sends to, or receives from, another than the plan says."""
     at = _place(plan, rank, random, Transfers)
@@ -210,6 +222,7 @@ _MAKE: dict[FaultName, Callable[[Plan, int, Random], Blame]] = {
     "operation": _operation,
     "size": _size,
     "dtype": _dtype,
+    "part": _part,
     "peer": _peer,
     "dead": _dead,
     "network": _network,

@@ -119,6 +119,7 @@ class _Job:
         self._meetings: dict[tuple[str, int], _Meeting] = {}
         self._coming: dict[tuple[str, int, int, bool, int], Moment] = defaultdict(lambda: Moment(0, 1))
         self._counts: dict[tuple[str, int, int, bool], int] = defaultdict(int)
+        self._elements: dict[tuple[str, int, int, int], int] = {}
 
     def meet(self, made: Collective, seq: int, rank: int, ready: Moment) -> Moment:
         """Return when a member's part in a collective ends."""
@@ -146,6 +147,9 @@ class _Job:
             sender, receiver = (rank, end.peer) if end.is_send else (end.peer, rank)
             place = self._counts[made.group, sender, receiver, end.is_send]
             self._counts[made.group, sender, receiver, end.is_send] += 1
+            if self._elements.setdefault((made.group, sender, receiver, place), end.elements) != end.elements:
+                yield NEVER
+                continue
             ready.then(self._coming[made.group, sender, receiver, end.is_send, place].come)
             other = self._coming[made.group, sender, receiver, not end.is_send, place]
             if end.is_send and end.elements <= self.plan.eager:

@@ -18,7 +18,7 @@ from tests.diagnosis.physics.running import Life, run
 
 MOMENTS = 4  # at which one healthy job is looked at
 _FAULTS: tuple[FaultName, ...] = (
-    "late", "skipped", "extra", "swapped", "operation", "size", "dtype", "peer", "dead", "network", "device",
+    "late", "skipped", "extra", "swapped", "operation", "size", "dtype", "part", "peer", "dead", "network", "device",
 )  # fmt: skip
 KINDS = (
     "healthy", "healthy, copied", *_FAULTS, "straggler", "former file", "lost dump", "two faults", "two looks"

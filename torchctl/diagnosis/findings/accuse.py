@@ -13,6 +13,7 @@ from torchctl.diagnosis.findings.devices import behind
 from torchctl.diagnosis.findings.disagreement import disagreement
 from torchctl.diagnosis.findings.folding import MAX_ALIKE, fold
 from torchctl.diagnosis.findings.stuck import nobody_left, stuck
+from torchctl.diagnosis.findings.transfers import both_in
 from torchctl.diagnosis.findings.words import ranks_of
 from torchctl.diagnosis.model import Finding
 from torchctl.diagnosis.waits.waiting import Mismatch, Node
@@ -119,9 +120,16 @@ class _Cases:
         elif node.kind == "op" and self.waits.open.ops[node.number] not in self.waits.open.holding:
             self._case(("stuck", self._call(node)), [node], lambda court: behind(court, node) or stuck(court, node))
         elif node.kind == "pair":
-            self.unclear.append("a send and its recv are both recorded and not done; they may be in flight")
+            self._add_transfer(node)
         elif node.kind == "hidden":
             self._case(("hidden", node.name), [node], lambda court: nobody_left(court, node))
+
+    def _add_transfer(self, node: Node) -> None:
+        answer = both_in(self.court, node)
+        if isinstance(answer, Unclear):
+            self.unclear.append(answer.why)
+        elif answer is not None:
+            self._case(("transfer", self._call(node)), [node], lambda court: both_in(court, node) or answer)
 
     def _leave_out_hidden(self) -> None:
         """Take out the roots of gloo's operations where one may wait for another in a send that is not recorded."""

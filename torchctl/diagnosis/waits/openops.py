@@ -17,7 +17,7 @@ from torchctl.diagnosis.waits.ages import LONG_NS
 from torchctl.diagnosis.waits.entered import find_open
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.mismatch import find_mismatches
-from torchctl.diagnosis.waits.pairs import find_open_pairs
+from torchctl.diagnosis.waits.pairs import ends_differ, find_open_pairs
 from torchctl.diagnosis.waits.proofs import Proofs
 from torchctl.diagnosis.waits.waiting import OpenOp, OpenOperations, OpenPair
 from torchctl.flightrec.table.trace import State
@@ -142,7 +142,11 @@ def _pairs_that_count(proofs: Proofs) -> list[OpenPair]:
     found = []
     for pair in find_open_pairs(trace, proofs.usable, proofs.moved):
         done = pair.other is not None and trace.state[pair.other] == State.DONE
-        if not done and (not proofs.stale or proofs.hard([pair.row])) and not proofs.young([pair.row]):
+        if (
+            (not done or ends_differ(trace, pair))
+            and (not proofs.stale or proofs.hard([pair.row]))
+            and not proofs.young([pair.row])
+        ):
             found.append(pair)
     return found
 

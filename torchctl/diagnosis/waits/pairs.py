@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 
@@ -153,3 +154,18 @@ def _of_one_end(
 def _starts_done(trace: Trace, rows: list[int]) -> bool:
     """Whether the oldest of some rows is done: what a ring has lost before it is done, too."""
     return bool(rows) and bool(trace.state[rows[0]] == State.DONE)
+
+
+def ends_differ(trace: Trace, pair: OpenPair) -> bool:
+    """Whether the two ends of a transfer are of different sizes; False where one is not known."""
+    if pair.other is None:
+        return False
+    mine, theirs = elements(trace, pair.row), elements(trace, pair.other)
+    return mine is not None and theirs is not None and mine != theirs
+
+
+def elements(trace: Trace, row: int) -> int | None:
+    """Return how many elements an end of a transfer has; None if its recorder does not say."""
+    call = trace.call_of(row)
+    sizes = call.input_sizes or call.output_sizes
+    return sum(map(prod, sizes)) if sizes else None
