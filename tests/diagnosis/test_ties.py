@@ -173,3 +173,16 @@ def test_a_rank_without_a_dump_is_explained_by_a_disagreement_in_a_group_of_its_
 def test_a_rank_without_a_dump_that_nothing_else_explains_leads() -> None:
     rows: dict[int, Rows] = {rank: [of("0", 1), of("0", 2, active)] for rank in range(3)}
     assert told(look(rows, WORLD)) == [("rank_lost", (3,), (0, 1, 2))]
+
+
+def test_both_sides_lines_are_told_where_ranks_disagree() -> None:
+    """Rank 0 computes a metric under `if rank == 0`; the others reduce a bucket of gradients."""
+    metric = [{"name": "get_metrics", "filename": "/job/train.py", "line": 285}]
+    size = {"input_sizes": [[1]], "output_sizes": [[1]], "frames": metric}
+    rows: dict[int, Rows] = {rank: [of("0", 1, active, **(size if rank == 0 else {}))] for rank in range(4)}
+    found = only(look(rows, WORLD))
+    assert (found.kind, found.culprit_ranks) == ("shape_mismatch", (0,))
+    assert found.evidence[-2:] == [
+        "ranks 1-3 call it at /home/ada/train/trainer.py:402 (reduce_gradients)",
+        "rank 0 calls it at /job/train.py:285 (get_metrics)",
+    ]

@@ -243,7 +243,7 @@ def _verdict(healthy: bool | None, findings: list[Finding], unknown: list[str], 
         return f"{findings[0].summary}{tail}."
     if healthy is None:
         return f"Cannot tell: {unknown[0]}."
-    if moving(court):
+    if moving(court) and (court.trace.state <= State.LATE).any():
         return "Nothing is wrong: every rank was moving when it was dumped."
     if court.proofs.compared:
         return "Nothing is wrong: the job moves, and no rank waits for another."

@@ -26,6 +26,7 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
             f"{ranks_of(side)}: {call.name}, {[list(sizes) for sizes in call.input_sizes]} ->"
             f" {[list(sizes) for sizes in call.output_sizes]}, {call.dtype or 'no type'}"
         )
+    evidence += _lines(court, mismatch)
     is_open = node in court.waits.graph.edges
     waiting = court.waiting([node], mismatch.minority) if is_open else ()
     if mismatch.minority:
@@ -55,3 +56,15 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
     return Finding(
         mismatch.what, confidence, summary, mismatch.minority, waiting, group, collective, location, evidence
     )
+
+
+def _lines(court: Court, mismatch: Mismatch) -> list[str]:
+    """Return where each side calls it, if these are different lines."""
+    places = []
+    for side in mismatch.sides[:8]:
+        frame = court.frame(mismatch.rows[side[0]])
+        if frame is not None:
+            places.append((side, f"{frame.filename}:{frame.line} ({frame.name})"))
+    if len({place for _, place in places}) < 2:
+        return []
+    return [f"{ranks_of(side)} {verb(side, 'calls', 'call')} it at {place}" for side, place in places]
