@@ -23,7 +23,7 @@ FAMILIES = {
     "process": {"protocol", "errors"},
     "stacks": {"protocol", "errors", "ranks", "text"},
     "flightrec": {"protocol", "stacks", "manifest", "errors", "ranks", "text"},
-    "diagnosis": {"flightrec", "stacks", "manifest", "errors", "ranks", "text"},
+    "diagnosis": {"protocol", "flightrec", "stacks", "manifest", "errors", "ranks", "text"},
     "storeutil": {"errors", "ranks", "text"},
     "workers": {"protocol", "process", "stacks", "storeutil", "manifest", "errors", "ranks", "text"},
     "reports": {"workers", "diagnosis", "flightrec", "stacks", "process", "protocol", *LEAVES},
@@ -125,6 +125,8 @@ def wrong() -> set[tuple[str, str]]:
                 bad = other != "torchctl.stacks.codepaths"
             if home == "flightrec" and target == "protocol":
                 bad = other != "torchctl.protocol.recorder"
+            if home == "diagnosis" and target == "protocol":
+                bad = other != "torchctl.protocol.calls"
             if bad:
                 found.add((name, other))
         for prefix, allowed in NARROW.items():

@@ -17,7 +17,8 @@ from torchctl.diagnosis.findings.straggler import find_straggler
 from torchctl.diagnosis.findings.watchdog import from_logs
 from torchctl.diagnosis.findings.words import group_words, ranks_of, unable_words, verb
 from torchctl.diagnosis.model import Confidence, Diagnosis, Finding
-from torchctl.diagnosis.waits.proofs import proofs_of
+from torchctl.diagnosis.waits.members import state_members
+from torchctl.diagnosis.waits.proving import proofs_of
 from torchctl.diagnosis.waits.standing import Standing, standings_of
 from torchctl.diagnosis.waits.wiring import waits_of
 from torchctl.flightrec.decoding.raw import Failure
@@ -36,6 +37,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         if failure.rank is not None and failure.rank not in trace.ranks:
             failed.setdefault(failure.rank, f"its dump is unusable: {failure.error.message}")
     evidence.failed = failed
+    state_members(evidence)
     proofs = proofs_of(evidence)
     court = Court(proofs, waits_of(proofs))
     findings, unknown = accuse(court)

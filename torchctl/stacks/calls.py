@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from torchctl.protocol.callreader import calls_from_text
 from torchctl.protocol.calls import Call, Calls, Group, Tensor, ThreadCalls, Wait
-from torchctl.protocol.stacktext import CALLS_LINE
 from torchctl.ranks import few_ranks
 
 if TYPE_CHECKING:
@@ -20,18 +18,6 @@ if TYPE_CHECKING:
 
 _LISTED = 3  # tensors, planned sends and receives, keys
 _BEFORE = ("tensor", "input", "input_tensor", "tensors", "input_list", "input_tensor_list", "tensor_list")
-
-
-def split_calls(text: str) -> tuple[str, Calls | None]:
-    """Return a text of stacks without its line of calls, and the calls; None if it has none that can be read."""
-    at = text.rfind(f"\n{CALLS_LINE}")
-    if at < 0:
-        return text, None
-    line, _, rest = text[at + 1 + len(CALLS_LINE) :].partition("\n")
-    try:
-        return text[: at + 1] + rest, calls_from_text(line)
-    except ValueError:
-        return text[: at + 1] + rest, None
 
 
 def calls_of(stacks: Stacks, thread: ThreadStack) -> ThreadCalls | None:

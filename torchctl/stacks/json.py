@@ -1,13 +1,13 @@
-"""Reads the JSON in which torchctl's server sends stacks."""
+"""Reads the JSON in which torchctl's server sends stacks, and the line of calls in its text."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from torchctl.protocol.callreader import calls_from_json
+from torchctl.protocol.callreader import calls_from_json, calls_from_text
 from torchctl.protocol.calls import Calls
-from torchctl.protocol.stacktext import CALLS_PARAMETER, JSON_SCHEMA
+from torchctl.protocol.stacktext import CALLS_LINE, CALLS_PARAMETER, JSON_SCHEMA
 from torchctl.stacks.stack import MAX_FRAMES, MAX_THREADS, StackFrame, Stacks, ThreadStack
 
 
@@ -27,6 +27,18 @@ def stacks_from_json(text: str) -> Stacks:
         return Stacks(tuple(_thread(thread) for thread in threads), calls=_calls(document.get(CALLS_PARAMETER)))
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"the JSON is not in the {JSON_SCHEMA} format: {type(error).__name__}") from error
+
+
+def split_calls(text: str) -> tuple[str, Calls | None]:
+    """Return a text of stacks without its line of calls, and the calls; None if it has none that can be read."""
+    at = text.rfind(f"\n{CALLS_LINE}")
+    if at < 0:
+        return text, None
+    line, _, rest = text[at + 1 + len(CALLS_LINE) :].partition("\n")
+    try:
+        return text[: at + 1] + rest, calls_from_text(line)
+    except ValueError:
+        return text[: at + 1] + rest, None
 
 
 def _calls(document: Any) -> Calls | None:

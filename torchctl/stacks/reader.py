@@ -12,9 +12,8 @@ from collections.abc import Callable
 
 from torchctl.protocol import stacktext
 from torchctl.stacks import pyspy
-from torchctl.stacks.calls import split_calls
 from torchctl.stacks.faulthandler import Body, parse_faulthandler, read_body
-from torchctl.stacks.json import stacks_from_json
+from torchctl.stacks.json import split_calls, stacks_from_json
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
 Frames = tuple[StackFrame, ...]

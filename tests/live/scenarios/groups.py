@@ -126,7 +126,7 @@ def root_went_on() -> None:
 
 
 def member_makes_no_group() -> None:
-    """Rank 2 does not call new_group, which all ranks must."""
+    """Rank 2 does not call new_group, at whose end all ranks meet if they are told to."""
     warm_up()
     mark()
     if RANK == 2:

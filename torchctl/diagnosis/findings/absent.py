@@ -17,7 +17,7 @@ from torchctl.diagnosis.findings.words import (
 )
 from torchctl.diagnosis.model import Confidence, Finding, Kind
 from torchctl.diagnosis.waits.activity import Doing
-from torchctl.diagnosis.waits.waiting import Node
+from torchctl.diagnosis.waits.waiting import Hidden, Node
 
 
 def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unclear:
@@ -29,18 +29,10 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
     evidence: list[str] = []
     confidence = _confidence(court, operation, ranks)
     if operation.kind == "hidden":
-        clear = all(court.proofs.doing(rank) in (Doing.OWN_CODE, None) for rank in ranks)
-        if is_p2p and len(ranks) > 1 and not clear:
-            return Unclear(
-                f"{ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in send or recv,"
-                f" {unrecorded(court, waiting, 'send or recv')};"
-                f" {ranks_of(ranks)} {verb(ranks, 'is', 'are')} in none, and it cannot be determined which of"
-                " them they wait for"
-            )
-        evidence.append(
-            f"the {verb(waiting, 'stack', 'stacks')} of {ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside"
-            f" torch.distributed's {what}, {unrecorded(court, waiting, what)}"
-        )
+        hidden = court.waits.hidden[operation.number]
+        if (why := _unclear_end(court, hidden, ranks, waiting)) is not None:
+            return why
+        evidence.append(_shown(court, hidden))
     for rank in ranks[:8]:
         evidence += _of_absent(court, rank, operation)
     if few := _fewer_inside(court, operation, ranks):
@@ -54,6 +46,43 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
     summary += _at_prompts(court, ranks)
     location = court.location(ranks)
     return Finding(made, confidence, summary, tuple(ranks), waiting, group, collective, location, evidence)
+
+
+def _unclear_end(court: Court, hidden: Hidden, ranks: Sequence[int], waiting: Sequence[int]) -> Unclear | None:
+    """Return why no rank can be named for a send or recv that only stacks show; None if someone can."""
+    if not hidden.is_p2p:
+        return None
+    clear = all(court.proofs.doing(rank) in (Doing.OWN_CODE, None) for rank in ranks)
+    if hidden.text and hidden.peer is None:
+        return Unclear(
+            f"{ranks_of(hidden.ranks)} {verb(hidden.ranks, 'waits', 'wait')} for a send or recv to end, and nothing"
+            f" shows with which rank; {ranks_of(ranks)} {verb(ranks, 'is', 'are')} in none: record_p2p=True of"
+            " worker_main would show the other end"
+        )
+    if hidden.peer is None and len(ranks) > 1 and not clear:
+        return Unclear(
+            f"{ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in send or recv,"
+            f" {unrecorded(court, waiting, 'send or recv')};"
+            f" {ranks_of(ranks)} {verb(ranks, 'is', 'are')} in none, and it cannot be determined which of"
+            " them they wait for"
+        )
+    if hidden.peer is not None and court.proofs.never_sent(hidden.peer):
+        who = ranks_of(hidden.ranks)
+        return Unclear(
+            f"{who} waits in {hidden.text}, and rank {hidden.peer}, which is elsewhere, has neither sent nor received"
+            f" anything so far: either it is late, or {who} waits for the wrong rank"
+        )
+    return None
+
+
+def _shown(court: Court, hidden: Hidden) -> str:
+    """Return what shows that ranks are in an operation without an entry."""
+    ranks = hidden.ranks
+    call = hidden.text or f"torch.distributed's {hidden.call}"
+    return (
+        f"the {verb(ranks, 'stack', 'stacks')} of {ranks_of(ranks)} {verb(ranks, 'is', 'are')} inside {call},"
+        f" {unrecorded(court, ranks, hidden.call)}"
+    )
 
 
 def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unclear:
@@ -206,7 +235,8 @@ def _either(court: Court, operation: Node, ranks: Sequence[int], inside: Sequenc
 
 def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confidence:
     stacks = all(rank in court.proofs.activity for rank in ranks)
-    still = court.proofs.compared
+    # Whose side thread waits for others may wait for that thread: then it is part of a circle.
+    still = court.proofs.compared and court.waits.aside.keys().isdisjoint(ranks)
     if operation.kind == "op":
         op = court.waits.open.ops[operation.number]
         known = court.trace.groups[op.group].known or court.trace.groups[op.group].desc == "default_pg"

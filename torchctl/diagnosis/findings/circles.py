@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torchctl.diagnosis.findings.court import Court
+from torchctl.diagnosis.findings.court import Court, Unclear
 from torchctl.diagnosis.findings.words import call_words, group_words, joined, ranks_of, verb
 from torchctl.diagnosis.model import Collective, Finding, GroupName, Kind
 from torchctl.diagnosis.waits.graph import Graph
-from torchctl.diagnosis.waits.waiting import Node, Waits
+from torchctl.diagnosis.waits.waiting import Hidden, Node, Waits
 
 _MOST_NAMED = 2  # ranks of a circle that are named although it may be either
 
 
-def circle(court: Court, component: list[Node]) -> Finding:
+def circle(court: Court, component: list[Node]) -> Finding | Unclear:
     """Return the finding for a component of the graph whose nodes wait for each other."""
     ranks = sorted(node.number for node in component if node.kind == "rank")
+    hidden = [court.waits.hidden[node.number] for node in component if node.kind == "hidden"]
+    if all(node.kind in ("rank", "hidden") for node in component):
+        return _of_hidden(court, component, ranks, sorted(hidden, key=lambda one: one.ranks))
     nodes = [node for node in component if node.kind in ("op", "pair")]
     # Where no rank is in it, all have entered both, in different orders.
     ranks = in_every_circle(court.waits, component) or ranks or _out_of_order(court, nodes)
@@ -29,6 +32,7 @@ def circle(court: Court, component: list[Node]) -> Finding:
         rows = court.waits.rows_of(node).keys()
         inside = sorted(rows & set(ranks)) or sorted(rows)
         steps.append(f"{ranks_of(inside)} {verb(inside, 'waits', 'wait')} in {call_words(made, where)}")
+    steps += [_step(one) for one in hidden]
     location = court.location(ranks, {r: row for node in nodes for r, row in court.waits.rows_of(node).items()})
     kind: Kind = "order_cycle"
     if all(node.kind == "pair" for node in nodes):
@@ -45,6 +49,41 @@ def circle(court: Court, component: list[Node]) -> Finding:
         summary += "; which of them is wrong cannot be determined"
         waiting, ranks, location = tuple(sorted({*waiting, *ranks})), [], None
     return Finding(kind, "likely", summary, tuple(ranks), waiting, group, collective, location, steps[:16])
+
+
+def _of_hidden(court: Court, component: list[Node], ranks: list[int], hidden: list[Hidden]) -> Finding | Unclear:
+    """Return the finding for ranks that wait for each other in calls that only stacks show."""
+    steps = [_step(one) for one in hidden]
+    if _meet(hidden):
+        return Unclear(f"{joined(steps)}, which belong together and do not end: it may be the network")
+    waiting = court.waiting(component, ranks)
+    summary = f"{ranks_of(ranks)} wait for each other: {joined(steps[:4])}{', ...' if len(steps) > 4 else ''}"
+    if waiting:
+        summary += f"; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} for them"
+    kind: Kind = "p2p_mismatch" if all(one.is_p2p for one in hidden) else "order_cycle"
+    location = court.location(ranks)
+    if len(ranks) > _MOST_NAMED:
+        summary += "; which of them is wrong cannot be determined"
+        waiting, ranks, location = tuple(sorted({*waiting, *ranks})), [], None
+    collective, group = court.collective(min((node for node in component if node.kind == "hidden"), key=_number))
+    return Finding(kind, "likely", summary, tuple(ranks), waiting, group, collective, location, steps[:16])
+
+
+def _number(node: Node) -> int:
+    return node.number
+
+
+def _step(one: Hidden) -> str:
+    return f"{ranks_of(one.ranks)} {verb(one.ranks, 'is', 'are')} in {one.text or one.call}"
+
+
+def _meet(hidden: list[Hidden]) -> bool:
+    """Whether two ranks are in a send and the recv that takes it."""
+    if len(hidden) != 2 or not all(one.is_p2p for one in hidden):
+        return False
+    first, second = hidden
+    ends = [first.peer] == second.ranks and [second.peer] == first.ranks
+    return ends and first.tag == second.tag and first.sends != second.sends
 
 
 def _wrong_peer(court: Court, ranks: list[int]) -> list[int]:

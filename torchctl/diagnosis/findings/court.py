@@ -65,6 +65,7 @@ class Court:
             return ()
         reached = self.waits.graph.waiting_for(roots)
         ranks = {node.number for node in reached if node.kind == "rank" and node.number in self.waits.blocked}
+        ranks |= {rank for rank, nodes in self.waits.aside.items() if not reached.isdisjoint(nodes)}
         return tuple(sorted(ranks - set(culprits)))
 
     def undecided(self, node: Node) -> bool:

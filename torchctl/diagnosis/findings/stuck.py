@@ -42,6 +42,12 @@ def stuck(court: Court, node: Node) -> Finding | Unclear:
 
 def nobody_left(court: Court, node: Node) -> Unclear:
     """Say that all are in an operation that leaves no entry, so that no one differs from the rest."""
+    hidden = court.waits.hidden[node.number]
+    if hidden.remote:
+        return Unclear(
+            f"{ranks_of(hidden.ranks)} {verb(hidden.ranks, 'waits', 'wait')} in {hidden.text} for an answer: the"
+            " threads of the called worker show what it does (`torchctl traceback --all-threads`)"
+        )
     waiting = court.waiting([node], ())
     return Unclear(
         f"{ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside torch.distributed's {node.name},"

@@ -1,29 +1,13 @@
-"""What a rank is doing, by its Python stacks: in torch.distributed, in its own code, or unclear.
-
-How this works. A call that waits inside torch.distributed has one of its frames innermost. Python's own library
-innermost (a queue, a lock's wrapper, a socket) is a wait that has nothing to do with the job's ranks. The user's
-own file innermost says less: the call may be a `sleep`, a loop, or `work.wait()` and `tensor.item()`, which are
-written in C and leave no frame; the recorder's entries decide then. Names count only inside torch.
-
-Source: torch/distributed/distributed_c10d.py (2.13) for the names of functions.
-"""
+"""What a rank is doing, as plain data: in torch.distributed, in its own code, or unclear; `doing` determines it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from torchctl.diagnosis.model import Location
-from torchctl.stacks import codepaths
-from torchctl.stacks.prompts import prompt_of
-from torchctl.stacks.role import rank_thread
-from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
 _P2P = frozenset({"send", "recv", "isend", "irecv", "batch_isend_irecv", "send_object_list", "recv_object_list"})
-# Not waits of the job: the launcher, debug servers and their like.
-_SERVICES = ("elastic/", "debug/", "launcher/", "_tools/", "run.py")
-_WRAPPERS = frozenset({"wrapper", "_wrapper", "wrapped"})
 
 
 class Doing(Enum):
@@ -35,6 +19,31 @@ class Doing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Calling:
+    """What one thread waits in.
+
+    Attributes:
+        call: the function of torch.distributed, or the operation of the work that it waits for.
+        text: the same with its arguments, "recv(src=1, tag=7)".
+        group: the name of its process group; None if it is not known.
+        members: global ranks of that group; None if they are not known.
+        peer: the other end of a send or recv, a global rank; None if there is none, or it is not known.
+        tag: of a send or recv.
+        root: of a broadcast, scatter, gather or reduce, a global rank.
+        remote: it waits for the answer to a remote call.
+    """
+
+    call: str
+    text: str
+    group: str | None = None
+    members: tuple[int, ...] | None = None
+    peer: int | None = None
+    tag: int = 0
+    root: int | None = None
+    remote: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Activity:
     """What one rank is doing.
 
@@ -42,12 +51,16 @@ class Activity:
         call: the function of torch.distributed that the user has called, "" outside of it.
         location: the user's own innermost frame, else a library's; None if there is neither.
         prompt: the debugger at whose prompt the thread is, "" for none.
+        calling: the call with its arguments; None if the worker does not say.
+        aside: it is a side thread that is in torch.distributed, while the rank's own thread is not.
     """
 
     doing: Doing
     call: str
     location: Location | None
     prompt: str = ""
+    calling: Calling | None = None
+    aside: bool = False
 
     def of_process(self, name: str) -> Activity:
         """Return the same of a process without a rank, by its name."""
@@ -61,51 +74,3 @@ class Activity:
     def outside(self) -> bool:
         """Whether it is in no operation of torch.distributed as far as frames tell."""
         return self.doing is not Doing.COLLECTIVE
-
-
-def activities_of(stacks: Mapping[int, Stacks]) -> dict[int, Activity]:
-    """Return what each rank is doing by its stacks, if that can be determined."""
-    found = {rank: activity_of(rank, one) for rank, one in stacks.items()}
-    return {rank: activity for rank, activity in found.items() if activity is not None}
-
-
-def activity_of(rank: int | None, stacks: Stacks) -> Activity | None:
-    """Return what a rank is doing; None if the main thread is missing and no thread is in torch.distributed."""
-    threads = [thread for thread in stacks.threads if not thread.own and thread.frames]
-    main = rank_thread(stacks)
-    if main is not None and (prompt := prompt_of(main.frames)):
-        return Activity(Doing.OWN_CODE, "", _location(rank, main), prompt)
-    for thread in sorted(threads, key=lambda thread: thread is not main):
-        call = _distributed_call(thread.frames)
-        if call:
-            return Activity(Doing.COLLECTIVE, call, _location(rank, thread))
-    if main is None or not main.frames:
-        return None
-    inner = main.frames[0]
-    # Torch innermost, outside of torch.distributed: autograd, an optimizer, an operator; any of them may wait.
-    clear = inner.origin in ("python", "library") and any(frame.origin == "user" for frame in main.frames)
-    return Activity(Doing.OWN_CODE if clear else Doing.UNCLEAR, "", _location(rank, main))
-
-
-def _distributed_call(frames: tuple[StackFrame, ...]) -> str:
-    """Return the outermost function of the run of torch.distributed's frames at the inner end, "" for none."""
-    call = ""
-    for frame in frames:
-        if frame.origin == "native":
-            continue
-        if frame.origin != "torch":
-            break
-        inside = codepaths.short(frame.file).partition("torch/distributed/")[2]
-        if not inside or inside.startswith(_SERVICES):
-            break
-        if frame.bare not in _WRAPPERS:
-            call = frame.bare
-    return call
-
-
-def _location(rank: int | None, thread: ThreadStack) -> Location | None:
-    at = thread.nearest_frame
-    if at is None:
-        return None
-    frame = thread.frames[at]
-    return Location(rank, frame.file, frame.line, frame.function)

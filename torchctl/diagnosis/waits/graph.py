@@ -13,7 +13,7 @@ N = TypeVar("N", bound=Hashable)
 
 
 class Graph(Generic[N]):
-    """A directed graph that is only added to."""
+    """A directed graph."""
 
     def __init__(self) -> None:
         self.edges: dict[N, list[N]] = {}
@@ -29,6 +29,12 @@ class Graph(Generic[N]):
         self.add(for_node)
         self.edges[waiting].append(for_node)
         self.back[for_node].append(waiting)
+
+    def free(self, node: N) -> None:
+        """Say that a node waits for nothing."""
+        for target in self.edges[node]:
+            self.back[target].remove(node)
+        self.edges[node] = []
 
     def roots(self) -> list[list[N]]:
         """Return the components that wait for nothing outside of themselves: single nodes, or circles."""

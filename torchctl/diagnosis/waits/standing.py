@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Location, ProcessName
-from torchctl.diagnosis.waits.activity import Activity, Doing, activity_of
+from torchctl.diagnosis.waits.activity import Activity, Doing
+from torchctl.diagnosis.waits.doing import activity_of
 from torchctl.stacks import codepaths
 from torchctl.stacks.role import MAIN, rank_thread, role_of
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack

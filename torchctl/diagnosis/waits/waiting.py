@@ -66,6 +66,34 @@ class OpenPair:
     counted: bool = True
 
 
+@dataclass(slots=True)
+class Hidden:
+    """An operation that only stacks show.
+
+    Attributes:
+        call: the function of torch.distributed, or "send or recv".
+        ranks: who is in it.
+        text: the call with its arguments, "recv(src=1, tag=7)"; "" if they are not known.
+        peer: the other end of a send or recv; None if there is none, or it is not known.
+        members: of its group; None if they are not known.
+        remote: it waits for the answer to a remote call, and nothing says of which rank.
+        tag, sends: of a send or recv: whether it is a send.
+    """
+
+    call: str
+    ranks: list[int] = field(default_factory=list)
+    text: str = ""
+    peer: int | None = None
+    members: tuple[int, ...] | None = None
+    remote: bool = False
+    tag: int = 0
+    sends: bool = False
+
+    @property
+    def is_p2p(self) -> bool:
+        return self.call.startswith("send")
+
+
 @dataclass(frozen=True, slots=True)
 class Mismatch:
     """One collective on which ranks disagree.
@@ -120,6 +148,8 @@ class Waits:
         order: of each operation that waits for an earlier one, the ranks that launched them in this order.
         ambiguous: operations of groups of which members may never have shown themselves, with the ranks that may be
             them.
+        hidden: operations that only stacks show; a node of that kind has an index in it.
+        aside: what the side threads of ranks wait in, whose own threads are elsewhere.
     """
 
     open: OpenOperations
@@ -127,6 +157,8 @@ class Waits:
     blocked: dict[int, list[Node]]
     order: dict[tuple[Node, Node], set[int]]
     ambiguous: list[tuple[OpenOp, list[int]]]
+    hidden: list[Hidden] = field(default_factory=list)
+    aside: dict[int, list[Node]] = field(default_factory=dict)
 
     def rows_of(self, node: Node) -> dict[int, int]:
         """Return the row of each rank that is in the operation of a node."""

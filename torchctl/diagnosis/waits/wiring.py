@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torchctl.diagnosis.waits.activity import Doing
+from torchctl.diagnosis.waits.activity import Activity, Doing
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.openops import open_operations
 from torchctl.diagnosis.waits.proofs import Proofs
-from torchctl.diagnosis.waits.waiting import Node, OpenOp, Waits
+from torchctl.diagnosis.waits.waiting import Hidden, Node, OpenOp, Waits
 from torchctl.flightrec.table.trace import State
 
 _P2P_CALL = "send or recv"
@@ -74,6 +74,7 @@ class _Connecting:
         self._connect_hidden()
         for rank, nodes in self.waits.blocked.items():
             self._wait(Node("rank", rank), nodes)
+        self._let_go_of_side_threads()
 
     def _wait(self, node: Node, targets: Iterable[Node]) -> None:
         for target in targets:
@@ -156,12 +157,14 @@ class _Connecting:
     def _connect_hidden(self) -> None:
         """Add the operations that only stacks show."""
         activities, moved, blocked = self.proofs.activity, self.proofs.moved, self.waits.blocked
-        hidden: dict[str, list[int]] = {}
+        hidden: dict[tuple[object, ...], Hidden] = {}
         recorded = {rank for op in (*self.open.passing, *self.open.in_flight) for rank in op.rows}
         for rank, activity in activities.items():
             shown = rank in self.inside or rank in recorded
             if activity.doing is Doing.COLLECTIVE and not shown and rank not in moved:
-                hidden.setdefault(_P2P_CALL if activity.is_p2p else activity.call, []).append(rank)
+                made = _hidden(rank, activity)
+                key = (made.call, made.members, made.remote, *((rank, made.peer) if made.peer is not None else ()))
+                hidden.setdefault(key, made).ranks.append(rank)
         if not hidden:
             return
         idle = [
@@ -170,8 +173,44 @@ class _Connecting:
             if activity.outside and rank not in blocked and rank not in moved
         ]
         lost = [rank for rank in self.proofs.evidence.failed if rank not in activities]
-        for call, ranks in hidden.items():
-            node = Node("hidden", name=call)
+        for made in hidden.values():
+            node = Node("hidden", len(self.waits.hidden), made.call)
+            self.waits.hidden.append(made)
             self.graph.add(node)
-            blocked.update({rank: [node] for rank in ranks})
-            self._wait(node, (Node("rank", rank) for rank in idle) if idle else (Node("lost", rank) for rank in lost))
+            blocked.update({rank: [node] for rank in made.ranks})
+            self._wait(node, self._awaited(made, idle, lost))
+
+    def _awaited(self, made: Hidden, idle: list[int], lost: list[int]) -> Iterable[Node]:
+        """Return whom an operation waits for that only stacks show: its other end, its absent members, or the idle."""
+        if made.remote:
+            return ()
+        if made.peer is not None:
+            wanted: Iterable[int] = (made.peer,)
+        elif made.members is not None and not made.is_p2p:
+            wanted = [rank for rank in made.members if rank not in made.ranks]
+        else:
+            return (Node("rank", rank) for rank in idle) if idle else (Node("lost", rank) for rank in lost)
+        return (self._without_dump(rank) if rank not in self.proofs.usable else Node("rank", rank) for rank in wanted)
+
+    def _let_go_of_side_threads(self) -> None:
+        """Take out the waits of side threads that come back to their own rank: it is its own thread that others need.
+
+        A rank whose side thread waits for others may wait for that thread, or go on beside it: nothing shows which. In
+        a circle it is this rank's own thread, one way or the other, that the others' operation lacks.
+        """
+        aside = [rank for rank, activity in self.proofs.activity.items() if activity.aside]
+        for component in self.graph.components() if aside else ():
+            for node in component if len(component) > 1 else ():
+                if node.kind == "rank" and node.number in aside:
+                    self.waits.aside[node.number] = self.waits.blocked.pop(node.number, [])
+                    self.graph.free(node)
+
+
+def _hidden(rank: int, activity: Activity) -> Hidden:
+    """Return the operation that a rank's stack shows."""
+    call = _P2P_CALL if activity.is_p2p else activity.call
+    calling = activity.calling
+    if calling is None:
+        return Hidden(call)
+    sends = "send" in calling.call
+    return Hidden(call, [], calling.text, calling.peer, calling.members, calling.remote, calling.tag, sends)

@@ -1,0 +1,71 @@
+"""What a thread waits in by its worker's own account: the function, the members of its group, the other end of a send.
+
+How this works. A worker of ours says which calls of torch.distributed each of its threads is in, with their arguments,
+and which object a thread waits for where the call has left no frame, as `work.wait()`. Both are of the moment of its
+stacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchctl.diagnosis.waits.activity import Calling
+from torchctl.protocol.calls import Group, Wait
+from torchctl.stacks.calls import call_text, calls_of, inner_calls, wait_text
+from torchctl.stacks.stack import Stacks, ThreadStack
+
+_ENDS = {
+    "send": "dst",
+    "send_object_list": "dst",
+    "recv": "src",
+    "recv_object_list": "src",
+}
+_WORKS = {"allreduce": "all_reduce", "allgather": "all_gather", "alltoall": "all_to_all"}  # as torch.distributed names
+_ROOTED = {"broadcast": "src", "scatter": "src", "gather": "dst", "reduce": "dst"}
+
+
+def calling_of(stacks: Stacks, thread: ThreadStack) -> Calling | None:
+    """Return what a thread waits in; None if it waits in nothing of torch.distributed, or its worker does not say."""
+    said = calls_of(stacks, thread)
+    if said is None or stacks.calls is None:
+        return None
+    inside, groups = inner_calls(thread, said), stacks.calls.groups
+    if not inside:
+        return None if said.wait is None or said.wait.kind != "work" else _of_work(said.wait, groups)
+    grouped = [call for call in inside if call.group is not None]
+    made = grouped[-1] if grouped else inside[-1]
+    group = groups[made.group] if made.group is not None else None
+    return Calling(
+        made.function,
+        call_text(made, groups),
+        None if group is None else group.name,
+        None if group is None else group.members,
+        made.numbers.get(_ENDS.get(made.function, "")),
+        made.numbers.get("tag", 0),
+        made.numbers.get(_ROOTED.get(made.function, "")),
+        any(one.to for one in inside),
+    )
+
+
+def _of_work(wait: Wait, groups: Sequence[Group]) -> Calling:
+    """Return the operation of a work that a thread waits for."""
+    operation = wait.operation if wait.p2p is None else wait.p2p.operation
+    call = _WORKS.get(operation, operation) or "a work"
+    if wait.p2p is None:
+        return Calling(call, wait_text(wait))
+    group = None if wait.p2p.group is None else groups[wait.p2p.group]
+    return Calling(
+        call.removeprefix("i"),
+        wait_text(wait),
+        None if group is None else group.name,
+        None if group is None else group.members,
+        wait.p2p.peer,
+        wait.p2p.tag or 0,
+    )
+
+
+def members_by_name(stacks: Stacks) -> dict[str, tuple[int, ...]]:
+    """Return the members of each group that a rank is in, by the group's name; nothing if its worker does not say."""
+    if stacks.calls is None:
+        return {}
+    return {group.name: group.members for group in stacks.calls.groups if group.members}
