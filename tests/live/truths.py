@@ -158,7 +158,6 @@ OPEN = {
     "one_gather_root_differs",
     "scatter_roots_differ",
     "reduce_roots_differ",
-    "member_makes_no_group",
     "heartbeat",
     "one_step_more",
     "evaluation",

@@ -20,6 +20,7 @@ from torchctl.diagnosis.waits.waiting import Hidden, Node, OpenOp, Waits
 from torchctl.flightrec.table.trace import State
 
 _P2P_CALL = "send or recv"
+_OF_ALL = ("new_group", "init_process_group")  # which every rank of the job must call, whoever is in the group
 
 
 def waits_of(proofs: Proofs) -> Waits:
@@ -213,4 +214,5 @@ def _hidden(rank: int, activity: Activity) -> Hidden:
     if calling is None:
         return Hidden(call)
     sends = "send" in calling.call
-    return Hidden(call, [], calling.text, calling.peer, calling.members, calling.remote, calling.tag, sends)
+    members = None if activity.call in _OF_ALL else calling.members
+    return Hidden(call, [], calling.text, calling.peer, members, calling.remote, calling.tag, sends)
