@@ -86,10 +86,10 @@ TRUTHS = {
     "mesh": Truth(8, [late(5, waiting=[0, 1, 2, 3, 4, 6, 7])]),
     "outsider_sleeps": Truth(4, [late(3, waiting=[0, 1])]),
     "monitored_in_a_group": Truth(4, [late(1, waiting=[0, 2])]),
-    "broadcast_roots_differ": Truth(4, [mismatch("op", 0, 1, 2, 3)], or_cannot_tell=True),
-    "one_gather_root_differs": Truth(4, [mismatch("op", 3)], or_cannot_tell=True),
-    "scatter_roots_differ": Truth(4, [mismatch("op", 2)], or_cannot_tell=True),
-    "reduce_roots_differ": Truth(4, [mismatch("op", 3)], or_cannot_tell=True),
+    "broadcast_roots_differ": Truth(4, [mismatch("op")]),
+    "one_gather_root_differs": Truth(4, [mismatch("op")]),
+    "scatter_roots_differ": Truth(4, [mismatch("op")]),
+    "reduce_roots_differ": Truth(4, [mismatch("op")]),
     "broadcast_without_its_root": Truth(4, [late(0, waiting=[1, 2, 3])]),
     "root_went_on": Truth(4, [late(3, waiting=[0, 1, 2])]),
     "member_makes_no_group": Truth(3, [late(2, waiting=[0, 1])], environment={"TORCH_DIST_INIT_BARRIER": "1"}),
@@ -154,10 +154,6 @@ TRUTHS = {
 
 # What `diagnose` still gets wrong. A scenario leaves this list with the change that mends it: one that is right fails.
 OPEN = {
-    "broadcast_roots_differ",
-    "one_gather_root_differs",
-    "scatter_roots_differ",
-    "reduce_roots_differ",
     "heartbeat",
     "one_step_more",
     "evaluation",

@@ -12,6 +12,7 @@ from torchctl.diagnosis.findings.court import Court, Unclear
 from torchctl.diagnosis.findings.devices import behind
 from torchctl.diagnosis.findings.disagreement import disagreement
 from torchctl.diagnosis.findings.folding import MAX_ALIKE, fold
+from torchctl.diagnosis.findings.roots import roots_differ
 from torchctl.diagnosis.findings.stuck import nobody_left, stuck
 from torchctl.diagnosis.findings.transfers import both_in
 from torchctl.diagnosis.findings.words import ranks_of
@@ -118,7 +119,7 @@ class _Cases:
             elif operation is not None:
                 self.awaited[node.kind, operation].append(node)
         elif node.kind == "op" and self.waits.open.ops[node.number] not in self.waits.open.holding:
-            self._case(("stuck", self._call(node)), [node], lambda court: behind(court, node) or stuck(court, node))
+            self._case(("stuck", self._call(node)), [node], _all_inside(node))
         elif node.kind == "pair":
             self._add_transfer(node)
         elif node.kind == "hidden":
@@ -171,8 +172,15 @@ class _Cases:
 
 
 def _absence(kind: str, operation: Node, ranks: list[int]) -> Answer:
-    part = lost if kind == "lost" else absent
-    return lambda court: part(court, operation, ranks)
+    if kind == "lost":
+        return lambda court: lost(court, operation, ranks)
+    return lambda court: roots_differ(court, operation, ranks) or absent(court, operation, ranks)
+
+
+def _all_inside(node: Node) -> Answer:
+    return lambda court: (
+        roots_differ(court, node, sorted(court.waits.rows_of(node))) or behind(court, node) or stuck(court, node)
+    )
 
 
 def _disagreement(node: Node, mismatch: Mismatch) -> Answer:

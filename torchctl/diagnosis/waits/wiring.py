@@ -20,7 +20,7 @@ from torchctl.diagnosis.waits.waiting import Hidden, Node, OpenOp, Waits
 from torchctl.flightrec.table.trace import State
 
 _P2P_CALL = "send or recv"
-_OF_ALL = ("new_group", "init_process_group")  # which every rank of the job must call, whoever is in the group
+_OF_ALL = ("new_group", "init_process_group")  # which every rank of the job must call, also those outside of the group
 
 
 def waits_of(proofs: Proofs) -> Waits:
