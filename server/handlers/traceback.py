@@ -98,7 +98,8 @@ def _walk(frames: dict[int, FrameType]) -> list[Stack]:
     for ident, top in frames.items():
         thread = threads.get(ident)
         name = str(getattr(thread, "name", ""))
-        native_id = getattr(thread, "native_id", None)
+        # After a fork Python still has the parent's id for the main thread.
+        native_id = os.getpid() if thread is threading.main_thread() else getattr(thread, "native_id", None)
         walked: list[Frame] = []
         frame: FrameType | None = top
         while frame is not None and len(walked) < MAX_FRAMES:

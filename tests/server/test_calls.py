@@ -1,6 +1,7 @@
 """What threads are calling, as read from outside of them: Python's own waits, without torch."""
 
 import functools
+import json
 import queue
 import socket
 import subprocess
@@ -10,10 +11,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import Pipe
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.http_client import post
+from tests.processes import python
 from tests.server.waiting import read_calls, thread_of, waiting
 from torchctl.protocol.calls import Wait
 
@@ -223,3 +227,26 @@ def test_a_process_without_torch_has_no_groups_and_records_nothing() -> None:
     if "torch" not in sys.modules:
         assert calls.groups == ()
     assert calls.p2p is None
+
+
+def test_after_a_fork_the_main_thread_has_the_childs_own_number(folder: Path) -> None:
+    """Python keeps the parent's, of which the kernel knows no CPU time here."""
+    code = (
+        "import os, time\n"
+        "if os.fork():\n"
+        "    os.wait()\n"
+        "else:\n"
+        "    from torchctl.server import WorkerServer\n"
+        f"    with WorkerServer({str(folder / 's')!r}):\n"
+        "        print(os.getpid(), flush=True)\n"
+        "        input()\n"
+    )
+    with python(code) as parent:
+        pid = int(parent.line())
+        (main,) = (one for one in json.loads(post(str(folder / "s"), "calls").body)["threads"] if one["main"])
+        stacks = json.loads(post(str(folder / "s"), "dump_traceback?format=json").body)
+        parent.tell("")
+        assert parent.finish()[0] == 0
+    assert main["native_id"] == pid
+    assert main["cpu_ns"] > 0
+    assert [one["native_id"] for one in stacks["threads"] if one["name"] == "MainThread"] == [pid]

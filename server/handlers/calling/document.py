@@ -62,7 +62,10 @@ def _name(ident: int) -> str:
 
 
 def _thread(ident: int, name: str, top: FrameType, main: bool, waits: Waits, arguments: Arguments) -> dict[str, Any]:
-    native_id = whole_of(attribute(threading._active.get(ident), "_native_id"))  # type: ignore[attr-defined]
+    if main:
+        native_id: int | None = os.getpid()  # after a fork Python still has the parent's
+    else:
+        native_id = whole_of(attribute(threading._active.get(ident), "_native_id"))  # type: ignore[attr-defined]
     code = top.f_code
     return {
         "id": ident,
