@@ -20,7 +20,7 @@ from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import NoWorkersError, TorchctlError
 from torchctl.reports.latecomers import Latecomers
-from torchctl.reports.sightings import LateStacks, Seen, add_late_stacks, add_stacks, evidence_of, seen_of
+from torchctl.reports.sightings import LateStacks, Seen, add_late_stacks, add_stacks, evidence_of, has_moved, seen_of
 from torchctl.workers.ask.outcome import Outcome, is_stopped, stopped
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.causes import is_late, stands_still
@@ -217,7 +217,7 @@ def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything
             rank = ends.get(str(one.endpoint))
             if one.value is None or one.value.degraded or rank is None:
                 continue
-            if one.value.moving != seen.sights[rank].moving:
+            if has_moved(seen.sights[rank], one.value):
                 seen.moved.add(rank)
             elif one.value.traces:
                 seen.sights[rank] = one.value

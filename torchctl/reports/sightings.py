@@ -13,6 +13,7 @@ from torchctl.flightrec.table.loading import load_raw
 from torchctl.flightrec.table.trace import Trace
 from torchctl.manifest import GENERIC_TRACE, INFO, STACKS, TRACE, Answer, Entry
 from torchctl.protocol import GENERIC_RECORDER
+from torchctl.protocol.calls import Calls
 from torchctl.protocol.identity import Identity
 from torchctl.reports.entries import place_of, take_identity, take_reply
 from torchctl.stacks.reader import StackReader
@@ -24,6 +25,7 @@ from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.look import Sight
 from torchctl.workers.rollcall import rank_of
 
+_P2P = {"send", "recv", "isend", "irecv", "batch_isend_irecv", "send_object_list", "recv_object_list"}
 _DUMPS_PER_PROCESS = 16  # digests; a decoding process takes 30 ms to start
 
 
@@ -91,6 +93,32 @@ class Seen:
     interrupted: bool = False
 
 
+def has_moved(before: Sight, after: Sight) -> bool:
+    """Whether a rank has gone on from look to look.
+
+    One whose main thread has stayed in the same collective has not: only its other threads have, a heartbeat's, say.
+    """
+    if before.moving == after.moving:
+        return False
+    entered = _entered(before.calls)
+    return entered is None or entered != _entered(after.calls)
+
+
+def _entered(calls: Calls | None) -> tuple[str, str, int] | None:
+    """Return the collective that the main thread is in: its function, its group's name and sequence number.
+
+    None if it is in none, or if the number does not tell one call from the next: not all backends count sends.
+    """
+    main = None if calls is None else calls.main
+    if calls is None or main is None or any(call.function in _P2P for call in main.calls):
+        return None
+    for call in main.calls:
+        group = None if call.group is None else calls.groups[call.group]
+        if group is not None and group.sequence is not None:
+            return call.function, group.name, group.sequence
+    return None
+
+
 def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
     """Return what two looks have given."""
     before = {str(one.endpoint): one.value for one in first if one.value is not None and not one.value.degraded}
@@ -103,7 +131,7 @@ def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
         if one.value is None or one.value.degraded or rank is None:
             continue
         seen.endpoints[rank], seen.sights[rank] = one.endpoint, one.value
-        if first_sight is not None and one.value.moving != first_sight.moving:
+        if first_sight is not None and has_moved(first_sight, one.value):
             seen.moved.add(rank)
     for one in (*first, *second):
         answered = before.get(str(one.endpoint))
