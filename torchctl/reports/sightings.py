@@ -94,14 +94,20 @@ class Seen:
 
 
 def has_moved(before: Sight, after: Sight) -> bool:
-    """Whether a rank has gone on from look to look.
+    """Whether a rank has gone on from look to look: by its recorders, or by its groups' counts, sends among them.
 
     One whose main thread has stayed in the same collective has not: only its other threads have, a heartbeat's, say.
     """
-    if before.moving == after.moving:
+    first, second = before.calls, after.calls
+    counted = first is not None and second is not None and _sequences(first) != _sequences(second)
+    if before.moving == after.moving and not counted:
         return False
-    entered = _entered(before.calls)
-    return entered is None or entered != _entered(after.calls)
+    entered = _entered(first)
+    return entered is None or entered != _entered(second)
+
+
+def _sequences(calls: Calls) -> list[tuple[str, int | None]]:
+    return [(group.name, group.sequence) for group in calls.groups]
 
 
 def _entered(calls: Calls | None) -> tuple[str, str, int] | None:

@@ -66,14 +66,15 @@ def dtensor() -> None:
 
 
 def checkpoint() -> None:
-    """Rank 2 never comes to save."""
+    """Rank 2 never comes to the second save."""
     import torch.distributed.checkpoint as dcp
 
-    warm_up()
-    mark()
-    if RANK == 2:
-        block()
-    dcp.save({"weight": torch.ones(4)}, checkpoint_id=os.path.join(FOLDER, "checkpoint"))
+    for name in ("first", "second"):
+        if name == "second":
+            mark()
+            if RANK == 2:
+                block()
+        dcp.save({"weight": torch.ones(4)}, checkpoint_id=os.path.join(FOLDER, name))
 
 
 def asynchronous_checkpoint() -> None:
