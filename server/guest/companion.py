@@ -197,11 +197,11 @@ class Companion:
 
     def _close_door(self) -> None:
         """Close the door, and what is handed over at it alone."""
+        if self._page is not None:
+            self._page.close_descriptor()
         if self._door is not None:
             self._door.close()
             self._door = None
-        if self._page is not None:
-            self._page.close_descriptor()
 
     def _let_go_of_page(self) -> None:
         page, self._page = self._page, None

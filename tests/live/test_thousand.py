@@ -57,7 +57,7 @@ def test_every_one_of_them_answers(thousand: Path) -> None:
     result = run("ping", "--socket", str(thousand), "--timeout", "100", "--json")
     assert time.monotonic() - began < 90
     document = json.loads(result.stdout)
-    assert (len(document["workers"]), document["failures"], result.exit_code) == (1024, [], 0)
+    assert (len(document["workers"]), document["failures"], result.exit_code) == (1024, [], 0), result.stderr
 
 
 def test_the_stacks_of_a_thousand_ranks_are_one_screen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

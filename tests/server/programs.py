@@ -7,11 +7,12 @@ from tests.processes import Process
 
 SERVE = "import torchctl.server as s, os, sys, threading, time, signal\nserver = s.WorkerServer(sys.argv[-1])\n"
 
-# For what is counted: the sentinel's start is over.
+# For what is counted: the sentinel's start is over, and the door at which it came in is closed.
 SETTLED = (
     "from torchctl.server.guest.sharing import sentinel_pid\n"
     "end = time.monotonic() + 20\n"
-    "while sentinel_pid() is None and time.monotonic() < end: time.sleep(0.01)\n"
+    "door = server._listeners[0].companion\n"
+    "while (sentinel_pid() is None or door._door is not None) and time.monotonic() < end: time.sleep(0.01)\n"
 )
 # `wait`, for threads that wait for any child until `end`; `seen` and `told` are what they and SIGCHLD's handler learn.
 WAITS_FOR_ANY_CHILD = (
