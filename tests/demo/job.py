@@ -41,16 +41,21 @@ def torchrun_job(
         stderr=subprocess.PIPE,
     )
     try:
-        wait_for_sockets(runtime_dir, ranks, lambda: _ended(job))
+        wait_until(sockets(runtime_dir, ranks), lambda: _ended(job))
         yield job
     finally:
         _end_all(job)
 
 
-def wait_for_sockets(folder: Path, count: int, ended: Callable[[], str | None]) -> None:
-    """Wait until `count` sockets are in the folder; `ended` returns why there will be no more, or None."""
+def sockets(folder: Path, count: int) -> Callable[[], bool]:
+    """Return a function that says whether `count` sockets are in the folder."""
+    return lambda: folder.is_dir() and sum(name.endswith(".sock") for name in os.listdir(folder)) >= count
+
+
+def wait_until(arrived: Callable[[], bool], ended: Callable[[], str | None]) -> None:
+    """Wait until a job has arrived where it should be; `ended` returns why it no longer can, or None."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not folder.is_dir() or sum(name.endswith(".sock") for name in os.listdir(folder)) < count:
+    while not arrived():
         if reason := ended():
             raise RuntimeError(f"the job did not start: {reason}")
         if time.monotonic() > deadline:

@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.demo.job import descendants, wait_for_sockets
+from tests.demo.job import descendants, sockets, wait_until
 
 
 @functools.cache
@@ -38,13 +38,15 @@ def forked_job(
     *,
     environment: Mapping[str, str] | None = None,
     imports: Sequence[str] = (),
+    arrived: Callable[[], bool] | None = None,
 ) -> Iterator[int]:
     """Run SCRIPT on `ranks` ranks under ``torchctl.server`` for the block's length; give the leader's pid.
 
     The modules of `imports` are imported before the ranks are forked.
 
-    The block begins when every rank has its socket in `runtime_dir`; at its end all are killed. What a test
-    shows of torchrun itself needs `tests.demo.job.torchrun_job`.
+    The block begins when `arrived` says so, by default when every rank has its socket in `runtime_dir` (a rank
+    whose program has ended has none); at its end all are killed. What a test shows of torchrun itself needs
+    `tests.demo.job.torchrun_job`.
     """
     with tempfile.NamedTemporaryFile(prefix="tc-errors-") as errors:
         settings = {**os.environ, "TORCHCTL_RUNTIME_DIR": str(runtime_dir), **(environment or {})}
@@ -55,7 +57,7 @@ def forked_job(
         print(json.dumps(job), file=stdin, flush=True)
         leader = int(stdout.readline())
         try:
-            wait_for_sockets(runtime_dir, ranks, lambda: _ended(leader, errors.name))
+            wait_until(arrived or sockets(runtime_dir, ranks), lambda: _ended(leader, errors.name))
             yield leader
         finally:
             _end(leader)

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,31 @@ SIGNALS = {"stopped": signal.SIGSTOP, "killed": signal.SIGKILL}
 SCRIPT_OF = {"killed": "stopped", "sleep_detail": "sleep", "healthy_mid_detail": "healthy_mid"}
 
 
-def wait_for_marks(folder: Path, ranks: int) -> None:
+def marks_of(folder: Path, ranks: int) -> Callable[[], bool]:
+    return lambda: all((folder / f"at-{rank}").exists() for rank in range(ranks))
+
+
+def wait_for_rest(pids: list[int]) -> None:
+    """Wait until processes have slept through a tenth of a second: their ranks have come to where they wait."""
     deadline = time.monotonic() + PATIENCE_S
-    while not all((folder / f"at-{rank}").exists() for rank in range(ranks)):
-        assert time.monotonic() < deadline, f"only {sorted(path.name for path in folder.glob('at-*'))} came to its mark"
+    since, before = time.monotonic(), [cpu_ticks(pid) for pid in pids]
+    while time.monotonic() < since + 0.1:
+        assert time.monotonic() < deadline, f"the processes {pids} do not come to rest: {before}"
         time.sleep(0.02)
+        now = [cpu_ticks(pid) for pid in pids]
+        if now != before or not all(map(asleep, pids)):
+            since, before = time.monotonic(), now
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def asleep(pid: int) -> bool:
+    """Return whether every thread of a process sleeps; one that waits for a busy core does not."""
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(stat.read_text().rpartition(")")[2].split()[0] == "S" for stat in stats)
 
 
 def pid_of(runtime: Path, rank: int) -> int:
@@ -45,8 +65,10 @@ def faulty_job(name: str, folder: Path, runtime: Path) -> Iterator[None]:
     truth = TRUTHS[name]
     environment = {"SCENARIO": SCRIPT_OF.get(name, name), "FOLDER": str(folder), **truth.environment}
     script = HERE / "faulty_job.py"
-    with forked_job(script, truth.ranks, runtime, environment=environment, imports=truth.imports):
-        wait_for_marks(folder, truth.ranks)
+    arrived = marks_of(folder, truth.ranks)
+    with forked_job(script, truth.ranks, runtime, environment=environment, imports=truth.imports, arrived=arrived):
+        if truth.waiters:
+            wait_for_rest([pid_of(runtime, rank) for rank in truth.waiters])
         if name in SIGNALS:
             os.kill(pid_of(runtime, truth.faults[0].culprits[0]), SIGNALS[name])
         yield

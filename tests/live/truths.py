@@ -33,6 +33,7 @@ class Truth:
         only_cannot_tell: whether neither a name nor "nothing is wrong" is right.
         environment: the ranks' further variables.
         imports: the modules that the ranks have imported at their start.
+        restless: whether threads beside the ranks' own go on working.
     """
 
     ranks: int
@@ -41,6 +42,12 @@ class Truth:
     only_cannot_tell: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
+    restless: bool = False
+
+    @property
+    def waiters(self) -> Ranks:
+        """The ranks whose processes come to rest in what they wait for."""
+        return [] if self.restless else sorted({rank for fault in self.faults for rank in fault.waiting or []})
 
 
 def late(*culprits: int, waiting: Ranks | None = None) -> Fault:
@@ -112,7 +119,7 @@ TRUTHS = {
     "helper_waits": Truth(4, [late(3, waiting=[0, 1, 2])]),
     "work_on_a_helper": Truth(4, [late(1, waiting=[0, 2, 3])]),
     "polls_for_a_helper": Truth(4, [late(2, waiting=[0, 1, 3])]),
-    "heartbeat": Truth(4, [late(2, waiting=[0, 1, 3])]),
+    "heartbeat": Truth(4, [late(2, waiting=[0, 1, 3])], restless=True),
     "evaluation_moves": Truth(4, [late(1, waiting=[0])]),
     # stores
     "absent_key": Truth(4, [late(0)], or_cannot_tell=True),
