@@ -1,7 +1,7 @@
 """The worker side: a small debug server that runs inside every rank of a distributed job.
 
-One line in the training script, ``with worker_main():`` or ``@worker_main()``, or none at all:
-``python -m torchctl.server train.py``. Imports the standard library only, until a handler needs torch.
+Start it with one line in the training script, ``with worker_main():`` or ``@worker_main()``, or without any:
+``python -m torchctl.server train.py``. Imports only the standard library until a handler needs torch.
 """
 
 from torchctl.server import handlers as _handlers  # noqa: F401 (registers them)

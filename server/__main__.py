@@ -1,8 +1,8 @@
-"""`python -m torchctl.server train.py ARGS`: runs a script as `__main__`, with the debug server beside it.
+"""`python -m torchctl.server train.py ARGS`: run a script as `__main__` with the debug server beside it.
 
 How this works: the script must see what it would see under plain `python train.py`: argv, `sys.path[0]`,
-`__main__`, exit code and stderr. So it gets a module of its own as `__main__`, and when it raises, our
-frames are cut from the traceback before the interpreter's own hook prints it.
+`__main__`, exit code and stderr. So it gets a separate module as `__main__`, and if it raises, we cut our
+frames from the traceback before the interpreter's hook prints it.
 """
 
 from __future__ import annotations

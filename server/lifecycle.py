@@ -1,8 +1,8 @@
-"""`worker_main`: a server for the length of a training script, which must never suffer from it.
+"""`worker_main`: run a server for as long as a training script runs, without ever harming the script.
 
-How this works: the address comes from TORCH_WORKER_SERVER_SOCKET, else the runtime folder that the command
-line looks into. A server that cannot start costs one warning. torch's error file (`record`) is written as
-torch's own `worker_main` means to, when torch is loaded already.
+How this works: the address comes from TORCH_WORKER_SERVER_SOCKET, or is in the runtime folder, where the command
+line looks. A server that cannot start costs one warning. If torch is already loaded, its error file is written, as
+torch's own `worker_main` does with `record`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torchctl.server.worker import WorkerServer
 TORCH_WORKER_SERVER_SOCKET = protocol.SOCKET_VARIABLE
 
 _ERRORS = "torch.distributed.elastic.multiprocessing.errors"
-_STALE_AFTER_S = 86400.0  # leftovers of killed workers stay a day, so that someone can still see them
+_STALE_AFTER_S = 86400.0  # sockets of killed workers stay for a day, so that someone can still see them
 _SWEEP_LIMIT = 256  # files looked at per start
 
 
@@ -43,13 +43,13 @@ def worker_main(
 ) -> Iterator[None]:
     """Run the debug server while the body runs: ``with worker_main():`` or ``@worker_main()`` over main.
 
-    The server listens at TORCH_WORKER_SERVER_SOCKET, where ``{rank}``, ``{local_rank}`` and ``{pid}`` are
-    filled in; of several local ranks that share a plain path, local rank 0 has it and the others
-    ``PATH.<local_rank>``. Unset means a socket in the runtime folder; set but empty, no server. The arguments are
-    explained at `torchctl.server.options.WorkerOptions`.
+    The server listens at TORCH_WORKER_SERVER_SOCKET, with ``{rank}``, ``{local_rank}`` and ``{pid}`` filled in.
+    If several local ranks share a plain path, local rank 0 uses it and the others use ``PATH.<local_rank>``. If the
+    variable is unset, the socket is in the runtime folder; if it is empty, no server starts. For the arguments see
+    `torchctl.server.options.WorkerOptions`.
 
-    An exception of the body goes through unchanged. When torch is loaded on entry, it is also written to
-    torchelastic's error file, as ``torch.distributed.elastic.multiprocessing.errors.record`` does.
+    An exception from the body passes through unchanged. If torch is loaded on entry, the exception is also written
+    to torchelastic's error file, as ``torch.distributed.elastic.multiprocessing.errors.record`` does.
 
     Source: torch/distributed/elastic/control_plane.py (torch 2.13).
     """
@@ -66,13 +66,13 @@ def worker_main(
         try:
             yield
         except BaseException as error:
-            if server is not None and os.getpid() == pid:  # a forked child that comes through here is not the rank
+            if server is not None and os.getpid() == pid:  # a forked child that gets here is not the rank
                 farewell.keep(error, server.address)
             raise
 
 
 def start_server(options: WorkerOptions = DEFAULT) -> WorkerServer | None:
-    """Start the server where the environment says; None when it says no, or when it cannot start."""
+    """Start the server where the environment says; return None if it is disabled or cannot start."""
     try:
         path = socket_path()
         if path is None:
@@ -84,10 +84,10 @@ def start_server(options: WorkerOptions = DEFAULT) -> WorkerServer | None:
 
 
 def start_tcp_server(stack: contextlib.ExitStack, options: WorkerOptions = DEFAULT) -> None:
-    """Start a server on TCP too, where TORCHCTL_WORKER_PORT says so, and register it in the job's store.
+    """Start a server on TCP too, if TORCHCTL_WORKER_PORT is set, and register it in the job's store.
 
-    TORCHCTL_WORKER_HOST is the interface, loopback when unset; another one needs TORCHCTL_TOKEN. In both ``{rank}``,
-    ``{local_rank}`` and ``{pid}`` are filled in (``25{local_rank}00``); port 0 takes a free one.
+    TORCHCTL_WORKER_HOST is the interface, by default loopback; any other requires TORCHCTL_TOKEN. Both may contain
+    ``{rank}``, ``{local_rank}`` and ``{pid}`` (``25{local_rank}00``); port 0 picks a free one.
     """
     port = os.environ.get(protocol.WORKER_PORT_VARIABLE)
     if not port:
@@ -99,7 +99,7 @@ def start_tcp_server(stack: contextlib.ExitStack, options: WorkerOptions = DEFAU
         filled = _filled_in(port)
         if not (filled.isascii() and filled.isdigit() and int(filled) <= 65535):
             raise ServerError(f"{protocol.WORKER_PORT_VARIABLE} is {filled!r}, which is not a TCP port")
-        one_native = options._replace(native_companion=False)  # it is the process's, and the first server's
+        one_native = options._replace(native_companion=False)  # one per process, run by the first server
         server = stack.enter_context(WorkerServer(host, int(filled), **one_native._asdict()))
         registration = Registration(host, server.port, tls=server.tls)
         registration.start()
@@ -109,7 +109,7 @@ def start_tcp_server(stack: contextlib.ExitStack, options: WorkerOptions = DEFAU
 
 
 def _warn(what: str, error: Exception) -> None:
-    import logging  # late: most ranks have nothing to warn of
+    import logging  # late: most ranks have nothing to warn about
 
     logging.getLogger("torchctl.server").warning("torchctl: %s: %s", what, error)
 
@@ -119,10 +119,10 @@ def _filled_in(text: str) -> str:
 
 
 def socket_path() -> str | None:
-    """Return the path for this process's socket, None when there is to be no server.
+    """Return the path for this process's socket, or None if the server is disabled.
 
     Raises:
-        RuntimeDirError: the runtime folder cannot be made or trusted.
+        RuntimeDirError: the runtime folder cannot be created or trusted.
     """
     value = os.environ.get(TORCH_WORKER_SERVER_SOCKET)
     if value is None:
@@ -150,7 +150,7 @@ def _sweep(folder: str) -> None:
 
 @contextlib.contextmanager
 def _recorded() -> Iterator[None]:
-    """Write what the body raises to torchelastic's error file, when torch is loaded now."""
+    """Write what the body raises to torchelastic's error file, if torch is already loaded."""
     errors = _error_module()
     if errors is None:
         yield
@@ -173,6 +173,6 @@ def _error_module() -> Any:
     if loaded("torch") is None or c10d() is None:
         return None
     try:
-        return importlib.import_module(_ERRORS)  # a part of the torch that is loaded
+        return importlib.import_module(_ERRORS)  # part of the loaded torch
     except ImportError:
         return None

@@ -1,4 +1,4 @@
-"""The options of a worker's server, each explained once: for `WorkerServer`, `worker_main` and the command line."""
+"""The options of a worker's server, each explained once for `WorkerServer`, `worker_main` and the command line."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 class WorkerOptions(NamedTuple):
-    """The settings of a server. A tuple, not a dataclass: that one's module would bring `inspect` into every rank.
+    """The settings of a server. A tuple, since `dataclasses` would import `inspect` in every rank.
 
     Attributes:
         read_only: turn off the handlers that change something or are expensive: `torch_profile`, `pyspy_dump`, and
-            your own unless they are registered with ``costly=False``. Else TORCHCTL_READ_ONLY=1 does.
-        token_file: path of the file with the token for TCP, closed to others. Else TORCHCTL_TOKEN_FILE names it, else
-            TORCHCTL_TOKEN is the token.
-        tls_cert, tls_key: paths of a certificate and its key, PEM: TCP then requires TLS. Else TORCHCTL_TLS_CERT and
-            TORCHCTL_TLS_KEY.
-        sentinel: have a small process beside this one answer while this one cannot; one for all servers of the process,
-            started by the first. It does not speak TLS. TORCHCTL_SENTINEL=0 in the environment turns it off.
-        native_companion: also run torch's own C++ server, where torch is loaded, on a private socket: the sentinel
-            then has traces too while the interpreter lock is held. It starts nine threads.
-        record_p2p: keep peer, tag, group and start of the sends and receives that have been begun and not waited for;
-            `calls` reports them. Else TORCHCTL_RECORD_P2P=1 does.
-        allow_pause: let `pyspy_dump` stop the process for the moment of reading.
+            your own unless they are registered with ``costly=False``. TORCHCTL_READ_ONLY=1 does the same.
+        token_file: path of the file with the token for TCP, readable only by its owner. Defaults to
+            TORCHCTL_TOKEN_FILE; without either, TORCHCTL_TOKEN is the token.
+        tls_cert, tls_key: paths of a certificate and its key (PEM): TCP then requires TLS. Default to
+            TORCHCTL_TLS_CERT and TORCHCTL_TLS_KEY.
+        sentinel: start a small process beside this one that answers while this one cannot; the first server starts it
+            and all servers of the process share it. It does not speak TLS. TORCHCTL_SENTINEL=0 turns it off.
+        native_companion: if torch is loaded, also run its C++ server on a private socket, so that the sentinel can
+            return traces even while the interpreter lock is held. It starts nine threads.
+        record_p2p: record the peer, tag, group and start of every send and receive that has begun but has not been
+            waited for; `calls` reports them. TORCHCTL_RECORD_P2P=1 does the same.
+        allow_pause: let `pyspy_dump` stop the process while it reads.
     """
 
     read_only: bool = False
@@ -42,24 +42,24 @@ class WorkerOptions(NamedTuple):
     record_p2p: bool = False
 
     def unix_gate(self) -> Gate:
-        """Return the rules of a Unix socket: its owner and root, without a token."""
+        """Return the access rules for a Unix socket: its owner and root, without a token."""
         return Gate(read_only=self._is_read_only())
 
     def tcp_gate(self) -> Gate:
-        """Return the rules of TCP.
+        """Return the access rules for TCP.
 
         Raises:
             ServerError: the token cannot be used.
-            SecretFileError: its file is open to others.
+            SecretFileError: others can access the token file.
         """
         return Gate(token=self._token(), read_only=self._is_read_only())
 
     def tcp_tls(self) -> ServerTls | None:
-        """Return the TLS of TCP, None for plain HTTP.
+        """Return the TLS settings for TCP, or None for plain HTTP.
 
         Raises:
-            ServerError: certificate and key cannot be used.
-            SecretFileError: the key is open to others.
+            ServerError: the certificate and key cannot be used.
+            SecretFileError: others can access the key file.
         """
         cert = self.tls_cert or os.environ.get(protocol.TLS_CERT_VARIABLE, "")
         key = self.tls_key or os.environ.get(protocol.TLS_KEY_VARIABLE, "")
@@ -104,9 +104,9 @@ class Flag(NamedTuple):
     """An option on the command line of `python -m torchctl.server`.
 
     Attributes:
-        field: of `WorkerOptions`.
-        is_file: it takes a path; else it stands alone and means yes.
-        variable: the environment variable that says the same.
+        field: the field of `WorkerOptions` that it sets.
+        is_file: it takes a path; otherwise it takes no value and means yes.
+        variable: the environment variable that does the same.
     """
 
     field: str
@@ -116,7 +116,7 @@ class Flag(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return it as it is typed."""
+        """Return the flag as typed."""
         return f"--{self.field.replace('_', '-')}"
 
 
@@ -135,13 +135,13 @@ FLAGS = (
 
 
 def flags_help() -> str:
-    """Return what each flag does, and below it the variable that does the same."""
+    """Return the help for each flag, with its environment variable below it."""
     lines = [(f"{flag.name} FILE" if flag.is_file else flag.name, flag) for flag in FLAGS]
     return "".join(f"  {typed:18} {flag.help}\n  {'':18} [env: {flag.variable}]\n" for typed, flag in lines)
 
 
 def from_command_line(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options that the flags set, by name, and the arguments after the flags."""
+    """Split the arguments into the options that the flags set, by name, and the arguments after the flags."""
     flags = {flag.name: flag for flag in FLAGS}
     options: dict[str, Any] = {}
     rest = list(arguments)

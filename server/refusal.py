@@ -1,4 +1,4 @@
-"""A handler's way to say no: a status and a sentence."""
+"""How a handler refuses a request: with a status and a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The handlers by name: ours and the user's, then torch's own."""
+"""The handlers by name: ours and the user's first, then torch's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def register_handler(name: str, function: Handler, *, costly: bool = True) -> No
 
     Args:
         name: letters, digits and ``_.:-``, at most 128.
-        function: called as ``function(request, response)``, on a thread of the server, never on the
-            main thread. What it raises becomes a 500 with the message.
-        costly: it changes something in the process or costs the training time; a read-only server switches it off.
+        function: called as ``function(request, response)`` on a thread of the server, never on the
+            main thread. If it raises, the response is a 500 with the message.
+        costly: it changes something in the process or slows the training; a read-only server turns it off.
 
     Raises:
-        ValueError: the name is taken, or cannot stand in a path.
+        ValueError: the name is taken, or cannot be part of a path.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a handler name: use letters, digits and _.:-, at most 128 characters")
@@ -36,7 +36,7 @@ def register_handler(name: str, function: Handler, *, costly: bool = True) -> No
 
 
 def handler(name: str, *, costly: bool = True) -> Callable[[Handler], Handler]:
-    """Return a decorator that registers the function it stands over; see `register_handler`."""
+    """Return a decorator that registers the function below it; see `register_handler`."""
 
     def register(function: Handler) -> Handler:
         register_handler(name, function, costly=costly)
@@ -46,10 +46,10 @@ def handler(name: str, *, costly: bool = True) -> Callable[[Handler], Handler]:
 
 
 def get_handler(name: str) -> Handler:
-    """Return the handler of that name: ours, the user's, else torch's when torch is loaded.
+    """Return the handler with that name: ours or the user's, else torch's if torch is loaded.
 
     Raises:
-        ValueError: ``Failed to find handler NAME``, torch's own words.
+        ValueError: ``Failed to find handler NAME``, which is torch's wording.
     """
     found = _handlers.get(name) or torchlink.torch_handler(name)
     if found is None:
@@ -58,15 +58,15 @@ def get_handler(name: str) -> Handler:
 
 
 def is_costly(name: str) -> bool:
-    """Whether a handler changes or costs something: all but those registered as harmless, torch's own among them."""
+    """Return whether a handler counts as costly: all do, including torch's, unless registered as harmless."""
     return name not in _harmless
 
 
 def costly_names() -> list[str]:
-    """Return the names of our own and the user's costly handlers."""
+    """Return the names of the costly handlers, ours and the user's."""
     return sorted(_handlers.keys() - _harmless)
 
 
 def get_handler_names() -> list[str]:
-    """Return the names of all handlers, sorted: ours, the user's, and torch's when torch is loaded."""
+    """Return the names of all handlers, sorted: ours, the user's, and torch's if torch is loaded."""
     return sorted({*_handlers, *torchlink.torch_handler_names()})

@@ -1,4 +1,4 @@
-"""What a handler receives and what it fills in: `Request` and `Response`."""
+"""What a handler receives and what it fills in: a `Request` and a `Response`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ class Request:
     """One request to a handler.
 
     Args:
-        params: query parameters (and fields of a form body) by name.
+        params: query parameters (and form fields from the body) by name.
         body: the request's body, at most 1 MiB.
-        allow_pause: whether the server was started with leave to stop this process for a moment.
+        allow_pause: whether the server was started with permission to stop this process for a moment.
 
     Source: torch/csrc/distributed/c10d/control_plane/Handlers.hpp, class Request (torch 2.13).
     """
@@ -32,12 +32,12 @@ class Request:
         return dict(self._params)
 
     def get_param(self, name: str) -> str:
-        """Return one parameter, the empty string when it is absent."""
+        """Return one parameter, or the empty string if it is absent."""
         return self._params.get(name, "")
 
 
 class Response:
-    """What a handler answers: 200 with an empty body until it says otherwise.
+    """What a handler answers: by default 200 with an empty body.
 
     Source: torch/csrc/distributed/c10d/control_plane/Handlers.hpp, class Response (torch 2.13).
     """
@@ -52,7 +52,7 @@ class Response:
         """Set the body; text is sent as UTF-8.
 
         Raises:
-            ValueError: the content type holds a control character or is not ASCII.
+            ValueError: the content type contains a control character or is not ASCII.
         """
         self.content = (
             content.encode("utf-8", "backslashreplace") if isinstance(content, str) else bytes(memoryview(content))
@@ -63,17 +63,17 @@ class Response:
         """Set the HTTP status.
 
         Raises:
-            ValueError: not a final status, 200 to 599.
+            ValueError: it is not a final status, 200 to 599.
         """
         if not 200 <= int(status) <= 599:
             raise ValueError(f"{status} is not a final HTTP status")
         self.status = int(status)
 
     def set_header(self, name: str, value: str) -> None:
-        """Set one more header of the response.
+        """Set another response header.
 
         Raises:
-            ValueError: name or value holds a control character or is not ASCII.
+            ValueError: the name or value contains a control character or is not ASCII.
         """
         self.headers[_header_value(name)] = _header_value(value)
 

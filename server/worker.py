@@ -1,4 +1,4 @@
-"""`WorkerServer`: one debug server of this process, on a Unix socket or on TCP."""
+"""`WorkerServer`: a debug server in this process, on a Unix socket or on TCP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EPHEMERAL_TRIES = 16  # to find a port that is free on both loopback addresses
 
 
 def _begin_recording() -> ModuleType:
-    from torchctl.server.guest import recording  # late: only those that record pay for it
+    from torchctl.server.guest import recording  # late: only servers that record pay for it
 
     recording.begin()
     return recording
@@ -38,20 +38,20 @@ class WorkerServer:
 
     Args:
         host_or_file: path of a Unix socket, or a host when `port` is given. ``""`` means loopback,
-            IPv4 and IPv6. Any other interface than loopback needs a token.
-        port: -1 for a Unix socket, else the TCP port; 0 takes a free one, see `port`.
+            IPv4 and IPv6. Any interface other than loopback requires a token.
+        port: -1 for a Unix socket, else the TCP port; 0 picks a free one, which `port` then holds.
         read_only, token_file, tls_cert, tls_key, sentinel, native_companion, allow_pause, record_p2p: see
             `torchctl.server.options.WorkerOptions`.
 
     Attributes:
         port: the TCP port in use, -1 for a Unix socket.
         address: the socket's path, or ``HOST:PORT``.
-        tls: whether TLS is spoken there.
+        tls: whether it speaks TLS.
 
     Raises:
-        ServerError: the address cannot be used, or is open to others and there is no token.
-        AddressInUseError: a live server has it already; the message names its owner.
-        SecretFileError: the token's or the key's file cannot be used, or is open to others.
+        ServerError: the address cannot be used, or others can reach it and no token is set.
+        AddressInUseError: a live server already uses it; the message names its owner.
+        SecretFileError: the token file or key file cannot be used, or others can access it.
 
     Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.hpp (torch 2.13).
     """
@@ -72,7 +72,7 @@ class WorkerServer:
     ) -> None:
         self._owner_pid = os.getpid()
         self._connections = Connections(protocol.MAX_CONNECTIONS)
-        # Held while listeners start, pause or stop; a signal handler that comes in between may shut down or fork.
+        # Held while listeners start, pause or stop; reentrant, since a signal handler may then shut down or fork.
         self._changing = threading.RLock()
         self._stopped = False
         self._listeners: list[Listener] = []
@@ -102,7 +102,7 @@ class WorkerServer:
             raise ServerError(f"cannot start a thread for the server: {error}") from error
 
     def _companion(self) -> companion.Companion:
-        # A sentinel does not speak TLS: such a socket stays the worker's own.
+        # A sentinel does not speak TLS, so the worker keeps TLS sockets to itself.
         plain = [one for one in self._listeners if one.tls is None]
         shared = [companion.Shared(one.socket, one.gate, isinstance(one, TcpListener)) for one in plain]
         return companion.Companion(shared, self.address, "" if self._native is None else self._native.path)
@@ -130,10 +130,10 @@ class WorkerServer:
         self.tls = tls is not None
 
     def shutdown(self) -> None:
-        """Stop serving, in under 0.5 s: close every socket, end every thread, remove the socket file.
+        """Stop serving within 0.5 s: close every socket, end every thread, remove the socket file.
 
-        A handler that is running gets half of that time to finish its answer. May be called twice, and
-        does nothing in a forked child.
+        A running handler gets half of that time to finish its answer. May be called twice, and does nothing
+        in a forked child.
         """
         if os.getpid() != self._owner_pid:
             return
@@ -163,20 +163,20 @@ class WorkerServer:
         _join(threads, deadline)
 
     def pause(self) -> None:
-        """Before a fork: end the idle threads; clients wait in the backlog."""
+        """End the idle threads before a fork; clients wait in the backlog."""
         with self._changing:
             for listener in self._listeners:
                 listener.pause(protocol.SHUTDOWN_TIMEOUT_S)
 
     def resume(self) -> None:
-        """After a fork, in the parent: accept again."""
+        """Accept again after a fork, in the parent."""
         with self._changing:
             for listener in self._listeners:
                 if not self._stopped and not listener.accepting:
                     listener.start()
 
     def release(self) -> None:
-        """In a forked child: close the inherited descriptors, so that they do not outlive the parent."""
+        """Close the inherited descriptors in a forked child, so that they do not outlive the parent."""
         for listener in self._listeners:
             listener.release()
             if listener.companion is not None:
@@ -203,7 +203,7 @@ _Address = tuple[socket.AddressFamily, tuple[str, int]]
 
 
 def _addresses(host: str) -> list[_Address]:
-    """Return the addresses to bind for a host; loopback means both of its addresses."""
+    """Return the addresses to bind for a host; loopback means both the IPv4 and the IPv6 address."""
     if host in _LOOPBACK_NAMES:
         found = [(socket.AF_INET, ("127.0.0.1", 0))]
         if _has_ipv6_loopback():
@@ -218,7 +218,7 @@ def _addresses(host: str) -> list[_Address]:
 
 
 def _at(host: str, address: _Address, gate: Gate) -> Gate:
-    """Return the rules for one address: on loopback a request must name this host."""
+    """Return the access rules for an address: on loopback a request must name this host."""
     return gate._replace(own_names=own_names(host)) if is_loopback(address[1][0]) else gate
 
 
@@ -234,7 +234,7 @@ def _has_ipv6_loopback() -> bool:
 def _bind_all(
     addresses: list[tuple[_Address, Gate]], port: int, connections: Connections, tls: ServerTls | None
 ) -> list[TcpListener]:
-    """Bind every address to one port, all or none."""
+    """Bind every address to the same port, or none of them."""
     bound: list[TcpListener] = []
     try:
         for (family, (host, _)), gate in addresses:

@@ -1,12 +1,11 @@
 """The worker's side of its sentinel: start it, hand over, answer its probes, say goodbye.
 
-How this works: all of it runs on the accepting thread of the server, whose `poll` the companion shares, so there is no
+How this works: all of it runs on the server's accepting thread, whose `poll` the companion shares, so it needs no
 extra thread and no extra wake-up. The thread starts the sentinel detached (see `launch`) with the name of a private
-socket on its command line, and keeps accepting. When the sentinel connects there and proves to be a process of our own
-user, it gets the listening sockets and the shared page over that connection, which stays open as the link between the
-two: probes arrive on it, and both sides notice when it closes (see `link`). A sentinel that dies is not started again:
-someone may have killed it for a reason, and a loop of starts would hurt. All servers of a process share one sentinel
-(see `sharing`).
+socket on its command line, and keeps accepting. When a process of our own user connects to that socket, it gets the
+listening sockets and the shared page over the connection, which stays open as the link between the two: probes arrive
+on it, and both sides notice when it closes (see `link`). A sentinel that dies is not restarted: someone may have killed
+it for a reason, and a restart loop would hurt. All servers of a process share one sentinel (see `sharing`).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from torchctl.server.sentinel.page import Page
 
 
 class Shared(NamedTuple):
-    """A listening socket that the sentinel gets, and who may ask there."""
+    """A listening socket to hand to the sentinel, and who may use it."""
 
     socket: socket.socket
     gate: Gate
@@ -45,8 +44,8 @@ class Companion:
 
     Args:
         listeners: the server's listening sockets; those that speak TLS are left out.
-        address: as the operator would write it.
-        native: path of torch's own server in this process, "" for none.
+        address: the server's, as the operator would write it.
+        native: path of torch's own server in this process, or "" for none.
     """
 
     def __init__(self, listeners: Sequence[Shared], address: str, native: str) -> None:
@@ -54,7 +53,7 @@ class Companion:
         self._address = address
         self._native = native
         self._place = sharing.Place(address if listeners else None)
-        self._door: Door | None = None  # until the sentinel has come in by it
+        self._door: Door | None = None  # until the sentinel has connected
         self._page: SharedPage | None = None
         self._dump: stackdump.Dump | None = stackdump.prepare()
         self._started = False
@@ -67,7 +66,7 @@ class Companion:
         self._give_up_lost()
         if not self._started:
             self._started = True
-            with contextlib.suppress(Exception):  # no process, no memory: the server runs without one
+            with contextlib.suppress(Exception):  # out of processes or memory: run without a sentinel
                 self._start()
         if self._page is not None:
             self._page.words.set_thread(threading.get_native_id())
@@ -78,10 +77,10 @@ class Companion:
             self._dump.unblock()
 
     def attend(self, poll: select.poll, descriptor: int) -> None:
-        """Go on with what a descriptor of ours is ready for; others are passed over."""
+        """Handle one of our descriptors that is ready; ignore any other."""
         door, page, link = self._door, self._page, self._place.link
         if not self._give_up_lost():
-            poll.unregister(descriptor)  # the trainer's now
+            poll.unregister(descriptor)  # it now belongs to the trainer
         elif page is None:
             return
         elif link is not None and descriptor == link.fileno():
@@ -91,7 +90,7 @@ class Companion:
                 self._let_in(door, page)
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except Exception:  # no descriptor is left, say: the server runs without one
+            except Exception:  # for example out of descriptors: run without a sentinel
                 poll.unregister(door)
                 self._close_door()
                 return
@@ -101,7 +100,7 @@ class Companion:
                 poll.register(self._place.link, select.POLLIN)
 
     def stop(self) -> None:
-        """Say goodbye and wait a moment until the sentinel has let go of the sockets."""
+        """Say goodbye, and wait briefly until the sentinel has released the sockets."""
         self._give_up_lost()
         self._stopped = True
         self._close_door()
@@ -116,7 +115,7 @@ class Companion:
             self._dump = None
 
     def release(self) -> None:
-        """In a forked child: close what was inherited."""
+        """Close what was inherited, in a forked child."""
         self._give_up_lost()
         self._close_door()
         sharing.forget_all()
@@ -128,7 +127,7 @@ class Companion:
         self._let_go_of_page()
 
     def _give_up_lost(self) -> bool:
-        """Give up, untouched, what the trainer has closed; return whether nothing is lost."""
+        """Give up, untouched, the descriptors that the trainer has closed; return whether none was lost."""
         there = [one.is_there() for one in (self._door, self._place.link) if one is not None]
         return all(there)
 
@@ -156,7 +155,7 @@ class Companion:
         if step.last is not None:
             page.words.report(*step.last)
         if not self._place.enter(link, page.words):
-            # Stopped while we were at it, by a thread that has not waited for ours.
+            # Another thread stopped the server in the meantime, without waiting for this thread.
             link.say_goodbye(wait=False)
 
     def _description(self) -> handover.Handover:
@@ -179,7 +178,7 @@ class Companion:
         )
 
     def _answer(self, poll: select.poll, link: Link, page: Page) -> None:
-        """Answer a probe: the page first, which takes no second turn with the interpreter lock."""
+        """Answer a probe: write to the page first, which does not need to take the interpreter lock again."""
         data = link.receive()
         if data is None:
             return
@@ -196,7 +195,7 @@ class Companion:
             link.send(data)
 
     def _close_door(self) -> None:
-        """Close the door, and what is handed over at it alone."""
+        """Close the door, and the descriptor that is only handed over there."""
         if self._page is not None:
             self._page.close_descriptor()
         if self._door is not None:
