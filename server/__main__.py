@@ -13,8 +13,8 @@ import sys
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 
-from torchctl.server import worker_main
-from torchctl.server.options import flags_help, from_command_line
+from torchctl.server.lifecycle import serve_until_exit
+from torchctl.server.options import WorkerOptions, flags_help, from_command_line
 
 _USAGE = f"""usage: python -m torchctl.server [OPTIONS] SCRIPT [ARGS...]
        python -m torchctl.server [OPTIONS] -m MODULE [ARGS...]
@@ -35,7 +35,7 @@ def main() -> None:
     target = arguments[0]
     sys.argv[:] = arguments
     try:
-        with worker_main(**options):
+        with serve_until_exit(WorkerOptions(**options)):
             if as_module:
                 runpy.run_module(target, run_name="__main__", alter_sys=True)
             elif os.path.isdir(target) or target.endswith((".zip", ".pyz")):

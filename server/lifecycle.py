@@ -7,6 +7,7 @@ torch's own `worker_main` does with `record`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
@@ -20,7 +21,7 @@ from torchctl.protocol import runtimedir, socketnames
 from torchctl.server.guest import farewell, identity
 from torchctl.server.guest.loaded import c10d, loaded
 from torchctl.server.http import unixpath
-from torchctl.server.options import DEFAULT, WorkerOptions
+from torchctl.server.options import WorkerOptions
 from torchctl.server.worker import WorkerServer
 
 TORCH_WORKER_SERVER_SOCKET = protocol.SOCKET_VARIABLE
@@ -53,25 +54,46 @@ def worker_main(
 
     Source: torch/distributed/elastic/control_plane.py (torch 2.13).
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_recorded())
-        pid = os.getpid()
-        options = WorkerOptions(
-            read_only, token_file, tls_cert, tls_key, sentinel, native_companion, record_p2p=record_p2p
-        )
-        server = start_server(options)
-        if server is not None:
-            stack.enter_context(server)
-        start_tcp_server(stack, options)
-        try:
-            yield
-        except BaseException as error:
-            if server is not None and os.getpid() == pid:  # a forked child that gets here is not the rank
-                farewell.keep(error, server.address)
-            raise
+    options = WorkerOptions(read_only, token_file, tls_cert, tls_key, sentinel, native_companion, record_p2p=record_p2p)
+    with contextlib.ExitStack() as stack, _recorded(), _last_word(start_servers(stack, options)):
+        yield
 
 
-def start_server(options: WorkerOptions = DEFAULT) -> WorkerServer | None:
+@contextlib.contextmanager
+def serve_until_exit(options: WorkerOptions) -> Iterator[None]:
+    """Run the debug server while the body runs and until the process exits.
+
+    A program that has ended can still hang: in a thread that is not a daemon, or in a function at exit. Its stacks
+    can be read there too, because the server stops after all functions that the program registers with `atexit`.
+    """
+    stack = contextlib.ExitStack()
+    with _recorded(), _last_word(start_servers(stack, options)):
+        atexit.register(stack.close)
+        yield
+
+
+@contextlib.contextmanager
+def _last_word(address: str | None) -> Iterator[None]:
+    """Keep why the body failed, for `torchctl ps`, if there is a server."""
+    pid = os.getpid()
+    try:
+        yield
+    except BaseException as error:
+        if address is not None and os.getpid() == pid:  # a forked child that gets here is not the rank
+            farewell.keep(error, address)
+        raise
+
+
+def start_servers(stack: contextlib.ExitStack, options: WorkerOptions) -> str | None:
+    """Start the servers that the environment asks for, and return the address of the one on a Unix socket."""
+    server = start_server(options)
+    if server is not None:
+        stack.enter_context(server)
+    start_tcp_server(stack, options)
+    return None if server is None else server.address
+
+
+def start_server(options: WorkerOptions) -> WorkerServer | None:
     """Start the server where the environment says; return None if it is disabled or cannot start."""
     try:
         path = socket_path()
@@ -83,7 +105,7 @@ def start_server(options: WorkerOptions = DEFAULT) -> WorkerServer | None:
         return None
 
 
-def start_tcp_server(stack: contextlib.ExitStack, options: WorkerOptions = DEFAULT) -> None:
+def start_tcp_server(stack: contextlib.ExitStack, options: WorkerOptions) -> None:
     """Start a server on TCP too, if TORCHCTL_WORKER_PORT is set, and register it in the job's store.
 
     TORCHCTL_WORKER_HOST is the interface, by default loopback; any other requires TORCHCTL_TOKEN. Both may contain

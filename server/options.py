@@ -97,9 +97,6 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
 
 
-DEFAULT = WorkerOptions()
-
-
 class Flag(NamedTuple):
     """An option on the command line of `python -m torchctl.server`.
 

@@ -44,9 +44,15 @@ class Host(Protocol):
 
 
 class Connection:
-    """Serves one client until it closes, idles too long, or breaks the rules."""
+    """Serves one client until it closes, idles too long, or breaks the rules.
 
-    def __init__(self, slot: Slot, host: Host) -> None:
+    Args:
+        slot: its place in the table of connections.
+        host: the listener that accepted it.
+        only_one: whether to close after the first answer, because other clients wait for this thread.
+    """
+
+    def __init__(self, slot: Slot, host: Host, *, only_one: bool = False) -> None:
         self._slot = slot
         self._host = host
         self._channel = slot.channel
@@ -55,6 +61,7 @@ class Connection:
         self._file = io.BufferedReader(self._reader, protocol.MAX_LINE_BYTES)
         self._head: Head | None = None
         self._closing = False
+        self._only_one = only_one
 
     def serve(self) -> None:
         """Serve the client's requests, once it is let in."""
@@ -112,7 +119,7 @@ class Connection:
         if isinstance(verdict, Refused) and verdict.stranger:
             self._refuse(verdict)
             return
-        self._closing = not head.keeps_open
+        self._closing = self._only_one or not head.keeps_open
         self._slot.waiting_since = None
         response = self._answer(verdict, head, body)
         self._slot.waiting_since = time.monotonic()  # from here on for the client to read, and to ask again

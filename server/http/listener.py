@@ -193,8 +193,12 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             return
         try:
             self.process_request(channel, address)
-        except RuntimeError:  # no thread can be started
-            self.shutdown_request(channel)
+        except RuntimeError:
+            # No thread can be started: the interpreter is ending (Python 3.12 and later), or the limit is reached.
+            try:
+                Connection(self.connections.slot_of(channel), self, only_one=True).serve()
+            finally:
+                self.shutdown_request(channel)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread."""

@@ -129,8 +129,8 @@ TRUTHS = {
     # ends
     "missing_at_the_start": Truth(3, [late(2, waiting=[0, 1])], or_cannot_tell=True),
     "teardown": Truth(3, [Fault(("not_entered", "rank_lost"), [1])], or_cannot_tell=True),
-    "at_exit": Truth(3, [Fault(("not_entered", "rank_lost"), [1])]),
-    "thread_outlives_main": Truth(4, [Fault(("not_entered", "rank_lost"), [3])]),
+    "at_exit": Truth(3, [late(1, waiting=[0, 2])]),
+    "thread_outlives_main": Truth(4, [late(3, waiting=[0, 1, 2])]),
     "one_step_more": Truth(4, [Fault(("not_entered", "op_mismatch"), [0])], or_cannot_tell=True),
     # libraries
     "ddp": Truth(4, [late(1, waiting=[0, 2, 3])]),

@@ -42,7 +42,7 @@ _START_UP = ("_bootstrap", "_bootstrap_inner", "run")
 _FRAMEWORKS = ("ray/_private/workers/default_worker.py",)
 _TRAINING = ("ray/train/",)
 _JOINS = (
-    ("threading.py", frozenset({"join", "_wait_for_tstate_lock"})),
+    ("threading.py", frozenset({"join", "_wait_for_tstate_lock", "_shutdown"})),
     ("concurrent/futures/_base.py", frozenset({"result", "exception", "wait", "result_iterator", "as_completed"})),
 )
 _SERVICES = frozenset(
@@ -81,8 +81,8 @@ def rank_thread(stacks: Stacks) -> ThreadStack | None:
     """Return the thread that shows where the rank is; None if the main one is missing.
 
     It is the main one, unless that only waits for another: a framework may run the training on a thread, as Ray Train
-    does; a script may start a thread and join it; a checkpoint is written by a thread for whose result the main one
-    waits. Where more than one thread could be meant, it is the main one.
+    does; a script may start a thread and join it, or end before it (`threading._shutdown`); a checkpoint is written by
+    a thread for whose result the main one waits. If more than one thread could be meant, it is the main one.
     """
     main = stacks.main
     if main is None or not _waits_for_another(main):
