@@ -1,4 +1,4 @@
-"""Flight-recorder dumps: decode untrusted files and replies, and tell what they hold.
+"""Flight-recorder dumps: decode untrusted files and replies, and show what they contain.
 
     from torchctl.flightrec import read_dump
     dump = read_dump("/tmp/nccl_trace_rank_3")
@@ -9,18 +9,19 @@ A whole job is one table (this needs NumPy, the extra `analysis`):
 
     from torchctl.flightrec import State, load
     trace = load(["/shared/dumps"])
-    stuck = trace.rank[trace.state == State.STARTED]  # ranks of the rows that have begun and not finished
+    stuck = trace.rank[trace.state == State.STARTED]  # ranks of the operations that started but did not finish
     for failure in trace.bad:
         print(failure.source, failure.error)
 
-`load(paths, every=True)` keeps all dumps and all that recorders write; `dumps_of(trace)` gives it rank by rank.
+`load(paths, every=True)` keeps every dump and everything that the recorders wrote; `dumps_of(trace)` returns it
+rank by rank.
 
-Names are loaded on first use: the decoding child imports this package too and needs none of them.
+Names are loaded on first use, because the decoding child imports this package too and needs none of them.
 """
 
 from __future__ import annotations
 
-# `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
+# Importing `typing` would cost the decoding child 4 ms; type checkers treat this name as the real one.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from torchctl.flightrec.decoding.decode import decode_dump, describe_pickle, read_dump

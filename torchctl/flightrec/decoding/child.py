@@ -1,8 +1,8 @@
-"""The decoding child: reads requests on its stdin, answers on its stdout, under limits it cannot lift.
+"""The decoding child: reads requests on stdin and answers on stdout, under limits that it cannot raise.
 
-Started as `python -I -S`, never forked: the parent may have threads. It imports what it needs before the
-limits close, decodes one request after the other, and ends when its stdin does. After anything but a clean
-decode it ends too, since a hostile request may have left garbage behind that counts against the next.
+It is started as `python -I -S`, never forked, because the parent may have threads. It imports what it needs before
+the limits apply, decodes one request at a time, and exits when stdin closes. It also exits after anything but a
+clean decode: a hostile request may leave garbage behind that would count against the next one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torchctl.flightrec.decoding.unpickler import Refused, load
 
 
 def main() -> None:
-    """Serve requests until stdin ends. Arguments: the limits, memory in bytes and CPU seconds a request."""
+    """Serve requests until stdin closes. Arguments: memory limit in bytes, CPU seconds per request."""
     memory_bytes, cpu_s = int(sys.argv[-2]), int(sys.argv[-1])
-    # No cycle is made by honest dumps, and the collector would walk every object again and again.
+    # Honest dumps contain no cycles, and the collector would walk every object again and again.
     gc.disable()
     gc.freeze()
     close_limits(memory_bytes)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def serve(kind: bytes, data: bytes, members: MemberTexts) -> bytes:
-    """Return the payload that answers one request; `members` is what remains from one to the next.
+    """Return the payload that answers one request; only `members` is kept between requests.
 
     Raises:
         Refused, MemoryError: as `unpickler.load` and `columns.columns_of`.
@@ -67,13 +67,13 @@ def serve(kind: bytes, data: bytes, members: MemberTexts) -> bytes:
 
 
 def close_limits(memory_bytes: int) -> None:
-    """Bound the address space and leave no core file behind."""
+    """Limit the address space and disable core files."""
     _lower(resource.RLIMIT_AS, memory_bytes)
     _lower(resource.RLIMIT_CORE, 0)
 
 
 def limit_cpu(cpu_s: int) -> None:
-    """Give the next request `cpu_s` seconds from now; the kernel ends the process after that (SIGXCPU)."""
+    """Allow the next request `cpu_s` more CPU seconds; after that the kernel kills the process (SIGXCPU)."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_s + 1, hard=False)
 

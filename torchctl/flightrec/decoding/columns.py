@@ -1,10 +1,10 @@
-"""A decoded dump to checked flat columns. Runs in the limited child only.
+"""Convert a decoded dump to checked flat columns. Runs in the limited child only.
 
 How this works. Whatever the unpickler built is untrusted: 500 bytes can make a structure that takes forever
-to walk, print or hash, because its parts are shared. So nothing is walked but the fields torch writes, to the
-depth that torch writes them; a list is read once however often it is referred to (real dumps share their
-frames the same way); a value is hashed only after its type has been checked. The work is done column by
-column, most of it inside map, set, zip and array, at about the cost of the unpickling itself.
+to walk, print or hash, because its parts are shared. So only the fields that torch writes are walked, and only to
+the depth that torch writes them. A list is read once however often it is referenced (real dumps share their
+frames the same way), and a value is hashed only after its type has been checked. The work is done column by
+column, mostly inside map, set, zip and array, and costs about as much as the unpickling.
 
 Source: torch/csrc/distributed/c10d/FlightRecorder.hpp and FlightRecorderDetail.hpp, torch 2.13.0.
 """
@@ -27,18 +27,18 @@ from torchctl.flightrec.decoding.tables import (
 )
 from torchctl.flightrec.decoding.unpickler import Refused
 
-# `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
+# Importing `typing` would cost the decoding child 4 ms; type checkers treat this name as the real one.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_ENTRIES = 250_000  # torch's ring holds 2000 by default; this bounds what the parent must take
+MAX_ENTRIES = 250_000  # torch's ring holds 2000 by default; this limits what the parent has to accept
 MAX_GROUPS = 100_000
-_MAX_WALKED = 4_000_000  # items of the lists of one column; 2000 entries with 30 frames have 60 thousand
+_MAX_WALKED = 4_000_000  # list items in one column; 2000 entries with 30 frames have 60,000
 _TOP_KEYS = frozenset(
     {"version", "comm_lib_version", "nccl_version", "pg_config", "pg_status", "entries", "nccl_comm_state"}
 )
-_MARKS = ("entries", "pg_config", "pg_status")  # at least one is in every dump
+_MARKS = ("entries", "pg_config", "pg_status")  # every dump has at least one
 _KEYS = (
     *wire.ENTRY_INTS,
     *wire.ENTRY_TIMES,
@@ -58,11 +58,11 @@ def columns_of(value: object, *, whole: bool = True, members: MemberTexts | None
     """Return the packed columns of a decoded dump.
 
     Args:
-        whole: False leaves the columns of `wire.NOT_IN_TABLE` as if the dump did not say.
-        members: of the dumps before this one; added to.
+        whole: False leaves the columns in `wire.NOT_IN_TABLE` unset.
+        members: group members seen in earlier dumps; this dump's are added.
 
     Raises:
-        Refused: it is not shaped as a dump; the sentence names the entry and the field.
+        Refused: the value does not have the shape of a dump; the message names the entry and the field.
     """
     if type(value) is not dict or not any(mark in value for mark in _MARKS):
         raise Refused("is not a flight-recorder dump: it has no entries, no pg_config and no pg_status")
@@ -87,7 +87,7 @@ def _head(value: dict[Any, Any], strings: Strings, columns: dict[str, Any]) -> N
 
 
 def _groups(config: object, strings: Strings, columns: dict[str, Any], members: MemberTexts) -> None:
-    """pg_config: group name -> {name, desc, ranks}, ranks being text such as "[0, 1]"."""
+    """Read pg_config: group name -> {name, desc, ranks}, where ranks is text such as "[0, 1]"."""
     names, descs, offsets, ranks = array("q"), array("q"), array("q", [0]), array("q")
     for key, group in _pairs(config, "pg_config", MAX_GROUPS):
         if type(group) is not dict:
@@ -100,7 +100,7 @@ def _groups(config: object, strings: Strings, columns: dict[str, Any], members: 
 
 
 def _ranks(value: object, members: MemberTexts) -> array[int]:
-    """Return a group's global ranks; empty when the dump does not say, which gloo's "[]" means too."""
+    """Return a group's global ranks, empty if the dump does not have them (gloo's "[]" means the same)."""
     parts: Iterable[object] = ()
     if type(value) is str:
         if len(value) > MAX_RANKS_TEXT:
@@ -120,7 +120,7 @@ def _ranks(value: object, members: MemberTexts) -> array[int]:
 
 
 def _statuses(status: object, columns: dict[str, Any]) -> None:
-    """pg_status: local group number -> three counters; integers in pickle, strings in JSON."""
+    """Read pg_status: local group number -> three counters; integers in pickle, strings in JSON."""
     keys = ("last_enqueued_collective", "last_started_collective", "last_completed_collective")
     ids: array[int] = array("q")
     numbers: tuple[array[int], ...] = (array("q"), array("q"), array("q"))
@@ -136,7 +136,7 @@ def _statuses(status: object, columns: dict[str, Any]) -> None:
 
 
 def _entries(entries: object, strings: Strings, columns: dict[str, Any], left_out: Sequence[str]) -> None:
-    if entries is None:  # JSON leaves an empty list out
+    if entries is None:  # JSON omits an empty list
         entries = []
     if type(entries) is not list or not set(map(type, entries)) <= {dict}:
         raise Refused("is malformed: entries is not a list of dictionaries")
@@ -160,7 +160,7 @@ def _entries(entries: object, strings: Strings, columns: dict[str, Any], left_ou
         columns[key] = _list_column(key, fields[key], shapes)
     for key in wire.ENTRY_DTYPES:
         values = fields[key]
-        if str in set(map(type, values)):  # one type as plain text, as torch's own tests and some forks write it
+        if str in set(map(type, values)):  # a single type as plain text, as torch's own tests and some forks write it
             values = [[value] if type(value) is str else value for value in values]
         columns[key] = _list_column(key, values, dtypes)
     columns["frames"] = _list_column("frames", fields["frames"], stacks)
@@ -171,8 +171,10 @@ def _transpose(entries: list[dict[str, Any]], left_out: Sequence[str]) -> dict[s
     """Return each known field as one sequence, None if an entry lacks it or the field is `left_out`."""
     if not entries:
         return dict.fromkeys(_KEYS, ())
-    # Entries of one dump have the same keys, so those that the first one lacks are rarely looked for.
-    if "collective_seq_id" not in entries[0] and "seq_id" in entries[0]:  # before the two counters were separated
+    # All entries of a dump have the same keys, so keys missing from the first one are rarely looked up.
+    if (
+        "collective_seq_id" not in entries[0] and "seq_id" in entries[0]
+    ):  # dumps from before torch split the counter in two
         entries = [entry | {"collective_seq_id": entry.get("seq_id")} for entry in entries]
     present = [key for key in _KEYS if key in entries[0] and key not in left_out]
     fields: dict[str, Sequence[Any]] = {}
@@ -203,7 +205,7 @@ def _int_column(key: str, values: Sequence[Any]) -> array[int]:
 
 
 def _time_column(key: str, values: Sequence[Any]) -> array[int]:
-    """An unset time is None in pickle and 0 in JSON."""
+    """Return a column of times; an unset time is None in pickle and 0 in JSON."""
     if set(map(type, values)) <= {int, _NONE_TYPE}:
         values = [value or wire.NONE for value in values]
     return _int_column(key, values)
@@ -217,7 +219,7 @@ def _flag_column(key: str, values: Sequence[Any]) -> array[int]:
 
 def _float_column(key: str, values: Sequence[Any]) -> array[float]:
     kinds = set(map(type, values))
-    if kinds == {_NONE_TYPE}:  # timing is off, nearly everywhere
+    if kinds == {_NONE_TYPE}:  # timing is off on nearly every job
         return array("d", [float("nan")]) * len(values)
     if not kinds <= {float, int, _NONE_TYPE}:
         raise _wrong(key, values, (float, int, _NONE_TYPE), "a number")
@@ -233,13 +235,13 @@ def _text_column(key: str, values: Sequence[Any], strings: Strings) -> array[int
         return array("q", [strings[""]]) * len(values)
     if not kinds <= {str}:
         values = [text_of(value, key) for value in values]
-    if values and values.count(values[0]) == len(values):  # a thread's name, a description
+    if values and values.count(values[0]) == len(values):  # such as a thread name or a description
         return array("q", [strings[values[0]]]) * len(values)
     return array("q", map(strings.__getitem__, values))
 
 
 def _split_groups(values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """process_group: (name, description), a tuple in pickle and a list in JSON."""
+    """Split process_group into names and descriptions; each value is a tuple in pickle and a list in JSON."""
     if not set(map(type, values)) <= {tuple, list}:
         values = [value if type(value) in (tuple, list) else (value, None) for value in values]
     if not set(map(len, values)) <= {2}:
@@ -255,7 +257,7 @@ def _list_column(key: str, values: Sequence[Any], table: ShapeTable | DtypeTable
         values = [() if value is None else value for value in values]
     if sum(map(len, values)) <= _MAX_WALKED:
         return array("q", table.numbers(values, key))
-    # Lists that are referred to again and again; each is read once.
+    # The same lists are referenced again and again; read each once.
     seen: dict[int, int] = {}
     column = []
     for value in values:
@@ -277,7 +279,7 @@ def _pairs(value: object, key: str, most: int) -> Iterable[tuple[Any, Any]]:
 
 
 def _integer(value: object, what: str) -> int:
-    """Return a 64-bit integer written as one, or as text, which is JSON's way in some fields."""
+    """Return a 64-bit integer, which JSON writes as text in some fields."""
     if type(value) is str and len(value) <= 32:
         try:
             value = int(value)

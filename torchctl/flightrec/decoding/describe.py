@@ -1,8 +1,8 @@
-"""The structure of an arbitrary pickle as text, with nothing called. Runs in the limited child only.
+"""Show the structure of an arbitrary pickle as text, without calling anything. Runs in the limited child only.
 
-How this works. Every global that the pickle names becomes an empty class made here, which keeps what it is
-called with, set to or filled with, and does nothing; nothing of that name is imported or looked up. So
-`datetime.datetime(...)` is shown, and `os.system('...')` is shown as well: as text.
+How this works. Every global that the pickle names becomes an empty class made here. It records its arguments,
+state and items, and does nothing else; the real name is never imported or looked up. So `datetime.datetime(...)`
+is only shown as text, and so is `os.system('...')`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torchctl.flightrec.decoding.unpickler import Refused, reader_of, run
 
 MAX_NODES = 5_000
 MAX_DEPTH = 30
-MAX_STRING = 2_000  # characters of one text or byte string that are shown
+MAX_STRING = 2_000  # characters shown of one text or byte string
 MAX_GLOBALS = 1_000
 
 
 class Opaque:
-    """What stands for an object of a class that is never loaded."""
+    """A placeholder for an object whose class is never loaded."""
 
     qualified_name = "?"
     args: tuple[object, ...]
@@ -55,14 +55,14 @@ class Opaque:
 
 
 class PersistentId:
-    """What stands for an object that the pickle refers to by persistent id."""
+    """A placeholder for an object that the pickle references by persistent id."""
 
     def __init__(self, pid: object) -> None:
         self.pid = pid
 
 
 class DescribingUnpickler(Unpickler):
-    """Builds built-in types and `Opaque` ones; imports nothing."""
+    """Builds only built-in types and `Opaque` objects; imports nothing."""
 
     def __init__(self, file: BufferedReader[Any]) -> None:
         super().__init__(file)
@@ -82,10 +82,10 @@ class DescribingUnpickler(Unpickler):
 
 
 def describe(data: bytes) -> str:
-    """Return one line of text that shows what a pickle holds.
+    """Return one line of text that shows what a pickle contains.
 
     Raises:
-        Refused: it is not a pickle, is cut short, or makes no sense to the pickle machine.
+        Refused: the data is not a pickle, is truncated, or is invalid.
     """
     if not data:
         raise Refused("is empty")
@@ -98,7 +98,7 @@ def describe(data: bytes) -> str:
 
 
 class _Text:
-    """Writes a value as text, to a depth and a number of nodes, seeing where it meets itself."""
+    """Formats a value as text, up to a maximum depth and node count, and detects cycles."""
 
     def __init__(self) -> None:
         self._left = MAX_NODES
@@ -153,7 +153,7 @@ class _Text:
         return text + ">"
 
     def _few(self, values: Iterable[Any]) -> Iterator[Any]:
-        """Yield values while the budget lasts, then a mark."""
+        """Yield values until the budget is used up."""
         for value in values:
             yield value
             if self._left <= 0:

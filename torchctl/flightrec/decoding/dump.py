@@ -1,7 +1,7 @@
-"""What a flight-recorder dump holds: process groups, entries and their frames, as the recorder wrote them.
+"""The contents of a flight-recorder dump: process groups, entries and their frames, as the recorder wrote them.
 
-Nothing is judged here: `state` is the recorder's own word, which gloo never moves from "scheduled". What it
-means is said in `table.judge`.
+Nothing is interpreted here: `state` is the recorder's own word, and gloo leaves it at "scheduled" forever.
+`table.judge` interprets it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One call of a Python stack; `line` is 0 if the recorder has none."""
+    """One frame of a Python stack; `line` is 0 if the recorder has no line number."""
 
     filename: str
     line: int
@@ -21,7 +21,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """One group of `pg_config`: its global ranks, None if the dump does not say."""
+    """One group in `pg_config`; its global ranks are None if the dump does not have them."""
 
     name: str
     desc: str
@@ -30,9 +30,9 @@ class ProcessGroup:
 
 @dataclass(frozen=True, slots=True)
 class ReportedStatus:
-    """One row of `pg_status`: the counters that the process itself reports, -1 or None for none.
+    """One row of `pg_status`: the process's own counters; -1 or None means that there is none.
 
-    They count sequence ids on NCCL and `op_id` on gloo. `pg_id` is a number of this rank alone.
+    They count sequence ids on NCCL and `op_id` on gloo. `pg_id` is local to this rank.
     """
 
     pg_id: int
@@ -43,10 +43,10 @@ class ReportedStatus:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recorded operation; None, "" or () if the dump does not say.
+    """One recorded operation; a field is None, "" or () if the dump does not have it.
 
-    `record_id`, `op_id` and `pg_id` are counters of one rank: never join ranks on them. Times are wall-clock
-    nanoseconds of the worker's host. `frames` has the innermost call first, and is empty in JSON dumps.
+    `record_id`, `op_id` and `pg_id` are local to one rank: never join ranks on them. Times are wall-clock
+    nanoseconds on the worker's host. `frames` has the innermost call first, and is empty in JSON dumps.
     """
 
     record_id: int | None
@@ -75,7 +75,7 @@ class Entry:
 
     @property
     def backend(self) -> str:
-        """The recorder's backend: "nccl" of "nccl:all_reduce"; "" when there is none."""
+        """The backend: "nccl" for "nccl:all_reduce"; "" if there is none."""
         backend, colon, _ = self.profiling_name.partition(":")
         return backend if colon else ""
 
@@ -87,7 +87,7 @@ class Entry:
 
     @property
     def seq_id(self) -> int | None:
-        """The sequence id that joins ranks: point-to-point operations have a counter of their own."""
+        """The sequence id to join ranks on; point-to-point operations have their own counter."""
         return self.p2p_seq_id if self.is_p2p else self.collective_seq_id
 
 
@@ -97,12 +97,12 @@ class Dump:
 
     Args:
         source: the file or endpoint it came from.
-        version: format version, "2.10", which is later than "2.9"; "" when the dump does not say.
-        comm_lib_version: of NCCL or what replaces it; "" for gloo.
+        version: format version, such as "2.10" (which is later than "2.9"); "" if the dump has none.
+        comm_lib_version: version of NCCL or its replacement; "" for gloo.
         unknown_keys: top-level keys that this reader does not know, such as a vendor's `hccl_comm_state`.
-        groups: `pg_config`, in its order; of two groups with one name torch keeps the first.
+        groups: `pg_config`, in its order; if two groups share a name, torch keeps only the first.
         reported: `pg_status`, in its order.
-        entries: oldest first; built when asked for.
+        entries: oldest first; built on first access.
     """
 
     source: str

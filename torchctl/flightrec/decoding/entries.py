@@ -1,4 +1,4 @@
-"""The decoding child's columns as a dump, whose entries become objects when they are asked for."""
+"""Turn the decoding child's columns into a dump whose `Entry` objects are built on first access."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torchctl.flightrec.decoding.dump import Dump, Entry, Frame, ProcessGroup, R
 
 
 class EntryColumns(Sequence[Entry]):
-    """The entries of a dump as columns; `Entry` objects are built when the first of them is asked for.
+    """The entries of a dump as columns; all `Entry` objects are built on the first access to any of them.
 
-    `columns` maps each name of `wire.COLUMNS` to a view of 64-bit integers or floats, and `strings` holds
-    the text that columns refer to: what an engine over many ranks works on instead of objects.
+    `columns` maps each name in `wire.COLUMNS` to a view of 64-bit integers or floats, and `strings` holds
+    the text that the columns index. Code that handles many ranks works on these instead of on objects.
     """
 
     __slots__ = ("_entries", "columns", "strings")
@@ -42,7 +42,7 @@ class EntryColumns(Sequence[Entry]):
 
     def _all(self) -> list[Entry]:
         if self._entries is None:
-            # A frozen class sets its fields one by one, by name; field by field, for all at once, takes half the time.
+            # The constructor of a frozen class is slow; filling one field of all entries at a time takes half as long.
             made = list(map(object.__new__, repeat(Entry, len(self))))
             for fill, values in zip(_FILL, self._values(), strict=True):
                 deque(map(fill, made, values), maxlen=0)
@@ -50,7 +50,7 @@ class EntryColumns(Sequence[Entry]):
         return self._entries
 
     def _values(self) -> list[list[Any]]:
-        """Return the fields of `Entry` in its order, each a list; equal shapes and stacks are one object."""
+        """Return one list per field of `Entry`, in its order; equal shapes and stacks share one object."""
         shapes, dtypes, stacks = self._shapes(), self._dtypes(), self._stacks()
         tables: dict[str, list[Any]] = {"input_sizes": shapes, "output_sizes": shapes, "frames": stacks}
         tables |= {"input_dtypes": dtypes, "output_dtypes": dtypes}
@@ -79,7 +79,7 @@ class EntryColumns(Sequence[Entry]):
     ) -> tuple[
         list[tuple[tuple[int, ...], ...]], list[tuple[str, ...]], list[tuple[int, ...]], list[tuple[str, int, str]]
     ]:
-        """Return what the columns' numbers stand for: sizes, dtypes, stacks as rows of frames, and the frames."""
+        """Return the tables that the columns index: sizes, dtypes, stacks as rows of frames, and the frames."""
         columns, text = self.columns, self.strings.__getitem__
         lines = columns["frame_line"].tolist()
         frames = list(zip(map(text, columns["frame_filename"]), lines, map(text, columns["frame_name"]), strict=True))
@@ -109,11 +109,11 @@ _FIELD_NAMES = tuple(field.name for field in fields(Entry))
 _FILL = tuple(Entry.__dict__[name].__set__ for name in _FIELD_NAMES)
 
 
-Members = dict[bytes, tuple[int, ...]]  # ranks of a group by their bytes in a column
+Members = dict[bytes, tuple[int, ...]]  # a group's ranks, keyed by their bytes in a column
 
 
 def dump_of_columns(strings: list[str], columns: Mapping[str, memoryview[Any]], source: str, members: Members) -> Dump:
-    """Return the dump that the decoding child's columns describe; equal `members` become one object."""
+    """Return the dump that the decoding child's columns describe; equal `members` share one object."""
     version, library, *unknown = (strings[number] for number in columns["head"])
     offsets, ranks = columns["config_rank_offsets"], columns["config_ranks"]
     groups = tuple(
@@ -129,7 +129,7 @@ def dump_of_columns(strings: list[str], columns: Mapping[str, memoryview[Any]], 
 
 
 def _members(ranks: memoryview[Any], known: Members) -> tuple[int, ...]:
-    """Return the ranks of a group; of a thousand dumps that state the same thousand, each is read as bytes alone."""
+    """Return the ranks of a group; if a thousand dumps list the same thousand ranks, they are converted only once."""
     key = ranks.tobytes()
     found = known.get(key)
     if found is None:

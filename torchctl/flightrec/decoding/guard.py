@@ -1,10 +1,10 @@
 """A child process that decodes untrusted bytes under limits on memory, CPU and time.
 
 How this works. The child is a fresh `python -I -S` (9 ms), not a fork (1 ms): a fork of a process with
-threads may deadlock, and would start with all of the parent's memory inside its limit. It talks over two
-pipes (see wire.py) that the parent reads and writes without blocking, against one deadline; whatever goes
+threads may deadlock, and all of the parent's memory would count against its limit. It talks over two
+pipes (see wire.py) that the parent reads and writes without blocking, with one deadline. Whatever goes
 wrong, the child is killed by its own process id and reaped before the call returns. One guard serves one
-request at a time, from any thread; threads that want to decode at once take a guard each.
+request at a time, from any thread; threads that decode concurrently need one guard each.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from torchctl.text import duration
 
 MAX_REPLY_BYTES = 512 << 20  # four times the largest input; the parent must hold it
 _CHUNK_BYTES = 1 << 20
-# For glibc: memory that one dump has used is kept for the next instead of being given back, 5 % of all the time.
+# For glibc: keep the memory of one dump for the next instead of returning it to the kernel, which saves 5% of the time.
 _ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
-# The package's own folder goes last on the path: nothing beside it can stand in for the standard library.
+# The package's folder goes last on the path, so nothing beside it can shadow the standard library.
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from torchctl.flightrec.decoding.child import main; main()"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What decoding one dump may use.
+    """The resources that decoding one dump may use.
 
     Args:
-        input_bytes: size of the dump; 2000 entries with stacks have 0.34 MB as pickle, 0.94 MB as JSON.
+        input_bytes: size of the dump; 2000 entries with stacks take 0.34 MB as pickle, 0.94 MB as JSON.
         memory_bytes: the child's whole address space; unpickled data takes 10 to 20 times its size.
         cpu_s: CPU seconds per request; 100 MB unpickle in about 3.
-        wall_s: seconds from asking to the whole answer, the child's start among them.
+        wall_s: seconds from the request to the complete answer, including starting the child.
     """
 
     input_bytes: int = 128 << 20
@@ -52,9 +52,9 @@ class Limits:
 
 
 class Guard:
-    """Decodes one blob after another in a limited child, which is started when first needed.
+    """Decodes one blob at a time in a limited child, which is started on first use.
 
-    A context manager; `close` may be called twice. After a refusal the next request gets a fresh child.
+    It is a context manager; `close` may be called twice. After a refusal the next request gets a fresh child.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -74,13 +74,13 @@ class Guard:
         """Start the child now, so that it boots while the caller does something else.
 
         Raises:
-            DumpError: no child process can be started.
+            DumpError: the child process cannot be started.
         """
         with self._lock:
             self._start()
 
     def close(self) -> None:
-        """End the child."""
+        """Kill the child."""
         with self._lock:
             self._end()
 
@@ -88,12 +88,12 @@ class Guard:
         """Return the payload of the child's answer to one request.
 
         Args:
-            kind: of request; see wire.py.
+            kind: the kind of request; see wire.py.
             data: the untrusted bytes.
             source: the file or endpoint they come from, named in every error.
 
         Raises:
-            DumpError: the bytes are refused, or need more than the limits allow.
+            DumpError: the bytes are refused, or exceed the limits.
         """
         if len(data) > self.limits.input_bytes:
             raise too_large(source, len(data), self.limits)
@@ -128,13 +128,13 @@ class Guard:
             assert child.stdin is not None and child.stdout is not None
             for pipe in (child.stdin, child.stdout):
                 os.set_blocking(pipe.fileno(), False)
-                with suppress(OSError):  # the system may allow no more than its 64 KiB
+                with suppress(OSError):  # the system may not allow more than the default 64 KiB
                     fcntl(pipe.fileno(), F_SETPIPE_SZ, _CHUNK_BYTES)
             self._child = child
         return self._child
 
     def _end(self) -> int:
-        """Kill and reap the child; return how it ended, as subprocess counts it."""
+        """Kill and reap the child; return its return code, as `subprocess` defines it."""
         child, self._child = self._child, None
         if child is None:
             return 0
@@ -164,7 +164,7 @@ class Guard:
             raise self._death(child, source) from None
 
     def _death(self, child: subprocess.Popen[bytes], source: str) -> DumpError:
-        """Return the error for a child that ended by itself."""
+        """Return the error for a child that exited by itself."""
         try:
             status = child.wait(timeout=1)
         except subprocess.TimeoutExpired:
@@ -180,7 +180,7 @@ class Guard:
 
 
 def too_large(source: str, size: int, limits: Limits) -> DumpError:
-    """Return the error for a dump over the limit on its size."""
+    """Return the error for a dump over the size limit."""
     return DumpError(
         f"{source} has {size} bytes; torchctl decodes at most {limits.input_bytes >> 20} MiB",
         hint="take a dump with fewer entries (TORCH_FR_BUFFER_SIZE) or without stack traces",
@@ -212,7 +212,7 @@ def _receive(descriptor: int, size: int, deadline: float) -> bytes:
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:
-    """Wait until the pipe is ready or its other end is gone; raises TimeoutError at the deadline."""
+    """Wait until the pipe is ready or its other end is closed; raise TimeoutError at the deadline."""
     poll = select.poll()
     poll.register(descriptor, event)
     while True:

@@ -1,4 +1,4 @@
-"""A dump before it is decoded, and one that could not be obtained."""
+"""A dump before it is decoded, and a dump that could not be obtained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RawDump:
         source: the file or endpoint it came from.
         rank: the global rank, None if it is not known.
         data: the untrusted bytes.
-        answered_ns: when a live worker gave it, wall-clock nanoseconds; None for a file.
+        answered_ns: when a live worker sent it, wall-clock nanoseconds; None for a file.
         written_ns: when the file was last written; None for a live worker.
     """
 

@@ -1,7 +1,7 @@
-"""Strings, members, shapes, dtype lists and stacks, each kept once and numbered. Runs in the limited child only.
+"""Tables that store each string, member list, shape, dtype list and stack once. Runs in the limited child only.
 
-The limits are far above what torch writes; they keep a hostile dump from making the parent, which has no
-memory limit of its own, hold or print something absurd.
+The limits are far above what torch writes. They keep a hostile dump from making the parent, which has no
+memory limit, hold or print something absurd.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from itertools import chain
 
 from torchctl.flightrec.decoding.unpickler import Refused
 
-# `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
+# Importing `typing` would cost the decoding child 4 ms; type checkers treat this name as the real one.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 MAX_TEXT = 65_536  # characters; a C++ frame's name can have thousands
 MAX_RANKS_TEXT = 2_000_000  # "[0, 1, ...]" of 250 thousand ranks
-MAX_TENSORS = 131_072  # of one operation; all_gather has one per rank
+MAX_TENSORS = 131_072  # per operation; all_gather has one per rank
 MAX_DIMENSIONS = 64  # torch's own limit
 MAX_VALUES = 10_000_000  # numbers in one table, equal rows counted once
 MAX_FRAMES = 4_096  # four times Python's recursion limit
-_MOST_ALIKE = 16  # stacks with the same frame in the middle that are compared one by one
+_MOST_ALIKE = 16  # how many stacks with the same middle frame are compared one by one
 
 
 _INT, _STR, _LIST = {int}, {str}, {list}
 
 
 class Strings(dict[str, int]):
-    """Text to its number, given out on first use."""
+    """Maps each string to its number, assigned on first use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class Strings(dict[str, int]):
 
 
 def text_of(value: object, what: str) -> str:
-    """Return a field of text; None is "", and integers are taken for names and thread ids.
+    """Return a field as text: None becomes "", and integers are accepted (as names and thread ids).
 
     Raises:
-        Refused: it is anything else.
+        Refused: the value is anything else.
     """
     if type(value) is str:
         return value
@@ -60,9 +60,9 @@ def text_of(value: object, what: str) -> str:
 
 
 class MemberTexts(dict[str, "array[int]"]):
-    """Members of groups by their text: the dumps of a large job all state the same, which is long to read."""
+    """Group members by their text: all dumps of a large job have the same text, which is slow to parse."""
 
-    _MOST = 2 * MAX_RANKS_TEXT  # characters that are kept
+    _MOST = 2 * MAX_RANKS_TEXT  # characters to keep
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class MemberTexts(dict[str, "array[int]"]):
 
 
 class ShapeTable:
-    """Sizes of the tensors of an operation, `[[4, 1024], [8]]`."""
+    """Sizes of an operation's tensors, such as `[[4, 1024], [8]]`."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, ...], int] = {}
@@ -85,10 +85,10 @@ class ShapeTable:
         self._values = array("q")
 
     def numbers(self, values: Sequence[Sequence[Any]], key: str) -> list[int]:
-        """Return the number of each of many lists; those of one tensor, nearly all, without a step of Python each."""
+        """Return the number of each list; lists of one tensor, nearly all of them, skip the Python-level loop."""
         alone = [value[0] for value in values if len(value) == 1]
         plain = set(map(type, alone)) <= _LIST and max(map(len, alone), default=0) <= MAX_DIMENSIONS
-        # Types before hashes: a tuple of shared tuples takes forever to hash.
+        # Check types before hashing: a tuple of shared tuples takes forever to hash.
         if not plain or not set(map(type, chain.from_iterable(alone))) <= _INT:
             return [self.number(value, key) for value in values]
         rows = list(map(tuple, alone))
@@ -100,10 +100,10 @@ class ShapeTable:
 
     def number(self, tensors: Sequence[Any], key: str) -> int:
         if len(tensors) == 1 and type(tensors[0]) is list and len(tensors[0]) <= MAX_DIMENSIONS:
-            row = (len(tensors[0]), *tensors[0])  # nearly every operation, at half the cost
+            row = (len(tensors[0]), *tensors[0])  # nearly every operation; half the cost
         else:
             row = _flat(tensors, key)
-        # Checked before it is hashed: a tuple of shared tuples takes forever to hash.
+        # Check types before hashing, as above.
         if not set(map(type, row)) <= _INT:
             raise Refused(f"is malformed: {key} of an entry holds a size that is not an integer")
         number = self._numbers.get(row)
@@ -133,7 +133,7 @@ def _flat(tensors: Sequence[Any], key: str) -> tuple[Any, ...]:
 
 
 class DtypeTable:
-    """Types of the tensors of an operation, `["Float", "Long"]`."""
+    """Types of an operation's tensors, such as `["Float", "Long"]`."""
 
     def __init__(self, strings: Strings) -> None:
         self._strings = strings
@@ -142,9 +142,9 @@ class DtypeTable:
         self._values = array("q")
 
     def numbers(self, values: Sequence[Sequence[Any]], key: str) -> list[int]:
-        """Return the number of each of many lists."""
+        """Return the number of each list."""
         if not set(map(type, chain.from_iterable(values))) <= _STR:
-            return [self.number(value, key) for value in values]  # which says what is wrong
+            return [self.number(value, key) for value in values]  # raises, and says what is wrong
         rows = list(map(tuple, values))
         known = {row: self.number(row, key) for row in dict.fromkeys(rows)}
         return list(map(known.__getitem__, rows))
@@ -177,8 +177,8 @@ class StackTable:
         self._values = array("q")
 
     def numbers(self, values: Sequence[Sequence[Any]], key: str) -> list[int]:
-        """Return the number of each of many stacks; frames are dictionaries that stacks of one place share."""
-        # Comparing with the few that were met before is by identity, frame by frame: a fifth of what hashing costs.
+        """Return the number of each stack; stacks from the same place share their frame dictionaries."""
+        # Compare with the few earlier stacks by frame identity: a fifth of the cost of hashing.
         met: dict[int, list[tuple[Sequence[Any], int]]] = {}
         found = []
         for frames in values:
@@ -249,7 +249,7 @@ def _bounded(values: int) -> int:
 
 
 def _line(frame: Mapping[str, object]) -> int:
-    """Return a frame's line number, 0 when it has none."""
+    """Return a frame's line number, or 0 if it has none."""
     line = frame.get("line", 0)
     if line is None:
         return 0

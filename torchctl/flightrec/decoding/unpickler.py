@@ -1,19 +1,19 @@
-"""Bytes to plain Python objects, with nothing called on the way. Runs in the limited child only.
+"""Load bytes into plain Python objects without calling anything. Runs in the limited child only.
 
-How this works. A dump holds built-in types alone: no GLOBAL and no REDUCE opcode (torch's C++ pickler,
-protocol 2). So the unpickler refuses every global and every persistent id, and what is left of the pickle
-machine can build lists, tuples, dicts, sets, text and numbers. It can still ask for any amount of memory
-(nine bytes: LONG_BINPUT with a large index) or time; those are the child's limits' business.
+How this works. A dump holds only built-in types: no GLOBAL and no REDUCE opcode (torch's C++ pickler,
+protocol 2). So the unpickler refuses every global and every persistent id, and the rest of the pickle
+machine can build only lists, tuples, dicts, sets, text and numbers. It can still ask for any amount of memory
+(nine bytes: LONG_BINPUT with a large index) or time; the child's limits stop that.
 """
 
 from __future__ import annotations
 
 import io
 
-# The C module alone: `pickle` would import re, struct and more, 4 ms on every run.
+# Only the C module: `pickle` would import re, struct and more, which costs 4 ms on every run.
 from _pickle import Unpickler, UnpicklingError
 
-# `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
+# Importing `typing` would cost the decoding child 4 ms; type checkers treat this name as the real one.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -30,7 +30,7 @@ _FOREIGN = (
 
 
 class Refused(Exception):
-    """A sentence, without its subject, about why the bytes are not taken."""
+    """The bytes are refused; the message is a sentence without its subject."""
 
 
 class RefusingUnpickler(Unpickler):
@@ -44,11 +44,11 @@ class RefusingUnpickler(Unpickler):
 
 
 def load(data: bytes) -> object:
-    """Return what a dump's bytes hold, pickle or JSON by their first byte.
+    """Return the object in a dump's bytes; the first byte decides between pickle and JSON.
 
     Raises:
-        Refused: the bytes are empty, cut, foreign, or want something called.
-        MemoryError: they want more memory than the process may have.
+        Refused: the bytes are empty, truncated, foreign, or would call something.
+        MemoryError: they need more memory than the process may have.
     """
     if not data.strip(b"\0 \t\r\n"):
         raise Refused("is empty" if not data else "contains only whitespace")
@@ -64,18 +64,18 @@ def load(data: bytes) -> object:
 
 
 def load_pickle(data: bytes) -> object:
-    """Return the object of one pickle; raises as `load`."""
+    """Return the object in one pickle; raises as `load` does."""
     reader = reader_of(data)
     return run(RefusingUnpickler(reader), reader, len(data))
 
 
 def reader_of(data: bytes) -> io.BufferedReader[Any]:
-    """Return a file to unpickle from: on a BytesIO, which has no peek, a subclass is 3.5 times slower."""
+    """Return a file to unpickle from, because an Unpickler subclass is 3.5 times slower on a BytesIO (no peek)."""
     return io.BufferedReader(io.BytesIO(data), buffer_size=min(max(len(data), 4096), 1 << 20))
 
 
 def run(unpickler: Unpickler, reader: io.BufferedReader[Any], size: int) -> object:
-    """Run an unpickler over all of `reader` and put its failures into sentences."""
+    """Run an unpickler over all of `reader` and turn its errors into `Refused`."""
     try:
         value: object = unpickler.load()
     except (Refused, MemoryError):
@@ -89,7 +89,7 @@ def run(unpickler: Unpickler, reader: io.BufferedReader[Any], size: int) -> obje
             raise Refused(f"is cut short: the pickle does not end within its {size} bytes") from None
         raise Refused(f"is not a readable pickle: {error}") from None
     except Exception as error:
-        # The machine meets its stack in every wrong order: TypeError, IndexError, ValueError and so on.
+        # A malformed pickle can fail in any way: TypeError, IndexError, ValueError and so on.
         raise Refused(f"is not a readable pickle: {type(error).__name__}: {str(error)[:200]}") from None
     rest = size - reader.tell()
     if rest:
@@ -98,7 +98,7 @@ def run(unpickler: Unpickler, reader: io.BufferedReader[Any], size: int) -> obje
 
 
 def load_json(data: bytes) -> object:
-    """Return the object of a JSON text; raises as `load`."""
+    """Return the object in a JSON text; raises as `load` does."""
     import json
 
     try:
@@ -111,7 +111,7 @@ def load_json(data: bytes) -> object:
         if error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string"):
             raise Refused(f"is cut short: the JSON does not end within its {len(data)} bytes") from None
         raise Refused(f"is not readable JSON: {error.msg} at character {error.pos}") from None
-    except ValueError:  # Python's own limit on the digits of an integer
+    except ValueError:  # Python's limit on the digits of an integer
         raise Refused("is not readable JSON: it contains a number with thousands of digits") from None
 
 

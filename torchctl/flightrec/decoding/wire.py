@@ -1,8 +1,8 @@
-"""The bytes between the decoding child and its parent: strings and columns of 64-bit numbers.
+"""The format between the decoding child and its parent: strings and columns of 64-bit numbers.
 
-Neither side builds an object that the other side names: a reply is one table of strings and a fixed list
-of flat columns, so reading it back can neither call anything nor recurse, and a column can become a NumPy
-array without a copy (every column starts at a multiple of 8 bytes, in the machine's own byte order).
+Neither side builds an object that the other side names. A reply is one table of strings and a fixed list
+of flat columns, so reading it can neither call anything nor recurse, and a column can become a NumPy
+array without a copy (every column starts at a multiple of 8 bytes, in native byte order).
 
     request  kind (1 byte) | size (8) | data
     reply    kind (1 byte) | size (8) | payload
@@ -16,21 +16,21 @@ import struct
 from array import array
 from collections.abc import Mapping, Sequence
 
-# `typing` would cost the decoding child 4 ms; type checkers take this name for the real one.
+# Importing `typing` would cost the decoding child 4 ms; type checkers treat this name as the real one.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 HEADER = struct.Struct("<cQ")
 DECODE_DUMP = b"D"
-DECODE_FOR_TABLE = b"T"  # without what only a single dump's own screen shows
+DECODE_FOR_TABLE = b"T"  # without the fields that only the screen of a single dump shows
 DESCRIBE_PICKLE = b"P"
 DONE = b"K"
 REFUSED = b"E"
 
-NONE = -(2**63)  # "the dump does not say" in a column of integers; in one of floats it is NaN
+NONE = -(2**63)  # "not in the dump" in a column of integers; a column of floats uses NaN
 
-# Columns with one value per entry. The names are torch's own keys.
+# Columns with one value per entry. The names are torch's keys.
 ENTRY_INTS = ("record_id", "pg_id", "collective_seq_id", "p2p_seq_id", "op_id", "timeout_ms")
 ENTRY_TIMES = ("time_created_ns", "time_discovered_started_ns", "time_discovered_completed_ns")
 ENTRY_FLAGS = ("retired", "is_p2p")
@@ -42,26 +42,26 @@ ENTRY_COLUMNS = (
     *ENTRY_TIMES,
     *ENTRY_FLAGS,
     "duration_ms",
-    *ENTRY_TEXTS,  # numbers of strings
-    *ENTRY_SHAPES,  # rows of the table of shapes
+    *ENTRY_TEXTS,  # string numbers
+    *ENTRY_SHAPES,  # rows of the shape table
     *ENTRY_DTYPES,  # rows of the table of dtype lists
-    "frames",  # rows of the table of stacks
+    "frames",  # rows of the stack table
 )
-NOT_IN_TABLE = ("duration_ms", "thread_id", "thread_name")  # one tenth of the decoding
+NOT_IN_TABLE = ("duration_ms", "thread_id", "thread_name")  # a tenth of the decoding time
 # Tables that entries point into. Row i of a table is values[offsets[i]:offsets[i + 1]].
 TABLE_COLUMNS = (
     "shape_offsets",
     "shape_values",  # per tensor: number of dimensions, then each dimension
     "dtype_offsets",
-    "dtype_values",  # numbers of strings
+    "dtype_values",  # string numbers
     "stack_offsets",
-    "stack_values",  # rows of the table of frames
+    "stack_values",  # rows of the frame table
     "frame_filename",
     "frame_line",
     "frame_name",
 )
 HEAD_COLUMNS = (
-    "head",  # version, comm_lib_version, keys we do not know: numbers of strings
+    "head",  # string numbers of version, comm_lib_version and the unknown keys
     "config_name",
     "config_desc",
     "config_rank_offsets",
@@ -76,11 +76,11 @@ FLOAT_COLUMNS = frozenset({"duration_ms"})
 
 
 class WireError(ValueError):
-    """A payload that is not what `pack` makes."""
+    """A payload that `pack` did not make."""
 
 
 def pack(strings: Sequence[str], columns: Mapping[str, array[int] | array[float]]) -> bytes:
-    """Return the payload of one reply; `columns` holds every name of COLUMNS."""
+    """Return the payload of one reply; `columns` must have every name in COLUMNS."""
     text = "".join(strings).encode("utf-8", "surrogatepass")
     lengths = array("q", map(len, strings))
     parts = [_count(len(lengths)), lengths.tobytes(), _count(len(text)), text, b"\0" * (-len(text) % 8)]
@@ -92,10 +92,10 @@ def pack(strings: Sequence[str], columns: Mapping[str, array[int] | array[float]
 
 
 def unpack(payload: bytes) -> tuple[list[str], dict[str, memoryview[Any]]]:
-    """Return the strings and the columns of a payload; the columns are views of it, "q" or "d".
+    """Return the strings and the columns of a payload; the columns are views into it, "q" or "d".
 
     Raises:
-        WireError: the payload is cut or longer than its counts say.
+        WireError: the payload is truncated, or longer than its counts say.
     """
     reader = _Reader(memoryview(payload))
     lengths = reader.column("q", reader.count())

@@ -1,8 +1,8 @@
-"""Operations that an abort has ended on every rank, of which only some ran into their own timeout.
+"""Operations that an abort ended on every rank, although only some ranks ran into their own timeout.
 
-How this works. The rank that came first to an operation waits longest, so its entry alone may be over the timeout when
-the job aborts all of them; the others' entries look completed within theirs. An operation that one rank has given up
-was finished by none, unless it was quick there.
+How this works. The rank that entered an operation first waits longest, so only its entry may be over the timeout when
+the job aborts them all; the other ranks' entries look completed in time. If one rank gave up on an operation, no rank
+finished it, unless it was quick there.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torchctl.flightrec.table.trace import NO_TIME, State
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Trace
 
-_ABORT_NS = 1_000_000  # an abort ends everything that is in flight within about this time
+_ABORT_NS = 1_000_000  # an abort ends everything in flight within about this time
 
 
 def spread_aborts(trace: Trace) -> None:
-    """Mark rows as LATE that were ended with one that timed out: on other ranks, and beside it on each rank."""
+    """Mark rows as LATE if they ended together with one that timed out, on other ranks or on the same rank."""
     given_up = (trace.state == State.LATE) | (trace.state == State.TIMED_OUT)
     if not given_up.any():
         return

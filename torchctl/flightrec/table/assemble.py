@@ -1,8 +1,8 @@
-"""Decoded dumps to one table: numbers of single dumps become numbers of the job.
+"""Merge decoded dumps into one table: each dump's local numbers become job-wide numbers.
 
-How this works. Each dump numbers its texts, sizes and stacks for itself. The tables of all dumps are laid one
-after the other and interned once; a column then changes over by one indexed look-up for all rows. Rows are
-never touched one by one.
+How this works. Each dump numbers its own texts, sizes and stacks. The tables of all dumps are concatenated
+and interned once; each column is then converted with one indexed look-up for all rows. Rows are never touched
+one by one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Ints, SmallInts
 
 T = TypeVar("T", bound=Hashable)
-_LOOKUP_LIMIT = 1 << 24  # entries of a look-up array; above that numbers are sorted instead
+_LOOKUP_LIMIT = 1 << 24  # entries in a look-up array; above that, numbers are sorted instead
 
 
 def assemble(pieces: Sequence[Piece], bad: Sequence[Failure], notes: Sequence[str] = ()) -> Trace:
-    """Return the table of all rows of `pieces`, in their order."""
+    """Return the table of all rows in `pieces`, in their order."""
     infos, first = [], 0
     for piece in pieces:
         raw = piece.raw
@@ -130,10 +130,10 @@ class _Assembly:
         )
 
     def _of_one_recorder(self, families: Sequence[str], family: Ints) -> SmallInts:
-        """Give rows one family where ranks differ only in how their recorder calls itself.
+        """Give rows the same family if ranks differ only in the name of their recorder.
 
-        A vendor's fork has its own prefix, or none. Two recorders that count apart are gloo's and another's, or those
-        that one rank uses both of.
+        A vendor's fork has its own prefix, or none. Two recorders count separately if one is gloo's and the other is
+        not, or if one rank uses both.
         """
         others = [at for at, name in enumerate(families) if name != "gloo"]
         ranks = np.array([piece.rank for piece in self.pieces])[self.dump]
@@ -144,15 +144,15 @@ class _Assembly:
         return family.astype(np.int32)
 
     def take(self, name: str) -> Any:
-        """Return one column of all dumps; the dumps' own is given up."""
+        """Return one column of all dumps, and release the dumps' copies."""
         return np.concatenate([piece.columns.pop(name) for piece in self.pieces])
 
     def _intern(self, table: Callable[[Piece], Sequence[T]]) -> tuple[list[T], SmallInts, SmallInts]:
-        """Return the values of all dumps' tables once each, the number of each row, and where each dump begins."""
+        """Return the distinct values in all dumps' tables, the number of each row, and the offset of each dump."""
         numbers: dict[T, int] = {}
         mapped: list[int] = []
         base = []
-        known: dict[int, list[int]] = {}  # tables that several dumps share are read once
+        known: dict[int, list[int]] = {}  # a table that several dumps share is read once
         for piece in self.pieces:
             base.append(len(mapped))
             values = table(piece)
@@ -169,7 +169,7 @@ class _Assembly:
     def _calls(
         self, used: Sequence[int], name: SmallInts, texts: list[str], operations: list[Operation]
     ) -> tuple[SmallInts, list[Call], SmallInts, SmallInts, list[Signature]]:
-        """Number every combination of name, sizes and types that occurs, and what of each must be equal."""
+        """Number every combination of name, sizes and types in use, and the signature that ranks must agree on."""
         shapes, shape_map, shape_base = self._intern(lambda piece: piece.shapes)
         dtypes, dtype_map, dtype_base = self._intern(lambda piece: piece.dtypes)
         parts = [(name, len(used))]
@@ -191,7 +191,7 @@ class _Assembly:
         return call, calls, np.array(operation, np.int32), np.array(signature, np.int32), list(signatures)
 
     def _local_groups(self, group: SmallInts, desc: SmallInts, family: SmallInts) -> tuple[SmallInts, Ints]:
-        """Number every group of every dump; return each row's, and (dump, pg_id, name, desc, family) of each."""
+        """Number every group of every dump; return each row's number, and each (dump, pg_id, name, desc, family)."""
         _, pg = compact(self.take_copy("pg_id"))
         pg_ids = self.take("pg_id")
         names, compact_name = compact(group)
@@ -225,7 +225,7 @@ class _Assembly:
 
 
 def compact(values: SmallInts) -> tuple[list[int], SmallInts]:
-    """Return the distinct values, sorted, and each value's place among them; values are small and not negative."""
+    """Return the sorted distinct values and each value's index among them; values are small and not negative."""
     low = int(values.min())
     shifted = values - low
     top = int(shifted.max()) + 1
@@ -241,10 +241,10 @@ def compact(values: SmallInts) -> tuple[list[int], SmallInts]:
 
 
 def combine(parts: Sequence[tuple[SmallInts, int]]) -> tuple[list[tuple[int, ...]], SmallInts]:
-    """Return the distinct combinations of several columns, and each row's place among them.
+    """Return the distinct combinations of several columns, and each row's index among them.
 
     Args:
-        parts: columns of numbers from 0, each with its count of possible numbers.
+        parts: columns of numbers from 0, each with its number of possible values.
     """
     rows: list[tuple[int, ...]] = [()]
     number: SmallInts = np.zeros(len(parts[0][0]), np.int32)

@@ -1,4 +1,4 @@
-"""Coalesced batches: the row that closes one speaks for its members, whose own state never moves."""
+"""Coalesced batches: the closing row carries the state of its members, whose own state never changes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def close_batches(
 ) -> None:
     """Mark the members of every batch, and give them the state of the row that closes it.
 
-    A batch is the run of rows of one group on one rank that share a sequence id (the point-to-point one for
-    sends and receives) up to a closing row. The closing row of a batch of sends and receives becomes one of
-    the point-to-point rows: the collective counter has not moved for it.
+    A batch is a run of rows in one group on one rank that share a sequence id (the point-to-point one for
+    sends and receives), up to a closing row. The closing row of a batch of sends and receives becomes a
+    point-to-point row, because it does not advance the collective counter.
 
     Args:
-        local: number of the group on the rank of each row.
+        local: each row's group number, local to its rank.
         collective, point: the two sequence ids.
         p2p, state, member: changed in place.
     """
@@ -39,7 +39,7 @@ def close_batches(
         (groups[1:] != groups[:-1])
         | (seq[1:] != seq[:-1])
         | (point_to_point[1:] != point_to_point[:-1])
-        | closes[:-1]  # the row after a closing one begins anew
+        | closes[:-1]  # the row after a closing one starts a new run
     )
     starts = np.flatnonzero(fresh)
     run = np.cumsum(fresh) - 1

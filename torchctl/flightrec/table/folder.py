@@ -1,7 +1,7 @@
-"""Which files of a folder are dumps, and which rank each is of.
+"""Which files in a folder are dumps, and which rank each one belongs to.
 
-A rank is taken from the folder's manifest, else from a name, only where the name says so: a wrong rank is worse than
-none. Files with a name that says nothing can be given one by a pattern of the operator's.
+The rank comes from the folder's manifest, else from the file name, but only if the name is clear: a wrong rank is
+worse than none. For other file names the operator can give a pattern.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchctl.manifest import Entry, entries_of
 
 MAX_DEPTH = 4
 MAX_FILES = 200_000
-# Text that people keep beside dumps; never a dump itself.
+# Files that people keep beside dumps; never a dump.
 _OTHER = re.compile(r"\.(log|md|rst|ya?ml|toml|cfg|ini|py|sh|csv|html?|err|out|gz|xz|zst|zip|tar|svg|png|lock)\Z", re.I)
 _STACKS = re.compile(r"(?:\A|[-_.])(?:traceback|stacks?|py-?spy|info)(?:[-_.]|\Z)", re.IGNORECASE)
 _NUMBERS = re.compile(r"\d+")
@@ -28,8 +28,8 @@ class Found:
     """One file that may be a dump.
 
     Attributes:
-        rank: as the manifest of its folder or its name has it, None if neither does.
-        claimed: its name says that it is a dump, or the operator has named it: not being one is worth a word.
+        rank: from the folder's manifest or the file name, None if neither has it.
+        claimed: the name says that it is a dump, or the operator named it, so report it if it is not one.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Found:
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Found], list[str]]:
-    """Return the files under `paths` that may be dumps, and the others: stacks, logs, archives, what else lies there.
+    """Return the files under `paths` that may be dumps, and all others (stacks, logs, archives and so on).
 
     Raises:
         DumpError: a path does not exist.
@@ -74,7 +74,7 @@ def rank_by_pattern(path: str, pattern: re.Pattern[str]) -> int | None:
     """Return the rank that the operator's pattern finds in a path: its first group, else the whole match.
 
     Raises:
-        DumpError: what it finds is not a number.
+        DumpError: the match is not a number.
     """
     match = pattern.search(path)
     if match is None:
@@ -91,7 +91,7 @@ def _rank(path: str, whose: Mapping[str, Entry]) -> int | None:
 
 
 def _walk(folder: str, depth: int) -> Iterator[str]:
-    """Yield the files below a folder in order; links are not followed into folders."""
+    """Yield the files below a folder in order, without following links to folders."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -107,7 +107,7 @@ def _walk(folder: str, depth: int) -> Iterator[str]:
 def _with_ranks(files: Sequence[Found]) -> list[Found]:
     """Give files without a rank the one number in which their names differ, if it is separate.
 
-    ``dump.0, dump.1`` have one; ``node01, node02`` do not: a number that belongs to a word may be a host's.
+    ``dump.0, dump.1`` qualify; ``node01, node02`` do not, because a number attached to a word may name a host.
     """
     nameless: dict[tuple[str, ...], list[Found]] = {}
     for file in files:

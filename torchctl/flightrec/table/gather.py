@@ -1,4 +1,4 @@
-"""Many dumps, from files or workers, decoded by as many children as there are processors; a failure stops no other."""
+"""Decode many dumps, from files or workers, in one child per processor; one failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 
 def read_files(files: Sequence[Found]) -> Iterator[RawDump | Failure]:
-    """Yield the bytes of each file, or why there are none, in the order given."""
+    """Yield the bytes of each file, or the failure to read it, in the order given."""
     for path, rank in ((file.path, file.rank) for file in files):
         try:
             data = read_file(path)
             written_ns = os.stat(path).st_mtime_ns
         except DumpError as error:
             yield Failure(path, rank, error)
-        except OSError as error:  # it went away in between
+        except OSError as error:  # the file was removed in the meantime
             yield Failure(path, rank, DumpError(f"{path} cannot be read: {error.strerror}"))
         else:
             yield RawDump(path, rank, data, written_ns=written_ns)
@@ -47,17 +47,18 @@ def decode_each(
     whole: bool = True,
     meanwhile: Callable[[], object] | None = None,
 ) -> tuple[list[T], list[Failure]]:
-    """Return what `make` makes of each dump, in the order given, and the failures sorted by rank and source.
+    """Return the result of `make` for each dump, in the order given, and the failures sorted by rank and source.
 
-    Dumps are decoded by limited children, each driven by a thread that mostly waits. A dump is given up as soon as
-    something has been made of it: of a thousand dumps, only what was made of them is in memory.
+    Dumps are decoded by limited children, each driven by a thread that mostly waits. A dump is released as soon as
+    `make` returns, so memory holds only the results, even for a thousand dumps.
 
     Args:
-        raw_dumps: iterated over in this thread, while the first child starts, and no further than children can follow.
-        make: called in any of the threads; a DumpError that it raises is that dump's failure.
-        jobs: how many children at most; `processors` by default.
+        raw_dumps: iterated over in this thread, starting while the first child boots, and only as fast as the
+            children decode.
+        make: called in any of the threads; if it raises DumpError, that is the dump's failure.
+        jobs: maximum number of children; `processors` by default.
         whole: as in `decode_dump`.
-        meanwhile: called in each thread while its child starts: imports that `make` needs.
+        meanwhile: called in each thread while its child starts, such as for imports that `make` needs.
     """
     pool = _Pool(make, min(jobs or processors(), MAX_JOBS), whole, meanwhile)
     pool.run(raw_dumps)
@@ -65,11 +66,11 @@ def decode_each(
 
 
 class _Pool(Generic[T]):
-    """Threads that each drive one decoding child; one after the other is started while all before it are busy.
+    """Threads that each drive one decoding child; another one is started only while all others are busy.
 
-    How this works. The calling thread puts dumps into a queue with room for one a child, and `None` for each thread at
-    the end. What a thread raises is raised in the calling one. A thread that fails, the calling one by Ctrl-C included,
-    sets `stopped`: what is in the queue is then taken out and left, so that no one waits for room in it.
+    How this works. The calling thread puts dumps into a queue with room for one per child, and at the end one `None`
+    per thread. An exception in a thread is raised again in the calling thread. A thread that fails, including the
+    calling thread on Ctrl-C, sets `stopped`; the queue is then drained and discarded, so that no thread waits for room.
     """
 
     def __init__(
@@ -85,10 +86,10 @@ class _Pool(Generic[T]):
         self.raised: list[BaseException] = []
 
     def run(self, raw_dumps: Iterable[RawDump | Failure]) -> None:
-        """Decode all dumps; return when no thread is left.
+        """Decode all dumps; return when all threads have finished.
 
         Raises:
-            BaseException: whatever iterating, `make` or starting a child has raised, a dump's DumpError apart.
+            BaseException: whatever iterating, `make` or starting a child raised, except a dump's DumpError.
         """
         self._start_one()
         all_given = False
@@ -105,7 +106,7 @@ class _Pool(Generic[T]):
             all_given = True
         finally:
             if not all_given:
-                self.stopped.set()  # the threads end after the dump that they are at
+                self.stopped.set()  # each thread ends after its current dump
             for _ in self.threads:
                 self.waiting.put(None)
             for thread in self.threads:
@@ -114,7 +115,9 @@ class _Pool(Generic[T]):
             raise self.raised[0]
 
     def _start_one(self) -> None:
-        self.threads.append(threading.Thread(target=self._work, daemon=True))  # a second Ctrl-C waits for none
+        self.threads.append(
+            threading.Thread(target=self._work, daemon=True)
+        )  # daemon, so that a second Ctrl-C does not wait
         self.threads[-1].start()
 
     def _work(self) -> None:
@@ -143,13 +146,13 @@ class _Pool(Generic[T]):
 
 
 def processors() -> int:
-    """Return how many processors this process may use: a container or a scheduler may have given it few of many."""
+    """Return how many processors this process may use, which a container or scheduler may limit."""
     return len(os.sched_getaffinity(0))
 
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Keep the garbage collector from walking dumps again and again while they are built and held."""
+    """Stop the garbage collector from walking the dumps again and again while they are built and held."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -160,5 +163,5 @@ def collector_off() -> Iterator[None]:
 
 
 def order(one: RawDump | Failure) -> tuple[bool, int, str]:
-    """Ranks in order, those without one last."""
+    """Return a sort key: by rank, dumps without a rank last."""
     return one.rank is None, one.rank or 0, one.source

@@ -1,11 +1,11 @@
-"""Which local groups of many ranks are one process group, and who its members are.
+"""Which local groups on different ranks are the same process group, and which ranks are its members.
 
-How this works. Each rank has its own number for a group, and a name that need not be unique: split groups share names,
-and a second init_process_group starts over with the same ones. So a group is its name, its backend and its members. If
-one rank has several groups of one name, the first is matched with the first if all rings are whole, or else the newest
-with the newest. If a name means several sets that a rank is in, what the rank does under that name is not matched at
-all. If a dump does not state the members (gloo after new_group), they are the ranks seen in it, or all ranks for the
-default group.
+How this works. Each rank numbers groups by itself, and names need not be unique: split groups share names,
+and a second init_process_group reuses them. So a group is identified by its name, backend and members. If
+one rank has several groups with the same name, they are matched first to first if all rings are complete, or else
+newest to newest. If a name means several member sets that include the rank, its operations under that name are not
+matched at all. If a dump does not list the members (gloo after new_group), they are the ranks seen in the group, or
+all ranks for the default group.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
     Args:
         pieces: the dumps.
         keys: (dump, pg_id, name, description, family) of each local group, [local groups, 5]; the last three are
-            numbers in `texts` and `families`.
+            indices into `texts` and `families`.
     """
     known_sets = MemberSets()
     stated = [_stated(piece, known_sets) for piece in pieces]
@@ -48,7 +48,7 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
         members = sets[0] if len(sets) == 1 and epochs[at] == 0 else None
         key = (name, families[family], id(members), epochs[at])
         if len(sets) > 1:
-            # The rank's own dump states the members of the group that was used first, which may be another one.
+            # The rank's own dump lists the members of the group that was used first, which may be a different one.
             key = (name, families[family], -1 - at, epochs[at])
             several[at] = f"rank {piece.rank} uses several groups named {name}, and they cannot be distinguished"
         if key not in numbers:
@@ -59,7 +59,7 @@ def join_groups(pieces: Sequence[Piece], keys: Ints, texts: Sequence[str], famil
         number[at] = numbers[key]
         if piece.rank != NO_RANK:
             seen[numbers[key]].add(piece.rank)
-    # The default group has all ranks, including those that a gap in the dumps' ranks shows.
+    # The default group contains all ranks, including ranks whose dumps are missing.
     everybody = set(range(max([world or 0, *(piece.rank + 1 for piece in pieces)])))
     for group, in_it in zip(groups, seen, strict=True):
         if not group.known:
@@ -72,9 +72,9 @@ class Joined:
     """The process groups of a job.
 
     Attributes:
-        number: of each local group, its place in `groups`.
-        world: the size of the default group as the dumps state it.
-        several: local groups that may be any of several of their name, with a sentence about each.
+        number: each local group's index in `groups`.
+        world: the size of the default group according to the dumps.
+        several: local groups that could be any of several with the same name, with a sentence about each.
     """
 
     number: SmallInts
@@ -85,21 +85,21 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """One set of global ranks, in order and for looking up."""
+    """One set of global ranks, both sorted and as a set."""
 
     ordered: tuple[int, ...]
     ranks: frozenset[int]
 
 
 class MemberSets:
-    """Each set of ranks once: a thousand dumps state the same thousand ranks, so sets are compared by `id`."""
+    """Keeps each set of ranks once: a thousand dumps list the same thousand ranks, so sets are compared by `id`."""
 
     def __init__(self) -> None:
         self._by_object: dict[int, Members] = {}
         self._by_value: dict[tuple[int, ...], Members] = {}
 
     def of(self, ranks: tuple[int, ...]) -> Members:
-        """Return the one object for a set; `ranks` must live as long as this one."""
+        """Return the shared object for a set of ranks; `ranks` must live as long as `self`."""
         found = self._by_object.get(id(ranks))
         if found is None:
             members = frozenset(ranks)
@@ -109,7 +109,7 @@ class MemberSets:
 
 
 def _possible(stated: Sequence[dict[str, Members]]) -> dict[tuple[str, int], list[Members]]:
-    """Return the sets that a name may mean to a rank: other members' dumps show them if its own leaves them out."""
+    """Return the sets that a name may mean to a rank; other members' dumps fill in what its own dump lacks."""
     named: dict[str, dict[int, Members]] = defaultdict(dict)
     for table in stated:
         for name, found in table.items():
@@ -123,7 +123,7 @@ def _possible(stated: Sequence[dict[str, Members]]) -> dict[tuple[str, int], lis
 
 
 def _stated(piece: Piece, sets: MemberSets) -> dict[str, Members]:
-    """Return the members of each group that a dump states and its own rank is in."""
+    """Return the members of each group that a dump lists and that includes its own rank."""
     found: dict[str, Members] = {}
     for group in piece.groups:
         if group.name and group.ranks and group.name not in found:
@@ -136,10 +136,10 @@ def _stated(piece: Piece, sets: MemberSets) -> dict[str, Members]:
 def _epochs(
     keys: Ints, pieces: Sequence[Piece], possible: dict[tuple[str, int], list[Members]], texts: Sequence[str]
 ) -> list[int]:
-    """Return, for each local group, 0 for the newest of its name, -1 for the one before, and so on.
+    """Return, for each local group, 0 for the newest with its name, -1 for the one before, and so on.
 
-    A rank that has not made the newest one yet has none of number 0: whole rings show that, if its name means the
-    same members to all; otherwise the newest of every rank counts as the same.
+    A rank that has not created the newest one yet has no number 0. That is only known if all rings are complete and
+    the name means the same members on every rank; otherwise the newest on every rank is taken to be the same group.
     """
     by_name: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
     for at, (dump, pg_id, name, desc, family) in enumerate(keys.tolist()):
@@ -162,11 +162,11 @@ def _epochs(
 
 
 def _world(pieces: Sequence[Piece], sets: MemberSets) -> int | None:
-    """Return the size of the default group as the dumps state it."""
+    """Return the size of the default group according to the dumps, or None if they do not have it."""
     sizes = []
     for piece in pieces:
         for group in piece.groups:
-            # Gloo's only entry has no name, and is the default group as long as it states ranks.
+            # Gloo's only entry has no name, and is the default group if it lists ranks.
             default = group.desc.startswith("default") or group.name in ("", "0")
             if default and group.ranks and piece.rank in sets.of(group.ranks).ranks:
                 sizes.append(len(group.ranks))

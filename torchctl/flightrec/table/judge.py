@@ -1,4 +1,4 @@
-"""What the state of an entry means, in the operator's words; see `protocol.recorder` for what recorders write."""
+"""What the state of an entry means to the operator; see `protocol.recorder` for what recorders write."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _ACTIVE_WORDS = ("scheduled", "started", "timed out", "unknown")
 
 
 class Stage(Enum):
-    """How far an operation has come on this rank; the value is what the operator reads."""
+    """The progress of an operation on this rank; the value is what the operator reads."""
 
     SCHEDULED = "scheduled"
     STARTED = "started"
     COMPLETED = "completed"
-    RETIRED = "retired"  # gloo: done, or done with an error
-    COMPLETED_LATE = "completed late"  # after its own timeout: an abort makes stuck operations look so
+    RETIRED = "retired"  # gloo: finished, possibly with an error
+    COMPLETED_LATE = "completed late"  # after its own timeout; an abort makes stuck operations look completed
     TIMED_OUT = "timed out"  # given up by the watchdog
     UNKNOWN = "unknown"
 
     def __init__(self, word: str) -> None:
-        # Whether the operation has not finished, given up or not. Asked for every entry several times.
+        # Whether the operation has not finished, even if the watchdog gave up. Cached: read several times per entry.
         self.active = word in _ACTIVE_WORDS
 
 
@@ -31,7 +31,7 @@ _BatchKey = tuple[int | None, str, bool, int | None]
 
 
 def judge(entries: Sequence[Entry]) -> list[Stage]:
-    """Return how far each entry has come, in their order."""
+    """Return the stage of each entry, in their order."""
     closers: dict[_BatchKey, Stage] = {}
     judged = []
     for entry in entries:
@@ -47,7 +47,7 @@ def judge(entries: Sequence[Entry]) -> list[Stage]:
 
 
 def judge_alone(entry: Entry) -> Stage:
-    """Return how far an entry has come by its own fields."""
+    """Return the stage of an entry judged only by its own fields."""
     completed_ns = entry.time_discovered_completed_ns
     if has_ended(entry.state, completed_ns, entry.retired, entry.profiling_name):
         if entry.state != COMPLETED and completed_ns is None:
@@ -68,7 +68,7 @@ def _over_timeout(entry: Entry) -> bool:
 
 
 def tells_start(entry: Entry) -> bool:
-    """Whether the recorder has seen the operation start on the device; many recorders never do."""
+    """Return whether the recorder saw the operation start on the device; many recorders never do."""
     return entry.state == "started" or entry.time_discovered_started_ns is not None
 
 

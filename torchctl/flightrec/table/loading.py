@@ -1,7 +1,7 @@
-"""`load`: the flight-recorder dumps of a whole job as one table.
+"""`load`: read the flight-recorder dumps of a whole job into one table.
 
-How this works. Each dump is cut down to a piece as soon as it is decoded, so that a thousand ranks need no more memory
-than their columns; the pieces of the newest run become one table.
+How this works. Each dump is reduced to a piece as soon as it is decoded, so a thousand ranks need only the memory of
+their columns. The pieces of the newest run become one table.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def load(
 ) -> Trace:
     """Return the entries of every dump in files and folders as one table.
 
-    A file that cannot be used ends up in the result's `bad`; the others are still read. Needs NumPy.
+    A file that cannot be used is listed in the result's `bad`; the others are still read. Needs NumPy.
 
     Args:
         paths: dump files, or folders of them; folders are searched to a depth of four.
-        rank_from: a regular expression whose first group is the rank in a path; it replaces our own
-            reading of names.
-        jobs: how many processes decode at once; the processors by default.
-        every: dumps of former runs, a rank's second dump and dumps without a rank too, and in `recorded` all that
-            the recorders wrote: for looking at, not for comparing ranks.
+        rank_from: a regular expression whose first group is the rank in a path; it replaces the built-in
+            parsing of names.
+        jobs: how many processes decode at once; one per processor by default.
+        every: also load dumps from earlier runs, a rank's second dump and dumps without a rank, and keep everything
+            that the recorders wrote in `recorded`. For viewing, not for comparing ranks.
 
     Raises:
         DumpError: a path does not exist, or the pattern is invalid.
@@ -58,7 +58,7 @@ def load(
 
 
 def load_files(files: Sequence[Found], *, rank_from: str | None = None, jobs: int | None = None) -> Trace:
-    """Return the table of files that `folder.find_files` has found; as `load`."""
+    """Return the table of files that `folder.find_files` found; see `load`."""
     files = _named(files, rank_from)
     return load_raw(read_files(files), jobs=jobs, claimed=_claimed(files))
 
@@ -69,11 +69,11 @@ def load_raw(
     jobs: int | None = None,
     claimed: set[str] | None = None,
 ) -> Trace:
-    """Return the table of dumps whose bytes are here.
+    """Return the table of dumps that are given as bytes.
 
     Args:
-        dumps: asked for one after the other, so that not all bytes are in memory at once.
-        claimed: sources to report if they are not dumps; None is all.
+        dumps: consumed one at a time, so that not all bytes are in memory at once.
+        claimed: sources to report if they are not dumps; None means all.
     """
     shared: Shared = {}
 
@@ -93,7 +93,7 @@ def load_raw(
 
 
 def table_of(pieces: Sequence[Piece], failures: Sequence[Failure] = (), claimed: set[str] | None = None) -> Trace:
-    """Return the table of decoded dumps: those of the newest run, one of each recorder of a rank; as `load_raw`."""
+    """Return the table of decoded dumps: only the newest run, and one dump per rank and recorder; see `load_raw`."""
     present, notes = of_newest_run(pieces)
     one_each, others = _one_per_rank(present)
     trace = _table(one_each, failures, claimed, [*notes, *others])
@@ -103,7 +103,7 @@ def table_of(pieces: Sequence[Piece], failures: Sequence[Failure] = (), claimed:
 
 
 def _load_every(files: Sequence[Found], jobs: int | None) -> Trace:
-    """Return the table of all dumps, with what the recorders wrote beside it."""
+    """Return the table of all dumps, with everything that the recorders wrote in `recorded`."""
     from torchctl.flightrec.table.trace import Recorded
 
     shared: Shared = {}
@@ -136,7 +136,7 @@ def _table(
 
 
 def _import_numpy() -> None:
-    """Import what pieces are made with: NumPy takes 50 ms."""
+    """Import the code that makes pieces ahead of time, because NumPy takes 50 ms."""
     import torchctl.flightrec.table.pieces  # noqa: F401
 
 
@@ -155,7 +155,7 @@ def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
 
 
 def _one_per_rank(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
-    """Return the pieces by rank; of two dumps of one recorder on one rank, the newer or else the fuller is kept."""
+    """Return the pieces by rank, keeping the newer, else the fuller, of two dumps from one recorder on one rank."""
     best: dict[tuple[int, str], Piece] = {}
     notes = []
     for piece in pieces:
@@ -173,7 +173,7 @@ def _one_per_rank(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
 
 
 def _recorder(piece: Piece) -> str:
-    """Return which recorder a dump is of: gloo and others have one, NCCL and its relatives another."""
+    """Return which recorder wrote a dump: gloo and others share one, NCCL and its relatives another."""
     for text in piece.texts:
         backend, colon, _ = text.partition(":")
         if colon and backend.isalnum():
@@ -182,7 +182,7 @@ def _recorder(piece: Piece) -> str:
 
 
 def _worth(piece: Piece) -> tuple[int, int, int, int, int, int]:
-    """Return what is greater for the newer of two dumps of a rank: a thread that has run ahead launches nothing new."""
+    """Return a sort key, greater for the newer of a rank's two dumps: a thread that ran ahead launches nothing new."""
     columns = piece.columns
     if not len(piece):
         return -1, 0, 0, 0, 0, 0

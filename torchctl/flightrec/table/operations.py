@@ -1,10 +1,10 @@
-"""What must be equal on every rank of one collective, and what may differ by right.
+"""What must be equal on every rank of a collective, and what may legitimately differ.
 
-A collective is compared by its operation, by the element counts that every rank has to agree on, and by the
-element types of those tensors. Sizes that only the root has, lists that may be uneven and all of all_to_all
-are left out: they differ in healthy jobs.
+A collective is compared by its operation, by the element counts that all ranks must agree on, and by the
+element types of those tensors. Sizes that only the root has, lists that may be uneven, and all sizes of all_to_all
+are not compared, because they differ in healthy jobs.
 
-Source: torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp and ProcessGroupGloo.cpp (2.13), which say what is recorded.
+Source: torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp and ProcessGroupGloo.cpp (2.13), which define what is recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchctl.protocol.recorder import closes_batch
 Sizes = Sequence[Sequence[int]]
 
 _P2P = re.compile(r"(send|recv)\s+(\d+)\s*(?:->|<-)\s*(\d+)")
-# The same operation under the names of several versions and backends.
+# Names of the same operation in different versions and backends.
 _SPELLINGS = (
     ("allgather", "all_gather"),
     ("allreduce", "all_reduce"),
@@ -28,7 +28,7 @@ _SPELLINGS = (
 )
 # Operations that no rank can finish before every member has entered them.
 _SYMMETRIC = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "barrier")
-# What counts: i = inputs, o = outputs, in total; I, O = tensor by tensor, which uneven lists agree on too.
+# What is compared: i = inputs, o = outputs, in total; I, O = tensor by tensor, on which even uneven lists agree.
 _COMPARED = {
     "all_reduce": "io",
     "all_reduce_barrier": "",
@@ -57,14 +57,14 @@ _ROOT_ONLY_TYPES = {"gather": "i", "scatter": "o", "all_gather": "o", "broadcast
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation as it is compared: its name without backend, underscores and dialect.
+    """An operation in the form that is compared: its name without backend, leading underscore or spelling variants.
 
     Attributes:
-        name: "all_gather_base" of "nccl:_allgather_base".
-        backend: what stands before the colon, "nccl" for its relatives, "" for none.
-        sender, receiver: ranks within the group, of a send or recv; else None.
-        ends_batch: it closes a coalesced batch and speaks for its members.
-        symmetric: a rank that has finished it proves that every member had entered it.
+        name: "all_gather_base" for "nccl:_allgather_base".
+        backend: the part before the colon, "nccl" for NCCL's relatives, "" for none.
+        sender, receiver: group-local ranks of a send or recv; else None.
+        ends_batch: it closes a coalesced batch and carries the state of its members.
+        symmetric: if one rank finished it, every member must have entered it.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Operation:
 
 
 def operation_of(profiling_name: str) -> Operation:
-    """Return the operation that a recorder calls `profiling_name`: "nccl:all_reduce", "gloo:send 0->1"."""
+    """Return the operation that a recorder calls `profiling_name`, such as "nccl:all_reduce" or "gloo:send 0->1"."""
     backend, colon, name = profiling_name.partition(":")
     if not colon:
         backend, name = "", profiling_name
@@ -104,7 +104,7 @@ def operation_of(profiling_name: str) -> Operation:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What of one entry must be equal on all ranks; None if the operation leaves it free or it is not known."""
+    """The parts of an entry that must be equal on all ranks; None if they may differ or are not known."""
 
     sizes: tuple[int, ...] | None
     dtypes: tuple[str, ...] | None
@@ -113,14 +113,14 @@ class Signature:
 def signature_of(
     operation: Operation, inputs: Sizes, outputs: Sizes, input_dtypes: Sequence[str], output_dtypes: Sequence[str]
 ) -> Signature:
-    """Return what the other ranks' entries of the same operation must agree with."""
+    """Return what other ranks' entries for the same operation must agree with."""
     rule = _COMPARED.get(operation.name)
     if operation.is_p2p:
         rule = "i" if operation.is_send else "o"
     if rule is None or operation.ends_batch:
         return Signature(None, None)
     if operation.name == "scatter" and len(inputs) == 1 and list(map(tuple, outputs)) in ([], [()]):
-        # NCCL records what a rank gets as its input, and the root's list, which the others lack, as the output.
+        # NCCL records what a rank receives as its input, and the list that only the root has as the output.
         outputs, output_dtypes = inputs, input_dtypes
     sizes: list[int] = []
     for letter in rule:

@@ -1,4 +1,4 @@
-"""One decoded dump cut down to what the table of all ranks needs, so that its bytes can be let go."""
+"""Reduce a decoded dump to what the table of all ranks needs, so that its bytes can be freed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torchctl.flightrec.table.trace import NO_RANK
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Ints, SmallInts
 
-# The recorders' words as a piece keeps them.
+# Numbers for the recorders' states in a piece.
 WORDS = {"scheduled": 0, "started": 1, "completed": 2}
 OTHER_WORD = 3
 
 
 @dataclass(slots=True)
 class Piece:
-    """A dump's entries as columns of its own numbers, and the tables that those numbers mean."""
+    """A dump's entries as columns of local numbers, and the tables that those numbers index."""
 
     raw: RawDump
     rank: int
@@ -48,7 +48,7 @@ class Piece:
 
     @property
     def ended(self) -> int:
-        """How many of its operations have come to an end."""
+        """Return how many operations have finished."""
         return int(((self.columns["word"] == WORDS["completed"]) | self.columns["retired"]).sum())
 
 
@@ -59,8 +59,8 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     """Return the part of a dump that is kept.
 
     Args:
-        shared: tables of other dumps. Ranks that run the same code have equal ones, which are kept
-            once and then read once.
+        shared: tables of other dumps. Ranks that run the same code have equal tables, which are stored
+            and read only once.
     """
     if shared is None:
         shared = {}
@@ -84,9 +84,9 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
     for name in ("group", "group_desc", "profiling_name", *wire.ENTRY_SHAPES, *wire.ENTRY_DTYPES, "frames"):
         columns[name] = _column(source, name).astype(np.int32)
     records = _column(source, "record_id")
-    columns = {name: np.array(values) for name, values in columns.items()}  # copies: the payload can go
+    columns = {name: np.array(values) for name, values in columns.items()}  # copies, so that the payload can be freed
     columns["follows"] = np.append(False, records[1:] - records[:-1] == 1)[: len(records)]
-    if len(records) and int(records.max()) == wire.NONE:  # no record says where it stood: a whole ring
+    if len(records) and int(records.max()) == wire.NONE:  # no entry has a record id: assume a complete ring
         columns["follows"][1:] = True
     operation_ids = _column(source, "op_id")
     tables: list[tuple[Any, ...]] = [tuple(table) for table in entries.tables()]
@@ -99,9 +99,9 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
         dump.unknown_keys,
         dump.groups,
         dump.reported,
-        # A digest leaves entries out in the middle: what its ring lacks proves as little as what a ring has lost.
+        # A digest omits entries in the middle: a missing entry proves as little as one that fell out of the ring.
         bool(len(records)) and (int(records.min()) > 0 or int(records.max()) >= len(records)),
-        # Gloo counts sends and receives here, and records none of them.
+        # Gloo counts sends and receives here, but does not record them.
         bool((operation_ids > columns["collective_seq_id"])[columns["collective_seq_id"] >= 0].any()),
         _taken(columns, _column(source, "retired")),
         entries.strings,
@@ -114,7 +114,7 @@ def piece_of(raw: RawDump, dump: Dump, shared: Shared | None = None) -> Piece:
 
 
 def _taken(columns: Mapping[str, Any], retired: Ints) -> int | None:
-    """Return when a dump was taken, None if it does not tell: it completes what no watchdog has looked at yet.
+    """Return when a dump was taken, or None if unknown: dumping completes entries that no watchdog has checked yet.
 
     Source: `FlightRecorder::dump_entries` (2.13), which updates the state of all entries before it writes them.
     """
@@ -127,7 +127,7 @@ def _column(source: Mapping[str, memoryview[Any]], name: str) -> Ints:
 
 
 def _narrow(values: Ints) -> SmallInts:
-    """Return local group numbers as 32 bits; absurd ones are numbered afresh."""
+    """Return local group numbers as 32 bits, renumbered if they are out of range."""
     if len(values) and (int(values.min()) < -1 or int(values.max()) >= 1 << 20):
         return np.unique(values, return_inverse=True)[1].astype(np.int32)
     return values.astype(np.int32)

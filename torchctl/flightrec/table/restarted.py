@@ -1,4 +1,4 @@
-"""Which files of a folder come from a process that has been replaced since, and so are no evidence of the present."""
+"""Which files in a folder come from a process that has been replaced, and so say nothing about the present."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torchctl.manifest import Entry, present_of, read_manifest
 
 
 def former_files(paths: Iterable[str]) -> tuple[set[str], list[str]]:
-    """Return which files beside `paths` are of a process that another has replaced, and a sentence on each process.
+    """Return which files beside `paths` belong to a process that was replaced, and a sentence about each process.
 
     A job that was restarted between two runs of `torchctl collect` leaves two processes for a rank in the folder. The
-    one that started last is the present one; where no start is known, the one that was found last.
+    current one is the one that started last or, if no start time is known, the one that was found last.
 
     Raises:
         TorchctlError: a folder holds one rank of several jobs, so that nothing in it can be compared.
@@ -39,7 +39,7 @@ def former_files(paths: Iterable[str]) -> tuple[set[str], list[str]]:
 
 
 def _replaced(folder: str, rank: int, entries: list[Entry]) -> Iterator[tuple[Entry, str]]:
-    """Yield the processes of a rank that have been replaced, each with a sentence about it."""
+    """Yield each process of a rank that has been replaced, with a sentence about it."""
     kept = [entry for entry in entries if entry.files]
     jobs = sorted({entry.job_id for entry in kept if entry.job_id is not None})
     if len(jobs) > 1:

@@ -1,11 +1,11 @@
-"""Dumps of several runs of a job in one folder: only those of the newest are evidence.
+"""Dumps from several runs of a job in one folder: only the newest run counts as evidence.
 
-How this works. A restart may renumber the ranks or change how many there are, and leaves the old files where they
-were. All dumps of one run that state the default group state the same ranks. So dumps that state others are of
-another run, and the run with the newest entry counts. A dump of the same ranks is of an earlier run if its file was
-written before all that the others show, or if it finished a collective that another one entered minutes later. It is
-so, too, if it ends so long before the others begin that what it waited for would have timed out, where the others'
-rings still hold their beginning.
+How this works. A restart may renumber the ranks or change their number, and leaves the old files in place. All dumps
+of one run that list the default group's ranks list the same ones. So dumps that list different ranks come from
+different runs, and the run with the newest entry counts. A dump with the same ranks is from an earlier run if its
+file was written before anything that the others show, or if it finished a collective that another one entered minutes
+later. The same holds if it ends so long before the others begin that its own wait would have timed out, provided that
+the others' rings are complete from the start.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torchctl.flightrec.table.operations import operation_of
 if TYPE_CHECKING:
     from torchctl.flightrec.table.pieces import Piece
 
-_APART_NS = 60_000_000_000  # no two clocks of one job differ as much
-_CLOCKS_NS = 250_000_000_000  # clocks that nothing sets have been seen two minutes wrong, to either side
-_TIMEOUT_MS = 1_800_000  # torch's longest default, of gloo; where a dump does not say
+_APART_NS = 60_000_000_000  # no two clocks in one job differ by this much
+_CLOCKS_NS = 250_000_000_000  # unsynchronized clocks have been seen two minutes off, in either direction
+_TIMEOUT_MS = 1_800_000  # torch's longest default (gloo), used if a dump has none
 
 
 def of_newest_run(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
-    """Return the dumps of the newest run, and a note on each that is ignored."""
+    """Return the dumps of the newest run, and a note about each ignored dump."""
     worlds: dict[tuple[int, ...], list[Piece]] = defaultdict(list)
     for piece in pieces:
         ranks = _default_ranks(piece)
@@ -44,7 +44,7 @@ def of_newest_run(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
 
 
 def _of_one_attempt(pieces: list[Piece], notes: list[str]) -> list[Piece]:
-    """Leave out dumps of an earlier attempt of the same ranks, which one that died since has not replaced."""
+    """Drop dumps from an earlier attempt of the same ranks, left because the rank died before it wrote a new one."""
     filled = [piece for piece in pieces if len(piece)]
     newest = max(map(_newest_event_ns, filled), default=0)
     older = [piece for piece in filled if _newest_event_ns(piece) + _CLOCKS_NS < newest]
@@ -62,15 +62,15 @@ def _of_one_attempt(pieces: list[Piece], notes: list[str]) -> list[Piece]:
 
 
 def _written_before(piece: Piece, present: Sequence[Piece]) -> bool:
-    """Whether a file was written before the first thing that any of the present dumps shows."""
+    """Return whether a file was written before the first event in any of the present dumps."""
     written = piece.raw.written_ns
     begin = min(int(one.columns["created_ns"].min()) for one in present)
     return written is not None and 0 < written + _CLOCKS_NS < begin and _newest_event_ns(piece) + _CLOCKS_NS < begin
 
 
 def _contradicts(piece: Piece, present: Sequence[Piece]) -> bool:
-    """Whether a dump finished what the others entered long after: in one run all enter before anyone has finished."""
-    import numpy as np  # it is here by now: pieces are made of it
+    """Return whether a dump finished what others entered much later: in one run, all enter before any rank finishes."""
+    import numpy as np  # already loaded: pieces are made of it
 
     columns = piece.columns
     symmetric = np.array([operation_of(text).symmetric for text in piece.texts] or [False])
@@ -94,12 +94,12 @@ def _newest_event_ns(piece: Piece) -> int:
 
 
 def _after_beginning(pieces: list[Piece], notes: list[str]) -> list[Piece]:
-    """Leave out dumps that end before all others, whose rings are whole, begin."""
+    """Drop dumps that end before all others begin, if the rings of the others are complete."""
     filled = [piece for piece in pieces if len(piece)]
     if len(filled) < 3 or any(piece.wrapped for piece in filled):
         return pieces
     begins = sorted(int(piece.columns["created_ns"].min()) for piece in filled)
-    begin = begins[len(begins) // 2]  # most ranks are of the newest run
+    begin = begins[len(begins) // 2]  # most ranks belong to the newest run
     if begin <= 0:
         return pieces
     kept = []
@@ -112,7 +112,7 @@ def _after_beginning(pieces: list[Piece], notes: list[str]) -> list[Piece]:
 
 
 def _default_ranks(piece: Piece) -> tuple[int, ...] | None:
-    """Return the ranks of the default group as a dump states them, None if it does not or is not in it."""
+    """Return the ranks of the default group in a dump, or None if it has none or they do not include its own rank."""
     for group in piece.groups:
         if group.desc == "default_pg" and group.ranks and piece.rank in group.ranks:
             return group.ranks

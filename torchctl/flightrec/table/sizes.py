@@ -1,4 +1,4 @@
-"""How large a group is, by the sizes of its operations: all_gather's output is its input times the members."""
+"""Infer the size of a group from its operations: all_gather's output is its input times the number of members."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tell_sizes(trace: Trace) -> None:
-    """Fill in `size` of every group: of its known members, else as its operations tell it."""
+    """Fill in `size` for every group, from its known members or else from its operations."""
     hints = np.array(
         [
             _size_of(call, trace.operations[operation].name)
@@ -35,7 +35,7 @@ def tell_sizes(trace: Trace) -> None:
         elif high[number] and low[number] == high[number]:
             group.size = int(high[number])
             if group.default:
-                # The default group is the world, so its size gives the ranks that nothing else shows.
+                # The default group is the world, so its size reveals ranks that nothing else shows.
                 group.members = tuple(sorted({*group.members, *range(group.size)}))
                 trace.world_size = max(trace.world_size or 0, group.size)
 
@@ -49,7 +49,7 @@ def _operation_of_call(trace: Trace) -> list[int]:
 
 
 def _size_of(call: Call, operation: str) -> int:
-    """Return the members that a call's sizes tell, 0 if they tell nothing."""
+    """Return the number of members that a call's sizes imply, or 0 if they imply none."""
     small, large = call.input_sizes, call.output_sizes
     if operation.startswith("reduce_scatter"):
         small, large = large, small
@@ -58,7 +58,7 @@ def _size_of(call: Call, operation: str) -> int:
     if len(small) != 1:
         return 0
     if len(large) > 1:
-        return len(large)  # bounded when it was decoded
+        return len(large)  # already limited by the decoder
     one, all_of_them = prod(small[0]), sum(map(prod, large))
     members = all_of_them // one if one > 0 and all_of_them > one and all_of_them % one == 0 else 0
-    return members if members <= MAX_RANKS else 0  # sizes come from files that no one vouches for
+    return members if members <= MAX_RANKS else 0  # sizes come from untrusted files

@@ -1,7 +1,7 @@
-"""How far each row of the table has come: the rule of `protocol.recorder` and `judge`, on whole columns.
+"""The state of each row in the table: the rules of `protocol.recorder` and `judge`, applied to whole columns.
 
-A job's table has millions of rows, and a function called for each would take seconds. A test compares these forms of
-the rule on every combination of fields.
+A job's table has millions of rows, and calling a function for each would take seconds. A test compares both versions
+of the rules on every combination of fields.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def states_of(
     word: Bytes, retired: Flags, gloo: Flags, created_ns: Ints, started_ns: Ints, completed_ns: Ints, timeout_ms: Ints
 ) -> Bytes:
-    """Return how far each row has come, by its own fields alone; see `State`."""
+    """Return the `State` of each row, judged only by its own fields."""
     completed = (word == WORDS["completed"]) | (completed_ns != NO_TIME)
     timed = (created_ns > 0) & (completed_ns != NO_TIME) & (timeout_ms > 0) & (timeout_ms < 1 << 40)
     late = np.zeros(len(word), np.bool_)

@@ -1,9 +1,9 @@
 """All entries of a job as one table of columns, and the process groups they belong to.
 
 How this works. Every entry of every rank is one row; the rows of one dump are contiguous, oldest first. A
-column is a NumPy array over all rows; text, sizes and stacks are indices into tables that hold each of them once.
-Ranks are joined on (group, sequence id) only: a group is its name together with its member set, and the
-recorder's own counters (record_id, op_id, pg_id) are never compared between ranks.
+column is a NumPy array over all rows; text, sizes and stacks are indices into tables that hold each value once.
+Ranks are joined only on (group, sequence id): a group is its name together with its member set, and the
+recorder's local counters (record_id, op_id, pg_id) are never compared between ranks.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ NO_RANK = -1
 
 
 class State(IntEnum):
-    """How far an operation has got on one rank, whatever words the recorder uses."""
+    """The progress of an operation on one rank, whatever words the recorder uses."""
 
     SCHEDULED = 0
     STARTED = 1
     TIMED_OUT = 2  # given up by the watchdog
-    LATE = 3  # completed after its own timeout, or with one that was: an abort makes stuck operations look so
+    LATE = 3  # completed after its timeout, or along with one that was; an abort makes stuck operations look completed
     DONE = 4
     UNKNOWN = 5
 
     @property
     def open(self) -> bool:
-        """Whether it has not ended by itself."""
+        """Return whether the operation has not finished by itself."""
         return self in (State.SCHEDULED, State.STARTED, State.TIMED_OUT, State.LATE)
 
 
@@ -53,15 +53,15 @@ class DumpInfo:
     """One dump of the job.
 
     Attributes:
-        rank: global rank; NO_RANK if it is not known, which only `load(..., every=True)` gives.
+        rank: global rank; NO_RANK if it is not known, which happens only with `load(..., every=True)`.
         first_row, rows: its part of the table.
-        wrapped: its ring may have lost its oldest entries, or it is a digest, which leaves some out.
-        gaps: its counter of all operations is ahead of that of collectives: gloo has sends and receives that it
-            does not record.
+        wrapped: its ring may have lost its oldest entries, or it is a digest, which omits some.
+        gaps: its counter of all operations is ahead of its counter of collectives: gloo counts sends and receives
+            but does not record them.
         groups, reported: its `pg_config` and `pg_status`.
         answered_ns: when a live worker sent it, by our clock; None for a file.
         written_ns: when the file was last written.
-        taken_ns: when the dump was taken, by the clock of its host; None if it does not tell.
+        taken_ns: when the dump was taken, by its host's clock; None if unknown.
         comm_lib_version, unknown_keys: as in `Dump`.
     """
 
@@ -86,10 +86,10 @@ class Group:
     """One process group: its name and its members.
 
     Attributes:
-        members: global ranks in order; the group's local rank is the index.
-        known: the dumps state the members; else they are those seen in it.
+        members: global ranks in order; the index is the group-local rank.
+        known: whether the dumps list the members; if not, they are the ranks seen in it.
         size: how many members it has, if the sizes of its operations show it; else None.
-        epoch: 0 for the newest group of this name, -1 for the one before it and so on.
+        epoch: 0 for the newest group with this name, -1 for the one before it, and so on.
     """
 
     name: str
@@ -102,21 +102,21 @@ class Group:
 
     @property
     def default(self) -> bool:
-        """Whether it is the group of all ranks, by torch's own description of it."""
+        """Return whether torch describes it as the default group, the group of all ranks."""
         return self.desc == "default_pg" or (self.name == "0" and self.desc in ("", "default", "undefined"))
 
     @property
     def unseen(self) -> int:
-        """How many members have not appeared anywhere."""
+        """Return how many members have not appeared anywhere."""
         return max(0, (self.size or 0) - len(self.members))
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What recorders wrote, including their own counters and words: the table keeps only what ranks are compared by.
+    """Everything that the recorders wrote, including local counters; the table keeps only what ranks are compared by.
 
     Attributes:
-        dumps: as `Trace.dumps`, in that order.
+        dumps: parallel to `Trace.dumps`.
     """
 
     dumps: list[Dump]
@@ -127,23 +127,23 @@ class Trace:
     """The entries of all ranks.
 
     Attributes:
-        dumps: one per file or answer; a rank may have two, one of each recorder.
-        groups: process groups, by the number that `group` has.
+        dumps: one per file or answer; a rank may have two, one from each recorder.
+        groups: process groups, indexed by `group`.
         bad: files that could not be used, and why.
-        world_size: as the dumps state it, None if they do not.
+        world_size: according to the dumps; None if they do not have it.
         rank, dump, group: which rank, dump and group a row belongs to, [rows] int32.
-        seq: sequence id, of the point-to-point counter where `p2p`; NO_SEQ if there is none.
-        operation, signature, stack: numbers in `operations`, `signatures` and `stacks`.
-        call: number in `calls`: recorder's own name with sizes and types, for showing.
-        state: of class State.
+        seq: sequence id (the point-to-point counter if `p2p`); NO_SEQ if there is none.
+        operation, signature, stack: indices into `operations`, `signatures` and `stacks`.
+        call: index into `calls`: the recorder's own name with sizes and types, for display.
+        state: a `State`.
         created_ns, started_ns, completed_ns: by the clock of the rank's host; NO_TIME if not known.
         member: the row belongs to a coalesced batch that another row closes.
-        follows: the row above it is what its rank recorded just before.
+        follows: the rank recorded the row above it just before this one.
         notes: dumps that were ignored, and why.
-        local_ids: by rank and group, a dump and that rank's own number of the group: what `pg_status` is keyed by.
-        former: ranks of which a dump of an earlier run was ignored.
-        doubts: what could not be determined about the groups; open rows of those are UNKNOWN and prove nothing.
-        recorded: what the recorders wrote besides; None unless loaded with `every=True`.
+        local_ids: (dump, the rank's local number of the group) by rank and group; `pg_status` is keyed by that number.
+        former: ranks for which a dump from an earlier run was ignored.
+        doubts: what could not be determined about the groups; their open rows are UNKNOWN and prove nothing.
+        recorded: everything else that the recorders wrote; None unless loaded with `every=True`.
     """
 
     dumps: list[DumpInfo]
@@ -182,27 +182,27 @@ class Trace:
 
     @property
     def ranks(self) -> list[int]:
-        """The ranks with a usable dump, sorted."""
+        """Return the ranks that have a usable dump, sorted."""
         return sorted({dump.rank for dump in self.dumps} - {NO_RANK})
 
     def collectives(self) -> Flags:
-        """Return which rows stand for a collective of their own: no send, no member of a batch."""
+        """Return which rows are collectives in their own right, not sends, receives or members of a batch."""
         chosen: Flags = ~self.p2p & ~self.member & (self.seq != NO_SEQ)
         return chosen
 
     def status_of(self, rank: int, group: int) -> ReportedStatus | None:
-        """Return what a rank's own counters say of a group; None if no dump has them. On gloo they count otherwise."""
+        """Return a rank's own counters for a group, or None if no dump has them. Gloo counts differently."""
         at, pg_id = self.local_ids.get((rank, group), (0, None))
         return next((one for one in self.dumps[at].reported if one.pg_id == pg_id), None) if pg_id is not None else None
 
     def stack_of(self, row: int) -> tuple[Frame, ...]:
-        """Return the Python stack of one row, innermost call first; () if the dump has none."""
+        """Return the Python stack of one row, innermost call first, or () if the dump has none."""
         from torchctl.flightrec.decoding.dump import Frame
 
         return tuple(Frame(*self.frames[number]) for number in self.stack_rows[int(self.stack[row])])
 
     def call_of(self, row: int) -> Call:
-        """Return the operation of one row as it was recorded."""
+        """Return the operation of one row as the rank recorded it."""
         return self.calls[int(self.call[row])]
 
 
@@ -218,12 +218,12 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Without its backend: "all_reduce"."""
+        """Return the name without its backend, such as "all_reduce"."""
         return self.profiling_name.partition(":")[2] or self.profiling_name
 
     @property
     def dtype(self) -> str:
-        """The element types, each once."""
+        """Return the distinct element types."""
         return ",".join(dict.fromkeys([*self.input_dtypes, *self.output_dtypes]))
 
 
@@ -234,7 +234,7 @@ def dumps_of(trace: Trace) -> list[Dump]:
         trace: loaded with `every=True`.
 
     Raises:
-        ValueError: it was not.
+        ValueError: the trace was loaded without `every=True`.
     """
     if trace.recorded is None:
         raise ValueError("the trace was not loaded with every=True")
@@ -242,7 +242,7 @@ def dumps_of(trace: Trace) -> list[Dump]:
 
 
 def empty_columns() -> dict[str, Any]:
-    """Return the columns of a trace without rows."""
+    """Return the columns of an empty trace."""
     import numpy as np
 
     small = {

@@ -1,1 +1,1 @@
-"""What a recorder's entries say, for display."""
+"""Prepare a recorder's entries for display."""

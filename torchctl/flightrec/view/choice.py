@@ -13,11 +13,11 @@ class Choice:
     """Which entries are shown.
 
     Args:
-        last: that many of the last; 0 is all.
+        last: how many of the last entries; 0 means all.
         group: only entries of the process group with this name or description.
-        only_active: none that have come to an end.
-        collectives: False shows the groups alone.
-        stacktraces: False leaves the frames out.
+        only_active: only entries that have not finished.
+        collectives: False shows only the groups.
+        stacktraces: False omits the frames.
     """
 
     last: int = DEFAULT_LAST

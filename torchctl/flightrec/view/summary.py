@@ -1,7 +1,7 @@
 """Per process group: the last operation enqueued, started and completed on one rank.
 
-Entries come first, since they name sequence ids on every backend. `pg_status`, the process's own counters,
-fills in what the ring no longer holds; gloo's count `op_id`, so they are never mixed with sequence ids.
+Entries take precedence, because they have sequence ids on every backend. `pg_status`, the process's own counters,
+fills in what the ring no longer holds; gloo's counters count `op_id`, so they are never mixed with sequence ids.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from torchctl.flightrec.decoding.dump import Dump, Entry, ReportedStatus
 from torchctl.flightrec.table.judge import Stage, tells_start
 
-NO_DESCRIPTION = "undefined"  # torch's word for a group without one
+NO_DESCRIPTION = "undefined"  # what torch writes for a group without a description
 # Not COMPLETED_LATE: an abort makes what was stuck look completed.
 _DONE = (Stage.COMPLETED, Stage.RETIRED)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """How far one rank has come in one process group.
+    """One rank's progress in one process group.
 
     Args:
-        pg_id: number of the group on this rank alone; None for one that was configured and never used.
-        ranks: global ranks of its members, None if the dump does not say.
-        enqueued, started, completed: last of each, None for none or not known. Many recorders never tell
-            that something started: then `started` is None although operations run.
-        counted_by: "seq_id"; "op_id" where only gloo's own counters are there.
-        entries, active: how many the dump holds, and how many of them have not come to an end.
+        pg_id: the group's number, local to this rank; None if the group was configured but never used.
+        ranks: global ranks of its members, None if the dump does not have them.
+        enqueued, started, completed: the last of each, None if there is none or it is not known. Many recorders never
+            record a start: then `started` is None even while operations run.
+        counted_by: "seq_id", or "op_id" if only gloo's own counters are available.
+        entries, active: how many entries the dump has, and how many of them have not finished.
         reported: the process's own counters.
     """
 
@@ -46,12 +46,12 @@ class GroupSummary:
 
 
 def summarise_groups(dump: Dump, progress: Sequence[Stage]) -> tuple[GroupSummary, ...]:
-    """Return one summary per process group of a dump, in the order of their local numbers.
+    """Return one summary per process group in a dump, in the order of their local numbers.
 
     Args:
-        progress: what `judge` says of the dump's entries, in their order.
+        progress: the result of `judge` for the dump's entries.
     """
-    # A second init_process_group has the same name and a new number: groups are distinguished by both.
+    # A second init_process_group reuses the name with a new number, so use both to distinguish groups.
     members: dict[tuple[int | None, str], list[tuple[Entry, Stage]]] = {}
     for entry, reached in zip(dump.entries, progress, strict=True):
         members.setdefault((entry.pg_id, entry.group), []).append((entry, reached))
@@ -68,7 +68,7 @@ def summarise_groups(dump: Dump, progress: Sequence[Stage]) -> tuple[GroupSummar
         if status.pg_id not in used_ids:
             found.append(_summary_of_status(status, dump))
     for name, desc in descs.items():
-        # Gloo's only entry has an empty name and says nothing about the groups in use.
+        # Gloo's only entry has an empty name, and says nothing about the groups in use.
         if name and name not in used_names:
             found.append(_unused(name, desc, ranks[name]))
     return tuple(sorted(found, key=lambda group: (group.pg_id is None, group.pg_id or 0, group.name)))
@@ -109,8 +109,8 @@ def _summary_of_entries(
 
 
 def _summary_of_status(status: ReportedStatus, dump: Dump) -> GroupSummary:
-    """A group of which the ring holds nothing (or no longer does): only its number and counters are known."""
-    # NCCL's recorder states the library's version, the generic one (gloo) leaves it empty.
+    """Return the summary of a group with no entries left in the ring: only its number and counters are known."""
+    # NCCL's recorder writes the library's version; the generic one (gloo) leaves it empty.
     counted_by = "seq_id" if dump.comm_lib_version else "op_id"
     return GroupSummary(
         pg_id=status.pg_id,
@@ -137,12 +137,12 @@ def _last(numbers: Iterable[int | None]) -> int | None:
 
 
 def _known(counter: int | None) -> int | None:
-    """Return a counter of pg_status; -1 stands for none yet."""
+    """Return a counter from pg_status, or None for -1, which means none yet."""
     return counter if counter is not None and counter >= 0 else None
 
 
 def group_names(dump: Dump) -> tuple[str, ...]:
-    """Return the names by which the groups of a dump can be asked for, sorted."""
+    """Return the sorted names by which the operator can select a dump's groups."""
     names = {name for group in dump.groups for name in (group.name, group.desc)}
     names |= {name for entry in dump.entries for name in (entry.group, entry.group_desc)}
     return tuple(sorted(names - {"", NO_DESCRIPTION}))

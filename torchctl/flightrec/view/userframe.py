@@ -1,4 +1,4 @@
-"""Which frame of a recorded stack is the user's own; see `stacks.codepaths`."""
+"""Which frame of a recorded stack is the user's code; see `stacks.codepaths`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torchctl.stacks import codepaths
 
 
 def user_frame(frames: Sequence[Frame]) -> Frame | None:
-    """Return the innermost frame of the user's own code, None if there is none; frames innermost first."""
+    """Return the innermost frame in the user's code, or None if there is none; `frames` is innermost first."""
     return _at(frames, codepaths.users_frame)
 
 
 def nearest_frame(frames: Sequence[Frame]) -> Frame | None:
-    """Return the innermost frame of the user's own code, else of an installed library; frames innermost first."""
+    """Return the innermost frame in the user's code, else in an installed library; `frames` is innermost first."""
     return _at(frames, codepaths.nearest_frame)
 
 

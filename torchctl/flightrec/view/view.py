@@ -1,8 +1,8 @@
-"""What of a dump is shown: which rows, how old, and where in the user's code.
+"""Choose what to show of a dump: which rows, how old, and where in the user's code.
 
-Ages of a file count back from its newest event: a dump does not say when it was taken, and the time of the
-file is that of its last copy. Both are told, and the reader may add them up. A live worker's ages count back
-from the moment of its answer.
+Ages in a file count back from its newest event, because a dump does not say when it was taken, and the file's
+time is that of its last copy. Both are shown, so the reader can add them up. Ages from a live worker count back
+from the moment it answered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchctl.flightrec.view.userframe import user_frame
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry as shown; `age_s` is None if its creation is not known or lies after the reference."""
+    """One entry as shown; `age_s` is None if its creation time is not known or is after the reference."""
 
     entry: Entry
     progress: Stage
@@ -31,17 +31,17 @@ class Row:
 class TraceView:
     """One rank's dump as shown.
 
-    The dump itself is given up: of a thousand ranks only what is shown is in memory.
+    It does not keep the dump, so that memory holds only what is shown, even for a thousand ranks.
 
     Args:
         source, version, comm_lib_version, unknown_keys: as in `Dump`.
         rank: global rank, None if it is not known.
-        group_names: by which its groups can be asked for; () if no group was asked for.
-        reference_ns: what ages count back from, wall-clock nanoseconds; None when the dump has no times.
-        reference: "newest_event" or "answer", what that moment is.
+        group_names: names that select its groups; () if the operator selected no group.
+        reference_ns: what ages count back from, wall-clock nanoseconds; None if the dump has no times.
+        reference: what that moment is, "newest_event" or "answer".
         written_ns: when the file was last written; None for a live worker.
-        total, active: entries in the dump, and those of them that have not come to an end.
-        asked: entries that the choice's group and only_active let through; `left_out` of them have no row.
+        total, active: entries in the dump, and how many of them have not finished.
+        asked: entries that match the choice's group and only_active; `left_out` of them have no row.
     """
 
     source: str
@@ -76,7 +76,7 @@ def view_of(
     """Return what to show of a dump.
 
     Args:
-        answered_ns: when a live worker gave it, wall-clock nanoseconds; None for a file.
+        answered_ns: when a live worker sent it, wall-clock nanoseconds; None for a file.
         written_ns: when the file was last written.
     """
     progress = judge(dump.entries)
@@ -110,9 +110,9 @@ def view_of(
 
 
 def select_rows(entries: Iterable[Entry], progress: Sequence[Stage], choice: Choice) -> tuple[list[int], list[int]]:
-    """Return the positions of the entries asked for, and of those to show, both in the dump's order.
+    """Return the positions of the matching entries, and of those to show, both in the dump's order.
 
-    Shown are the last `choice.last` and, since what hangs is what matters, the oldest 50 active ones.
+    It shows the last `choice.last` entries and, because hung operations matter most, the 50 oldest active ones.
     """
     asked = [
         at
