@@ -1,6 +1,6 @@
-"""The last word of a worker whose main function has raised: it says it itself, as its sentinel sees an orderly end.
+"""The last word of a worker whose main function has raised; the sentinel cannot write it, since it sees a clean exit.
 
-Whether the process ends by that is not known yet: who reads last words passes over those of processes that live on.
+The process may yet survive the exception: readers of last words ignore those of processes that are still alive.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torchctl.server.guest import identity, step
 
 
 def keep(error: BaseException, address: str) -> None:
-    """Keep what ends this process, for `torchctl ps`; quietly nothing where it ends in order or nothing can be kept.
+    """Save what ends this process for `torchctl ps`; do nothing on a clean exit or if it cannot be saved.
 
     Args:
-        address: of the server, as the operator would write it.
+        address: the server's, as the operator would write it.
     """
     cause = in_words(error)
     if not cause:
@@ -41,7 +41,7 @@ def keep(error: BaseException, address: str) -> None:
 
 
 def in_words(error: BaseException) -> str:
-    """Return "exit code 3" for `sys.exit(3)`, "uncaught ValueError" for an exception; "" for an end in order."""
+    """Return "exit code 3" for `sys.exit(3)`, "uncaught ValueError" for an exception, or "" for a clean exit."""
     if isinstance(error, GeneratorExit):
         return ""
     if not isinstance(error, SystemExit):

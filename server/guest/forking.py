@@ -1,10 +1,10 @@
 """What happens to the servers when the trainer forks, as data loaders do.
 
-How this works: before the fork the accepting threads end, and in the parent they start again: so an idle server adds no
-thread to the process at the moment of the fork, and none of its locks can be held in the child. The child closes the
-descriptors that it inherited, so that a data loader which outlives its trainer does not keep the socket alive, and
-serves nothing. Threads that serve a connection stay: they end by themselves, and a client is waiting for them. What
-Python may say about all that is the business of `forkwarning`.
+How this works: the accepting threads end before the fork and start again in the parent. So an idle server adds no
+thread to the process at the moment of the fork, and none of its locks can be held in the child. The child serves
+nothing and closes the descriptors that it inherited, so that a data loader that outlives its trainer does not keep the
+socket alive. Threads that serve a connection stay: they end by themselves, and a client is waiting for them.
+`forkwarning` handles Python's warning about all this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _THREAD_END_TIMEOUT_S = 0.05
 
 
 class Forkable(Protocol):
-    """A server as seen from here."""
+    """What a server must provide to take part in forks."""
 
     def pause(self) -> None: ...
 
@@ -30,8 +30,8 @@ class Forkable(Protocol):
     def release(self) -> None: ...
 
 
-_live: dict[int, Forkable] = {}  # by id; looked over in one step: a signal handler may shut one of them down
-_lock = threading.RLock()  # a signal handler that comes in between may fork too
+_live: dict[int, Forkable] = {}  # by id; copied in one step before iterating: a signal handler may shut one down
+_lock = threading.RLock()  # reentrant: a signal handler that interrupts us may fork too
 _forks_under_way = 0
 
 
@@ -86,7 +86,7 @@ def _own_threads() -> list[int]:
 
 
 def _wait_for_the_kernel(native_ids: list[int]) -> None:
-    """Wait until ended threads are gone from the kernel too: Python counts a thread as ended a moment earlier."""
+    """Wait until ended threads are gone from the kernel too, a moment after Python considers them ended."""
     deadline = time.monotonic() + _THREAD_END_TIMEOUT_S
     while time.monotonic() < deadline and any(os.path.exists(f"/proc/self/task/{number}") for number in native_ids):
         time.sleep(0.0002)

@@ -1,13 +1,13 @@
 """Python's warning about threads at a fork: hidden if all the threads that it warns about are ours.
 
-How this works: from 3.12 on a fork with other threads is a DeprecationWarning, shown in `__main__` and an error under
-``-W error``. Our accepting thread has ended by then (see `forking`), but Python 3.13 (up to 3.13.9) and 3.14.0 count
-only after the hooks in the parent, in which that thread is started again; and a client that is being served has a
-thread too. Without us such a program would not be warned. So before each fork we look at which threads there are. If
-there is no one but us, a filter for this one sentence about this one process is put in front; if there is anyone else,
-it is removed, and the warning is the trainer's. Nothing else ever says that sentence. The list is changed in place: to
-announce the change, as `warnings.filterwarnings` does, would make all warnings that are shown once be shown again after
-each fork. A fork in a signal handler, just while a thread of ours starts or ends, still causes the warning.
+How this works: from 3.12 on, a fork with other threads causes a DeprecationWarning, shown in `__main__` and an error
+under ``-W error``. Our accepting thread has ended by then (see `forking`), but Python 3.13 (up to 3.13.9) and 3.14.0
+count threads only after the parent's hooks, which start that thread again; and a client being served has a thread too.
+Without us such a program would not be warned. So before each fork we look at the threads. If they are all ours, we
+prepend a filter for this one sentence about this one process; if there are others, we remove it, and the warning is the
+trainer's. Nothing else prints that sentence. We change the list in place: announcing the change, as
+`warnings.filterwarnings` does, would show every once-only warning again after each fork. A fork in a signal handler,
+just as one of our threads starts or ends, still causes the warning.
 
 Source: Modules/posixmodule.c, warn_about_fork_with_threads (3.12); python/cpython issue 137109.
 """
@@ -28,7 +28,7 @@ _filter: tuple[Any, ...] | None = None
 
 
 def before_fork() -> None:
-    """Hide the warning for the coming fork, or make sure that it is not hidden."""
+    """Hide the warning for the next fork, or make sure that it is not hidden."""
     global _filter
     if not _MAY_WARN:
         return
@@ -44,7 +44,7 @@ def before_fork() -> None:
 
 
 def _only_ours() -> bool:
-    """Whether all threads but the calling one are ours, as the kernel counts them."""
+    """Return whether all threads that the kernel lists, except the calling one, are ours."""
     known = {thread.native_id for thread in threading.enumerate() if thread.name.startswith("torchctl-")}
     known.add(threading.get_native_id())
     try:

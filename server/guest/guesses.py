@@ -1,4 +1,4 @@
-"""How many wrong tokens have been sent to this process, for `info`: an operator sees that someone guesses."""
+"""How many wrong tokens this process has received, for `info`: it shows the operator that someone is guessing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _lock = threading.Lock()
 
 
 def note() -> None:
-    """Count one."""
+    """Count one wrong token."""
     global total
     with _lock:
         total += 1

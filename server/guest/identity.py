@@ -10,24 +10,24 @@ from torchctl.server.guest import step, torchlink
 
 
 def place() -> JobPlace:
-    """Return rank, local rank and world size: torch.distributed's, else the launcher's."""
+    """Return rank, local rank and world size, from torch.distributed or else from the launcher."""
     rank, local_rank, world_size = place_in(os.environ)
     dist = torchlink.distributed()
     if dist is not None:
         try:
             rank, world_size = int(dist.get_rank()), int(dist.get_world_size())
-        except Exception:  # destroyed between the question and the answer
+        except Exception:  # destroyed since `distributed` looked
             pass
     return JobPlace(rank, local_rank, world_size)
 
 
 def job_id() -> str | None:
-    """Return the job's id: the launcher's own, else the rendezvous address that its ranks share."""
+    """Return the job's id: the launcher's, else the rendezvous address that the job's ranks share."""
     return job_in(os.environ)
 
 
 def of_process(pid: int) -> Identity:
-    """Return who this process, whose pid is `pid`, says it is in the head of every answer."""
+    """Return the identity that this process, whose pid is `pid`, sends in the head of every answer."""
     where, last = place(), step.last
     reported = last[0] if last is not None and type(last[0]) is int else None
     return Identity(where.rank, pid, where.world_size, job_id(), reported)

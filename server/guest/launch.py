@@ -1,4 +1,4 @@
-"""The sentinel's process: whether this one may have it, how it is started, and that it may read us."""
+"""Starting the sentinel: whether this process may have one, how to start it, and how to let it read us."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _PR_SET_PTRACER = 0x59616D61
 
 
 def wanted() -> bool:
-    """Whether the environment allows a sentinel."""
+    """Return whether the environment allows a sentinel."""
     return os.environ.get(protocol.SENTINEL_VARIABLE, "1") != "0"
 
 
 def possible() -> bool:
-    """Whether a sentinel can be started from here, and can know this process again."""
-    # A frozen program's executable is the program: that would start the training once more.
+    """Return whether a sentinel can be started here and could recognize this process."""
+    # A frozen program's executable is the program itself: we would start the training again.
     return start_ticks(os.getpid()) is not None and bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 def start(door: str) -> None:
-    """Start a sentinel, as nobody's child.
+    """Start a sentinel that is not our child.
 
     Args:
-        door: name of the private socket at which it is to knock.
+        door: name of the private socket that it must connect to.
 
     Raises:
         OSError: no process can be started.
@@ -41,7 +41,7 @@ def start(door: str) -> None:
 
 
 def allow_reading_by(pid: int) -> None:
-    """Where Yama forbids processes to read each other (1), let our sentinel and what it starts read us."""
+    """Let our sentinel and its children read us, if Yama forbids it by default (ptrace_scope 1)."""
     try:
         with open(_YAMA, encoding="ascii") as file:
             if file.read().strip() != "1":

@@ -1,7 +1,7 @@
-"""The private socket between a server and the sentinel: the door where it connects, and the link that this becomes.
+"""The private socket between a server and the sentinel: the door where it connects, and the link that results.
 
-How this works: both stay ours only as long as the trainer leaves them alone (see `ownership`). One that the trainer has
-closed is given up when `is_there` finds that out, and has no number from then on.
+How this works: both are ours only as long as the trainer leaves them alone (see `ownership`). When `is_there` finds
+that the trainer has closed one, we give it up, and it has no descriptor from then on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Door:
         name: without the NUL that marks it as abstract.
 
     Raises:
-        OSError: no descriptor is left.
+        OSError: out of descriptors.
     """
 
     def __init__(self) -> None:
@@ -50,10 +50,10 @@ class Door:
         return self._own.give_up_lost()
 
     def open(self) -> Link | None:
-        """Accept a connection; None for another user's process, which has guessed the name: ours may still come.
+        """Accept a connection; return None for another user's process that guessed the name: ours may still come.
 
         Raises:
-            OSError: the other side has left (BlockingIOError, ConnectionAbortedError), or no descriptor is left.
+            OSError: the other side has left (BlockingIOError, ConnectionAbortedError), or we are out of descriptors.
         """
         connection, _ = self._socket.accept()
         pid, uid = peer_of(connection)
@@ -68,7 +68,7 @@ class Door:
 
 
 class Link:
-    """A connection to the sentinel; its end is noticed on both sides.
+    """A connection to the sentinel; both sides notice when it closes.
 
     Attributes:
         pid: the sentinel's.
@@ -88,7 +88,7 @@ class Link:
         return self._own.give_up_lost()
 
     def hand_over(self, description: handover.Handover, descriptors: list[int]) -> None:
-        """Hand over what the sentinel needs to serve; the link never blocks from then on.
+        """Hand over what the sentinel needs to serve; from then on the link never blocks.
 
         Raises:
             OSError: the sentinel is gone.
@@ -97,7 +97,7 @@ class Link:
         self._socket.setblocking(False)
 
     def receive(self) -> bytes | None:
-        """Return a probe, empty at the link's end, None if nothing has come."""
+        """Return a probe, empty if the link has closed, or None if nothing has arrived."""
         try:
             return self._socket.recv(_PROBE_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -111,7 +111,7 @@ class Link:
             self._socket.send(data, socket.MSG_NOSIGNAL)
 
     def invite(self, door: str) -> bool:
-        """Tell the sentinel of another server's door; False when that fails."""
+        """Send the sentinel the name of another server's door; return False if that fails."""
         if not self.is_there():
             return False
         try:
@@ -121,22 +121,22 @@ class Link:
         return True
 
     def say_goodbye(self, *, wait: bool) -> None:
-        """End the link; with `wait` only when the sentinel has let go of the sockets, or after a moment."""
+        """End the link; with `wait`, once the sentinel has released the sockets or a moment has passed."""
         with contextlib.suppress(OSError):
             self._socket.send(handover.GOODBYE, socket.MSG_NOSIGNAL)
             if wait:
                 self._socket.settimeout(_GOODBYE_S)
                 while self._socket.recv(256):
-                    pass  # probes; the end of the link is the end of the sentinel
+                    pass  # probes; when the link closes, the sentinel has ended
         self._own.give_up_lost()
         self._socket.close()
 
     def close(self) -> None:
-        """Close it without a word."""
+        """Close it without a goodbye."""
         self._socket.close()
 
     def collect(self) -> None:
-        """Where we are the parent of orphans (process 1 of a container), leave no dead child behind."""
+        """Reap the sentinel if orphans become our children (process 1 of a container)."""
         deadline = time.monotonic() + _GOODBYE_S
         with contextlib.suppress(OSError):
             while os.waitpid(self.pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:

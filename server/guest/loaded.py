@@ -1,8 +1,7 @@
-"""What torch, loaded in this process, has to say: looked up in `sys.modules`, so that we are never the one
-who loads it behind the trainer's back.
+"""Look up modules in `sys.modules`, so that we never load torch behind the trainer's back.
 
-Not even for a handler that has little to say without torch: an import changes the process (its threads, its
-memory, what OMP_NUM_THREADS still means to a script that has not imported torch yet).
+Not even for a handler that has little to report without torch: an import changes the process (its threads, its
+memory, the effect of OMP_NUM_THREADS on a script that has not imported torch yet).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ _C10D = "torch._C._distributed_c10d"
 
 
 def loaded(name: str) -> Any:
-    """Return a module that is loaded and whose import has finished, else None."""
+    """Return a loaded module, or None if it is not loaded or still being imported."""
     module = sys.modules.get(name)
     if module is None or getattr(getattr(module, "__spec__", None), "_initializing", False):
         return None

@@ -1,4 +1,4 @@
-"""torch's own C++ worker server on a private socket: it answers traces while the interpreter lock is held."""
+"""torch's own C++ worker server on a private socket: it returns traces even while the interpreter lock is held."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchctl.server.guest.loaded import c10d
 
 
 class Native:
-    """The running server; `path` is its socket, in a folder that only we may enter."""
+    """The running server; `path` is its socket, in a folder that only our user can enter."""
 
     def __init__(self, server: Any, folder: str, path: str) -> None:
         self.path = path
@@ -19,7 +19,7 @@ class Native:
 
     def stop(self) -> None:
         """End it and remove its folder."""
-        import shutil  # late, as `tempfile` below: where torch is loaded both are there already
+        import shutil  # late, like `tempfile` below: torch has already loaded both
 
         with contextlib.suppress(Exception):
             self._server.shutdown()
@@ -27,7 +27,7 @@ class Native:
 
 
 def start() -> Native | None:
-    """Start torch's server; None if torch is not loaded, or has none.
+    """Start torch's server; return None if torch is not loaded or has none.
 
     Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.cpp (torch 2.13).
     """
@@ -41,6 +41,6 @@ def start() -> Native | None:
     path = os.path.join(folder, "s")
     try:
         return Native(kind(path), folder, path)
-    except Exception:  # whatever torch raises: the traces are an addition
+    except Exception:  # whatever torch raises: the traces are optional
         shutil.rmtree(folder, ignore_errors=True)
         return None

@@ -1,9 +1,9 @@
-"""Sends and receives that this process has begun and not waited for, where it was asked to record them.
+"""Sends and receives that this process has begun and not waited for, if recording is on.
 
 How this works: isend, irecv and batch_isend_irecv all end in a process group's `send`, `recv` and `recv_anysource`.
-These are wrapped, not torch.distributed's functions, since torch compares those by identity. What is kept is numbers
-and a name, under a weak reference to the Work that torch has returned: it is gone with the Work, or once it has been
-waited for. In a coalesced batch the one Work that closes it stands for all its members.
+We wrap these, not torch.distributed's functions, since torch compares those by identity. A record holds only numbers
+and a name, under a weak reference to the Work that torch returned: it is dropped when the Work is freed or has been
+waited for. In a coalesced batch, the single Work that closes it represents all its members.
 
 Source: torch/distributed/distributed_c10d.py and torch/csrc/distributed/c10d/init.cpp (torch 2.13).
 """
@@ -15,11 +15,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-MAX_RECORDED = 65_536  # more than that is a program that waits for none of them
+MAX_RECORDED = 65_536  # a program with more than that never waits for any
 
 
 class Begun(NamedTuple):
-    """One send or receive; `peer` is a rank of the group, None for any; `since` is in seconds since the epoch."""
+    """One send or receive; `peer` is a rank in the group, None for any; `since` is in seconds since the epoch."""
 
     operation: str
     peer: int | None
@@ -34,29 +34,29 @@ class _Reference(weakref.ref):  # type: ignore[type-arg]
 
 
 _open: dict[int, tuple[_Reference, tuple[Begun, ...]]] = {}
-# By the identity of a group that is between the start and the end of a batch: what has been begun in it.
+# By the id of a group that is inside a batch: what has begun in that batch.
 _batches: dict[int, list[Begun]] = {}
 _originals: dict[tuple[Any, str], Any] = {}
 
 
 def is_recording() -> bool:
-    """Whether sends and receives are recorded in this process."""
+    """Return whether this process records sends and receives."""
     return bool(_originals)
 
 
 def all_begun() -> list[Begun]:
-    """Return what is outstanding now, the oldest first."""
+    """Return what is outstanding now, oldest first."""
     return [one for _, several in list(_open.values()) for one in several]
 
 
 def begun_of(work: Any) -> Begun | None:
-    """Return what a Work stands for; of a batch the first; None where it is not known."""
+    """Return the send or receive of a Work (for a batch, the first one), or None if unknown."""
     found = _open.get(id(work))
     return found[1][0] if found is not None and found[0]() is work and found[1] else None
 
 
 def record(bindings: Any) -> bool:
-    """Start recording, once; return whether torch's distributed bindings have what is to be wrapped."""
+    """Start recording, once; return whether torch's distributed bindings have the classes to wrap."""
     groups, work = getattr(bindings, "ProcessGroup", None), getattr(bindings, "Work", None)
     if groups is None or work is None:
         return False
@@ -88,7 +88,7 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 
 
 def _beginning(original: Any, operation: str, peer_at: int | None, tag_at: int) -> Any:
-    """Return `send` or `recv` that notes what it begins; `peer_at` and `tag_at` are the arguments' places."""
+    """Return a `send` or `recv` that records what it begins; `peer_at` and `tag_at` are argument positions."""
     now = time.time
 
     def begin(group: Any, *arguments: Any, **named: Any) -> Any:
@@ -145,5 +145,5 @@ def _note(work: Any, begun: tuple[Begun, ...]) -> None:
 
 def _forget(reference: _Reference) -> None:
     found = _open.get(reference.key)
-    if found is not None and found[0] is reference:  # another Work may have the same place by now
+    if found is not None and found[0] is reference:  # another Work may have the same id by now
         del _open[reference.key]

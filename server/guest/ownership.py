@@ -1,10 +1,10 @@
 """Descriptors that stay ours only as long as the trainer leaves them alone.
 
-How this works: a program that closes descriptors it did not open (``os.closerange(3, 256)``) closes ours too, and what
-it opens next gets their numbers. Writing to, shutting down or closing such a number would hurt the trainer's own socket
-or file. So we record which file each descriptor was, and give up, untouched, one that has become another file. If
-standard input, output or error is closed, /dev/null is opened in its place first: otherwise a socket of ours could take
-that number and receive what C code prints.
+How this works: a program that closes descriptors it did not open (``os.closerange(3, 256)``) closes ours too, and the
+next files it opens get their numbers. Writing to, shutting down or closing such a number would hurt the trainer's
+socket or file. So we record which file each descriptor was, and give up, untouched, any that has become another file.
+If standard input, output or error is closed, we first open /dev/null in its place: otherwise one of our sockets could
+take that number and receive what C code prints.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _LOST = "the descriptor is no longer ours"
 _SO_COOKIE = 57  # include/uapi/asm-generic/socket.h; since Linux 4.12
 _COOKIE_BYTES = 8
 _BUFFER_BYTES = 8192
-# Plain numbers: the members of `socket` are enums, whose `|` takes longer than the call.
+# Plain numbers: the constants of `socket` are enums, whose `|` takes longer than the call.
 _DONTWAIT = int(socket.MSG_DONTWAIT)
 _SEND_FLAGS = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 _QUESTION = (int(socket.SOL_SOCKET),), (_SO_COOKIE,), (_COOKIE_BYTES,)
 
 
 class Mark(NamedTuple):
-    """Which file a descriptor was: sockets have inodes too, and no two live ones share one."""
+    """Which file a descriptor was: sockets have inodes too, and no two live sockets share one."""
 
     device: int
     inode: int
 
 
 def mark(descriptor: int) -> Mark:
-    """Record which file a descriptor is.
+    """Return which file a descriptor is.
 
     Raises:
         OSError: it is not open.
@@ -46,7 +46,7 @@ def mark(descriptor: int) -> Mark:
 
 
 def is_still(descriptor: int, marked: Mark | None) -> bool:
-    """Whether a descriptor is still the file it was."""
+    """Return whether a descriptor is still the file it was."""
     try:
         return descriptor >= 0 and mark(descriptor) == marked
     except OSError:
@@ -60,26 +60,26 @@ def close(descriptor: int, marked: Mark | None) -> None:
 
 
 class OwnSocket:
-    """A socket of ours, as long as its number is still that socket.
+    """One of our sockets, as long as its descriptor is still that socket.
 
-    If it is lost before it can be examined, OSError is raised. `receive`, `send` and `shut_down`, which do not wait,
-    raise it too if the socket is lost later; `close` then does nothing.
+    Raises OSError if it is lost before it can be examined. `receive`, `send` and `shut_down` do not block; they raise
+    OSError if the socket is lost later, and `close` then does nothing.
 
     How this works: before each use we ask the kernel for the socket's cookie. Linux has no call that checks and acts in
-    one step, so both calls are made without releasing the interpreter lock: no Python code of the trainer can open a
-    file in between. `getsockopt` keeps the lock anyway; the other calls are libc's own through `ctypes.PyDLL`, since
+    one step, so we make both calls without releasing the interpreter lock: no Python code in the trainer can open a
+    file in between. `getsockopt` keeps the lock anyway; the other calls go to libc through `ctypes.PyDLL`, since
     `socket` releases the lock just before the system call, which wakes a thread that waits for it: on two busy cores
     one `os.closerange` in ten got in between. The interpreter may also hand over the lock after a call, but not while a
     `for` takes the next item: hence `map` in `_call`.
 
-    What remains is C code of the trainer that opens files without the lock. Without `ctypes`, or without cookies
+    What remains is C code in the trainer that opens files without the lock. Without `ctypes`, or without cookies
     (kernels before 4.12, where we fall back to `fstat`), the lock is free between the check and the call.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._libc = _libc()
-        self._buffer: Any = None  # and where it is; made when something is to be read
+        self._buffer: Any = None  # allocated on the first read, as is its address
         self._address = 0
         try:
             self._cookie = _cookie(sock)
@@ -89,7 +89,7 @@ class OwnSocket:
             raise
 
     def is_there(self) -> bool:
-        """Whether it may be used; if its number has become another file, it is given up, untouched."""
+        """Return whether it may be used; if its descriptor has become another file, give it up, untouched."""
         if self.sock.fileno() < 0:
             return False
         try:
@@ -103,7 +103,7 @@ class OwnSocket:
         return there
 
     def receive(self, size: int, flags: int = 0) -> bytes:
-        """Return what has arrived; empty when the other side has sent everything.
+        """Return what has arrived, or empty bytes if the other side has finished sending.
 
         Raises:
             BlockingIOError: nothing has arrived.
@@ -117,10 +117,10 @@ class OwnSocket:
         return data
 
     def send(self, data: bytes) -> int:
-        """Send some of it and return how much; this never raises SIGPIPE.
+        """Send some of the data and return how many bytes; never raises SIGPIPE.
 
         Raises:
-            BlockingIOError: there is no room.
+            BlockingIOError: the send buffer is full.
         """
         if self._libc is None:
             return self._there().send(data, socket.MSG_NOSIGNAL)
@@ -149,7 +149,7 @@ class OwnSocket:
         return self.sock
 
     def _call(self, function: Callable[..., int], *arguments: object) -> int:
-        """Call libc with our number, if it is still ours."""
+        """Call libc with our descriptor, if it is still ours."""
         assert self._libc is not None
         sock = self.sock
         number = sock.fileno()
@@ -165,19 +165,19 @@ class OwnSocket:
 
 
 class Sockets:
-    """Sockets of ours that are useful only together."""
+    """Some of our sockets that are useful only together."""
 
     def __init__(self, *sockets: socket.socket) -> None:
         self._sockets = [OwnSocket(one) for one in sockets]
 
     def give_up_lost(self) -> bool:
-        """Give up, untouched, the descriptors that are another file now; return whether all are still ours."""
+        """Give up, untouched, the descriptors that are now another file; return whether all are still ours."""
         there = [one.is_there() for one in self._sockets]
         return all(there)
 
 
 def _cookie(sock: socket.socket) -> bytes:
-    """Return the number that the kernel gives to one socket only; empty if the kernel has no cookies.
+    """Return the socket's cookie, unique within the kernel, or empty bytes if the kernel has no cookies.
 
     Raises:
         OSError: the descriptor is closed, or not a socket.
@@ -191,10 +191,10 @@ def _cookie(sock: socket.socket) -> bytes:
 
 
 class _Libc:
-    """The calls that do not release the interpreter lock."""
+    """libc calls that do not release the interpreter lock."""
 
     def __init__(self) -> None:
-        import ctypes  # late: it costs memory, and fails where Python was built without it
+        import ctypes  # late: it costs memory, and fails if Python was built without it
 
         calls = ctypes.PyDLL(None, use_errno=True)
         self._get_errno = ctypes.get_errno
@@ -235,9 +235,9 @@ def keep_for_ever(thing: object) -> None:
 
 
 def fill_standard() -> None:
-    """Open /dev/null in place of standard input, output or error where they are closed."""
+    """Open /dev/null in place of standard input, output or error if they are closed."""
     while not all(_is_open(number) for number in _STANDARD):
-        descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+        descriptor = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
         if descriptor not in _STANDARD:
             os.close(descriptor)  # another thread has just taken the number
             return

@@ -1,8 +1,8 @@
-"""When sends and receives are recorded: from the moment that torch.distributed is there, for as long as a server runs.
+"""When sends and receives are recorded: from the import of torch.distributed, for as long as a server runs.
 
-How this works: a script is usually started with the server before it imports torch. So a finder waits at the front of
-`sys.meta_path` for torch.distributed's module, lets the others find it, and begins once it has been loaded; then it
-is gone. It loads nothing itself.
+How this works: the server usually starts before the script imports torch. So a finder at the front of `sys.meta_path`
+waits for torch.distributed's module, lets the other finders find it, removes itself, and starts recording once the
+module is loaded. It loads nothing itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _servers = 0
 
 
 def begin() -> None:
-    """Record from now on, or once torch.distributed is loaded; as often as it has begun it has to `end`."""
+    """Record from now on, or once torch.distributed is loaded; each call needs a matching `end`."""
     global _servers
     _servers += 1
     if not outstanding.record(c10d()) and not any(isinstance(one, _Waiting) for one in sys.meta_path):
@@ -53,7 +53,7 @@ class _Waiting(MetaPathFinder):
 
 
 class _Loading(Loader):
-    """Another loader, which gets its place back before the module runs."""
+    """Wraps another loader, which it puts back before the module runs."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader

@@ -1,9 +1,9 @@
-"""Registers in a job's TCPStore where this worker's server listens, under the key that torch's debug server uses.
+"""Register this worker's server address in the job's TCPStore, under the key that torch's debug server uses.
 
 How this works: a daemon thread waits until torch.distributed is initialised, which means that the store is up and torch
-is loaded. It checks that the store's port answers in the store's own protocol first, since torch's client would wait
-forever, and noisily, for something else that listens there. The key is written by compare_set: an address that still
-answers is never overwritten; one from before a restart is. If anything fails, the trainer does not notice.
+is loaded. It first checks that the port speaks the store's protocol, since with anything else listening there torch's
+client would wait forever, and noisily. The key is written with compare_set: an address that still answers is never
+overwritten; one from before a restart is. If anything fails, the trainer does not notice.
 
 Source: torch/distributed/debug/__init__.py and _store.py (torch 2.13) for the key and its value.
 """
@@ -23,18 +23,18 @@ from torchctl.process.started import start_time
 from torchctl.server.guest import forking, identity, torchlink
 from torchctl.server.http.listener import block_signals
 
-_LOOK_S = 1.0  # between two looks whether torch.distributed is initialised
+_LOOK_S = 1.0  # between checks whether torch.distributed is initialised
 _RARE_LOOK_S = 15.0  # after the first ten minutes
 _FREQUENT_LOOKS = 600
 _TIMEOUT_S = 5.0
 
 
 class Registration:
-    """Registers one TCP server, in the background; `stop` ends the waiting.
+    """Registers one TCP server in the background; `stop` ends the wait.
 
     Args:
-        host, port: where the server listens; a wildcard host is registered as this host's name.
-        tls: the server speaks TLS: the address is an https one.
+        host, port: where the server listens; for a wildcard host this host's name is registered.
+        tls: the server speaks TLS, so its URL is https.
     """
 
     def __init__(self, host: str, port: int, *, tls: bool = False) -> None:
@@ -51,25 +51,25 @@ class Registration:
             self.resume()
 
     def stop(self) -> None:
-        """End the waiting; what is registered stays."""
+        """End the wait; an existing registration stays."""
         forking.forget(self)
         self._stopped.set()
 
     def pause(self) -> None:
-        """Before a fork: end the waiting thread."""
+        """End the waiting thread before a fork."""
         self._stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(protocol.SHUTDOWN_TIMEOUT_S)
 
     def resume(self) -> None:
-        """Keep waiting, unless it is over."""
+        """Keep waiting, unless already registered or given up."""
         if not self._over and (self._thread is None or not self._thread.is_alive()):
             self._stopped.clear()
             self._thread = threading.Thread(target=self._work, name="torchctl-register", daemon=True)
             self._thread.start()
 
     def release(self) -> None:
-        """In a forked child: hold nothing."""
+        """Do nothing in a forked child: there is nothing to release."""
 
     def _work(self) -> None:
         block_signals()
@@ -109,7 +109,7 @@ class Registration:
 
 
 def claim(store: Any, key: str, url: str) -> bool:
-    """Write the address unless the one that is there answers; return whether it is there now."""
+    """Write the address unless the existing one answers; return whether ours is now registered."""
     known = store.get(key).decode("utf-8", "replace") if store.check([key]) else ""
     if known != url and known and _answers(known):
         return False
@@ -117,7 +117,7 @@ def claim(store: Any, key: str, url: str) -> bool:
 
 
 def url_of(host: str, port: int, *, tls: bool = False) -> str:
-    """Return ``http://HOST:PORT``, or https, as others can reach it."""
+    """Return the ``http://HOST:PORT`` (or https) URL at which others can reach the server."""
     if host in ("", "localhost"):
         host = "127.0.0.1"
     elif host in ("0.0.0.0", "::", "*"):
@@ -126,7 +126,7 @@ def url_of(host: str, port: int, *, tls: bool = False) -> str:
 
 
 def _answers(url: str) -> bool:
-    """Whether a worker server answers at a registered address; one that speaks TLS says so, in plain HTTP."""
+    """Return whether a worker server answers at a registered address; even a TLS server answers in plain HTTP."""
     host, _, port = url.partition("://")[2].rpartition(":")
     request = b"POST /handler/ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     try:

@@ -1,9 +1,9 @@
-"""One sentinel for all servers of the process: which have a link to it, and which are waiting for it.
+"""One sentinel for all servers of the process: which servers have a link to it, and which are waiting for one.
 
-How this works: the first server starts a sentinel, and servers that start in the meantime wait for its link too. A
-later server does not start another: the existing sentinel is given the name of its door, over any link. So the sentinel
-stays until the last server has said goodbye, and no server depends on another: if the first one that waits gives up,
-the next one starts a sentinel.
+How this works: the first server starts a sentinel, and servers that start before it has connected wait too. A later
+server does not start another: it sends the existing sentinel the name of its door, over any link. So the sentinel stays
+until the last server has said goodbye, and no server depends on another: if the first one in line gives up, the next
+one starts a sentinel.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torchctl.server.guest import launch, step
 from torchctl.server.guest.link import Link
 from torchctl.server.sentinel.page import Page
 
-_lock = threading.RLock()  # held for what follows; a signal handler may come in between, and shut down too
+_lock = threading.RLock()  # guards the names below; reentrant, since a signal handler may shut down a server
 _linked: set[Place] = set()
-_waiting: list[Place] = []  # for a sentinel that has been started for the first of them, and has not come yet
+_waiting: list[Place] = []  # for the sentinel that the first one started and that has not connected yet
 
 
 class Place:
     """One server's place at the sentinel.
 
     Args:
-        address: of the server; None if its sockets are not shared.
+        address: the server's; None if its sockets are not shared.
 
     Attributes:
-        link: to the sentinel; None before it is there and after it has gone.
+        link: to the sentinel; None before it connects and after it is gone.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -38,7 +38,7 @@ class Place:
         self._left = False
 
     def wait(self, door: str) -> None:
-        """Get a sentinel.
+        """Invite the existing sentinel, wait for the one being started, or start one.
 
         Args:
             door: name of the socket that it must connect to.
@@ -52,14 +52,14 @@ class Place:
                 return
             _waiting.append(self)
             if len(_waiting) > 1:
-                return  # told as soon as the first one has its link
+                return  # invited as soon as the first one has its link
         launch.start(door)
 
     def enter(self, link: Link, page: Page) -> bool:
-        """Take the new link; False if this place has been given up in the meantime.
+        """Take the new link; return False if this place was given up in the meantime.
 
         Args:
-            page: for the steps that are reported from now on.
+            page: gets the steps that are reported from now on.
         """
         with _lock:
             if self._left:
@@ -75,12 +75,12 @@ class Place:
         return True
 
     def lose(self) -> None:
-        """Note that the sentinel has gone."""
+        """Note that the sentinel is gone."""
         with _lock:
             self._unlink()
 
     def leave(self) -> Link | None:
-        """Give the place up, and return its link: from here on no other server is named over it."""
+        """Give up the place and return its link, which no longer carries invitations for other servers."""
         with _lock:
             self._left = True
             link = self.link
@@ -101,12 +101,12 @@ class Place:
 
 
 def is_last() -> bool:
-    """Whether the last server has given up its link."""
+    """Return whether the last server has given up its link."""
     return not _linked
 
 
 def forget_all() -> None:
-    """In a forked child: it has no sentinel, and no thread of ours that may hold the lock."""
+    """Reset everything in a forked child, which has no sentinel and none of our threads to hold the lock."""
     global _lock
     _lock = threading.RLock()
     _linked.clear()
@@ -115,10 +115,10 @@ def forget_all() -> None:
 
 
 def sentinel_pid() -> int | None:
-    """Return the pid of this process's sentinel, None while it has none."""
+    """Return the pid of this process's sentinel, or None while it has none."""
     return next((link.pid for one in list(_linked) if (link := one.link) is not None), None)
 
 
 def sentinel_serves() -> list[str]:
-    """Return the addresses at which the sentinel answers while this process cannot; none that speaks TLS."""
+    """Return the addresses at which the sentinel answers while this process cannot; never a TLS address."""
     return sorted(one.address for one in list(_linked) if one.address is not None)

@@ -1,9 +1,9 @@
-"""A signal that makes the interpreter write all stacks into a memfd, for when the lock is held.
+"""A signal that makes the interpreter write all stacks into a memfd, for when the interpreter lock is held.
 
-How this works: `faulthandler.register` needs no interpreter lock when the signal comes. SIG_IGN is installed first, so
-that once the handler is removed the signal is ignored instead of killing the process. Only a real-time signal that no
-one uses is taken, and only from the main thread, since Python installs handlers only there. The signal is blocked in
-all of our threads but the accepting one, to which the sentinel sends it.
+How this works: `faulthandler.register` needs no interpreter lock when the signal arrives. SIG_IGN is installed first,
+so that once the handler is removed the signal is ignored instead of killing the process. We take only a real-time
+signal that no one uses, and only on the main thread, since Python installs handlers only there. The signal is blocked
+in all of our threads except the accepting one, to which the sentinel sends it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from torchctl.process.samples import status_fields
 from torchctl.server.guest import ownership
 
-_LAST = 5  # real-time signals looked at, from the highest down; libraries take the lowest
+_LAST = 5  # real-time signals to try, from the highest down; libraries take the lowest
 _taken: set[int] = set()
 
 
@@ -33,7 +33,7 @@ class Dump:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {self.signal})
 
     def close(self) -> None:
-        """Remove the handler and close the memfd, here or in a forked child; the signal is ignored from then on."""
+        """Remove the handler and close the memfd, here or in a forked child; from then on the signal is ignored."""
         faulthandler.unregister(self.signal)
         _taken.discard(self.signal)
         if self.descriptor >= 0:
@@ -42,7 +42,7 @@ class Dump:
 
 
 def prepare() -> Dump | None:
-    """Register a free signal; None if there is none, or on another thread than the main one."""
+    """Register a free signal; return None if there is none or this is not the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return None
     descriptor = -1

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torchctl.server.sentinel.page import Page
 
-# (step, when in seconds since the epoch); replaced as a whole, so that a reader never sees half of it.
+# (step, time in seconds since the epoch); replaced as a whole, so that a reader never sees half of it.
 last: tuple[int, float] | None = None
-# Where the sentinel reads it once this process cannot be asked, one for each server; replaced as a whole too.
+# Where the sentinel reads it while this process cannot answer, one per server; replaced as a whole too.
 pages: tuple[Page, ...] = ()
 
 
 def report_step(step: int) -> None:
-    """Tell the debug server which step the training is at; some stores, no lock, no check, no I/O.
+    """Report the current training step to the debug server; a few stores, no lock, no check, no I/O.
 
     Args:
         step: shown by ``torchctl ps`` and `info`, with the time of this call.

@@ -1,4 +1,4 @@
-"""What torch, loaded in this process, offers: its process group, and its handlers as ones of ours."""
+"""What the torch loaded in this process offers: its process group, and its handlers adapted to ours."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torchctl.server.request import Handler, Request, Response
 
 
 def distributed() -> ModuleType | None:
-    """Return `torch.distributed` while its default process group is initialised, else None."""
+    """Return `torch.distributed` if its default process group is initialised, else None."""
     module = loaded("torch.distributed")
     try:
         return module if module is not None and module.is_available() and module.is_initialized() else None
     except Exception:
-        return None  # half torn down or replaced by a stand-in: the environment speaks then
+        return None  # half torn down or replaced by a stand-in: use the environment instead
 
 
 def torch_handler_names() -> list[str]:
-    """Return the names of the handlers registered with torch; empty while torch is not loaded."""
+    """Return the names of the handlers registered with torch; empty if torch is not loaded."""
     bindings = c10d()
     names = getattr(bindings, "_get_handler_names", None)
     return list(names()) if names is not None else []
 
 
 def torch_handler(name: str) -> Handler | None:
-    """Return torch's handler of that name as one of ours, or None.
+    """Return torch's handler with that name, adapted to ours, or None.
 
-    A C++ handler that reads `params()` fails with a cast error when it is called this way; torch's own three
-    of that kind (`pyspy_dump` and both `dump_nccl_trace_*`) are never asked for here, since ours come first.
+    A C++ handler that reads `params()` fails with a cast error when called this way; torch's own three
+    of that kind (`pyspy_dump` and both `dump_nccl_trace_*`) are never reached, since ours take precedence.
     """
     bindings = c10d()
     if bindings is None or name not in torch_handler_names():
@@ -46,7 +46,7 @@ def torch_handler(name: str) -> Handler | None:
 
 @lru_cache(maxsize=1)
 def _adapters(bindings: Any) -> tuple[Any, Any]:
-    """Return subclasses of torch's request and response that hand on to ours."""
+    """Return subclasses of torch's request and response that delegate to ours."""
 
     class TorchRequest(bindings._Request):  # type: ignore[misc]
         def __init__(self, request: Request) -> None:

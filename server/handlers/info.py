@@ -32,9 +32,9 @@ MASK = "***"
 
 
 def info(request: Request, response: Response) -> None:
-    """Answer rank, process, job, versions, device, last step and handlers as one JSON object.
+    """Answer with rank, process, job, versions, device, last step and handlers as one JSON object.
 
-    Parameter ``calls``: ``true`` for what its threads are calling too.
+    Parameter ``calls``: ``true`` to add what its threads are calling.
     """
     local_rank, last = identity.place().local_rank, step.last
     ticks = _own_ticks(os.getpid())
@@ -68,7 +68,7 @@ def info(request: Request, response: Response) -> None:
 
 @lru_cache(maxsize=1)
 def _own_ticks(pid: int) -> int | None:
-    """Return when this process was started; read once: a file that each question opens is one more number to lose."""
+    """Return when this process started; read once, since each file we open is one more descriptor to lose."""
     return start_ticks(pid)
 
 
@@ -76,8 +76,8 @@ def masked(arguments: list[str]) -> list[str]:
     """Return a command line without secrets: the value of anything named key, token, secret or password.
 
     ``--api-key VALUE``, ``--api-key=VALUE``, ``{"api_key": "VALUE"}``, ``a=1,api_key=VALUE`` and the password in a
-    URL become ``***``. A name that merely contains one of the words (``--tokenizer``) hides its value too: rather
-    too much. The first argument is the script.
+    URL become ``***``. A name that merely contains one of the words (``--tokenizer``) hides its value too: better to
+    hide too much. The first argument is the script.
     """
     out = arguments[:1]
     hide_next = False
@@ -96,7 +96,7 @@ def masked(arguments: list[str]) -> list[str]:
 
 
 def _whole(step: object) -> int | None:
-    """Return the step as a number; report_step takes anything, so as to check nothing in the training loop."""
+    """Return the step as an integer; report_step accepts anything, to avoid checks in the training loop."""
     try:
         return int(step)  # type: ignore[call-overload, no-any-return]
     except (TypeError, ValueError, OverflowError):
@@ -120,10 +120,10 @@ def _backends() -> list[str]:
 
 
 def _device(local_rank: int | None) -> dict[str, Any] | None:
-    """Return this rank's CUDA device, None if CUDA is not in use; never initializes CUDA.
+    """Return this rank's CUDA device, or None if CUDA is not in use; never initializes CUDA.
 
-    `index` counts within CUDA_VISIBLE_DEVICES, `physical` is that list's own entry; `source` says how it is
-    known: bound to the process group, or the convention that local rank N uses device N.
+    `index` counts within CUDA_VISIBLE_DEVICES; `physical` is the entry in that list. `source` says how we know:
+    the device is bound to the process group, or by convention local rank N uses device N.
     """
     cuda = loaded("torch.cuda")
     dist: Any = torchlink.distributed()

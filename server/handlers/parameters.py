@@ -1,4 +1,4 @@
-"""Parameters of the handlers, checked as torch checks them: exact names, exact values."""
+"""Handler parameters, checked as strictly as in torch: exact names, exact values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def booleans(request: Request, **defaults: bool) -> dict[str, bool]:
     """Return one boolean per name: ``true`` or ``false`` as sent, else the default.
 
     Raises:
-        Refusal: 400 for an unknown name (names are lower case), or another value than true or false.
+        Refusal: 400 for an unknown name (names are lower case), or a value other than true or false.
 
     Source: torch/csrc/distributed/c10d/NCCLUtils and control plane handlers (torch 2.13): 400 for both.
     """
@@ -24,7 +24,7 @@ def booleans(request: Request, **defaults: bool) -> dict[str, bool]:
 
 
 def check_names(request: Request, *known: str) -> None:
-    """Refuse parameters that the handler does not know: a misspelt one must not pass in silence."""
+    """Refuse parameters that the handler does not know: a misspelled one must not be silently ignored."""
     for key in request.params():
         if key not in known:
             takes = f"takes {', '.join(sorted(known))}" if known else "takes no parameters"
@@ -32,10 +32,10 @@ def check_names(request: Request, *known: str) -> None:
 
 
 def seconds(text: str, name: str, *, most: float) -> float:
-    """Return a duration of more than zero seconds.
+    """Return a duration in seconds, more than zero.
 
     Raises:
-        Refusal: 400 for no number, zero or less, or more than `most`.
+        Refusal: 400 if it is not a number, not positive, or more than `most`.
     """
     try:
         value = float(text)

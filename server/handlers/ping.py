@@ -1,4 +1,4 @@
-"""`ping`: the worker is there and its interpreter runs."""
+"""`ping`: shows that the worker is alive and its interpreter runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from torchctl.server.request import Request, Response
 
 
 def ping(request: Request, response: Response) -> None:
-    """Answer ``pong``."""
+    """Answer with ``pong``."""
     response.set_content("pong", "text/plain")
     response.set_status(200)

@@ -18,9 +18,9 @@ _ending = threading.Event()
 
 
 def torch_profile(request: Request, response: Response) -> None:
-    """Answer a Chrome trace of `duration` seconds (at most 60); one at a time, else 409.
+    """Answer with a Chrome trace of `duration` seconds (at most 60); 409 if another profile is running.
 
-    Source: torch/distributed/debug/_handlers.py (torch 2.13), whose parameter and format these are.
+    Source: torch/distributed/debug/_handlers.py (torch 2.13) for the parameter and format.
     """
     check_names(request, "duration")
     duration_s = seconds(request.get_param("duration") or "missing", "duration", most=MAX_DURATION_S)
@@ -35,15 +35,15 @@ def torch_profile(request: Request, response: Response) -> None:
         profiler = importlib.import_module("torch.profiler")
         try:
             config = profiler._ExperimentalConfig(profile_all_threads=True)
-        except TypeError:  # an older torch, which knows only the threads that it started itself
+        except TypeError:  # an older torch, which profiles only the threads that it started itself
             config = profiler._ExperimentalConfig()
         with profiler.profile(record_shapes=True, experimental_config=config) as profile:
             _ending.wait(duration_s)
-        import tempfile  # late: where torch is loaded it is there already
+        import tempfile  # late: torch has already loaded it
 
         with tempfile.NamedTemporaryFile(prefix="torchctl-profile-", suffix=".json") as file:
             profile.export_chrome_trace(file.name)
-            with open(file.name, "rb") as written:  # anew: the profiler may have put another file there
+            with open(file.name, "rb") as written:  # reopened: the profiler may have replaced the file
                 response.set_content(written.read(), "application/json")
     finally:
         atexit.unregister(_end_early)
@@ -52,7 +52,7 @@ def torch_profile(request: Request, response: Response) -> None:
 
 
 def _end_early() -> None:
-    """At the process's end: stop a profile that is being taken, since torch crashes when it is torn down under it."""
+    """Stop a running profile when the process exits, since torch crashes if it is torn down while profiling."""
     _ending.set()
     if _one_at_a_time.acquire(timeout=_END_TIMEOUT_S):
         _one_at_a_time.release()

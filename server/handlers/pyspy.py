@@ -1,8 +1,8 @@
-"""`pyspy_dump`: this process's stacks as py-spy reads them from outside, native frames and children too.
+"""`pyspy_dump`: this process's stacks as py-spy reads them from outside, optionally with native frames and children.
 
-How this works: py-spy must not be a child of the trainer, whose `os.wait()` would see it end 100 ms later, so it is
-started by `detach`. A shell around it says its own pid, by which both are ended in need, and the exit status; all that
-comes back through one pipe, which the shell opens by its path under /proc.
+How this works: py-spy must not be a child of the trainer, whose `os.wait()` would see it end 100 ms later, so `detach`
+starts it. A shell around it prints its own pid, which we need to kill both, and the exit status; everything comes back
+through one pipe, which the shell opens by its path under /proc.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SCRIPT = 'echo "pid=$$"; "$@"; echo "exit=$?"'
 
 
 def pyspy_dump(request: Request, response: Response) -> None:
-    """Answer py-spy's text; parameters native, subprocesses, nonblocking: ``1`` or ``true`` to set one.
+    """Answer with py-spy's text; parameters native, subprocesses, nonblocking: ``1`` or ``true`` to set one.
 
-    The process is never stopped for the reading, unless the server was started with ``allow_pause=True``;
-    native frames cannot be read without that. 501 when py-spy is not installed; it is looked for beside
-    the running interpreter and on PATH. A child that runs no Python ends py-spy's work; the answer has what
-    came before it, and a last line that says so.
+    The process is never stopped while py-spy reads it, unless the server was started with ``allow_pause=True``;
+    native frames require that. Answers 501 if py-spy is neither beside the running interpreter nor on PATH.
+    py-spy stops at a child that does not run Python; the answer then has what came before it, and a last line
+    that says so.
 
     Source: torch/csrc/distributed/c10d/control_plane/Handlers.cpp (torch 2.13) for the parameters.
     """
@@ -93,7 +93,7 @@ def _run_detached(arguments: list[str]) -> tuple[int, str]:
 
 
 def _end(shell: int) -> None:
-    """End a shell and what it has started."""
+    """Kill a shell and the processes that it has started."""
     children = read(f"/proc/{shell}/task/{shell}/children").split()
     for pid in [shell, *map(int, children)]:
         with contextlib.suppress(OSError):
@@ -101,7 +101,7 @@ def _end(shell: int) -> None:
 
 
 def _read_all(descriptor: int, pipe: ownership.Mark) -> tuple[str, bool]:
-    """Return what comes until end of file, and whether that end came within time and size, and while it was ours."""
+    """Read until end of file; return the text, and whether the end came in time, within the size, and while ours."""
     deadline = time.monotonic() + _TIMEOUT_S
     data = bytearray()
     poll = select.poll()

@@ -1,9 +1,9 @@
 """`dump_traceback`: the Python stack of every thread, as text or JSON.
 
-How this works: the stacks are read in Python rather than by `faulthandler`, which prints at most 100 threads,
-newest first, so that the main thread silently goes missing in a process with many; and which writes each
-word with a system call of its own. All frames are taken in one step under the interpreter lock. Walking
-them is not one step: when a thread has moved meanwhile, the walk is repeated.
+How this works: we read the stacks in Python rather than with `faulthandler`, which prints at most 100 threads,
+newest first, so that the main thread silently goes missing in a process with more; it also makes a separate
+system call for each word. All frames are taken in one step under the interpreter lock. Walking them takes more
+than one step: if a thread has moved in the meantime, we repeat the walk.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torchctl.server.handlers import calls
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
 
-MAX_FRAMES = 1000  # of one thread: Python's own recursion limit by default
-_MAX_TEXT = 500  # characters of a file or function name, as faulthandler
+MAX_FRAMES = 1000  # per thread: Python's default recursion limit
+_MAX_TEXT = 500  # characters of a file or function name, as in faulthandler
 _TRIES = 3
 
 
 class Frame(NamedTuple):
-    """One frame; `line` is None if the interpreter knows none."""
+    """One frame; `line` is None if the interpreter does not know it."""
 
     file: str
     line: int | None
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """One thread: its ids, its name ("" when Python has none), its frames, innermost first."""
+    """One thread: its ids, its name ("" if Python has none), and its frames, innermost first."""
 
     ident: int
     native_id: int | None
@@ -46,9 +46,9 @@ class Stack(NamedTuple):
 
 
 def dump_traceback(request: Request, response: Response) -> None:
-    """Answer all threads' stacks.
+    """Answer with the stacks of all threads.
 
-    Parameters: ``format``: ``text`` (faulthandler's) or ``json``; ``calls``: ``true`` for what they are calling too.
+    Parameters: ``format``: ``text`` (faulthandler's) or ``json``; ``calls``: ``true`` to add what they are calling.
     """
     form = request.get_param("format") or "text"
     if form not in ("text", "json"):
@@ -64,7 +64,7 @@ def dump_traceback(request: Request, response: Response) -> None:
 
 
 def all_stacks() -> list[Stack]:
-    """Return every thread's stack, in the interpreter's order: the newest thread first, main last."""
+    """Return every thread's stack, in the interpreter's order: newest thread first, main thread last."""
     for attempt in range(_TRIES):
         frames = sys._current_frames()
         try:
@@ -73,7 +73,7 @@ def all_stacks() -> list[Stack]:
             if attempt == _TRIES - 1 or not _moved(before):
                 return stacks
         finally:
-            # Our own frame is among them: a cycle that would keep everybody's locals alive.
+            # Our own frame is among them: a cycle that would keep every thread's locals alive.
             frames.clear()
             before = {}
     raise AssertionError("unreachable")
@@ -92,13 +92,13 @@ def _moved(before: dict[int, tuple[FrameType, int]]) -> bool:
 
 
 def _walk(frames: dict[int, FrameType]) -> list[Stack]:
-    # Not threading.enumerate(): it takes a lock, and a debugger waits for no lock of its patient.
+    # Not threading.enumerate(): it takes a lock, and a debugger must not wait for the target's locks.
     threads = dict(threading._active)  # type: ignore[attr-defined]
     stacks = []
     for ident, top in frames.items():
         thread = threads.get(ident)
         name = str(getattr(thread, "name", ""))
-        # After a fork Python still has the parent's id for the main thread.
+        # After a fork, Python still has the parent's id for the main thread.
         native_id = os.getpid() if thread is threading.main_thread() else getattr(thread, "native_id", None)
         walked: list[Frame] = []
         frame: FrameType | None = top
@@ -149,7 +149,7 @@ def _as_json(stacks: list[Stack], document: dict[str, Any] | None) -> str:
 
 
 def _ascii(text: str) -> str:
-    """Return text as faulthandler writes it: ASCII, everything else escaped, cut at 500 characters."""
+    """Return text as faulthandler writes it: ASCII, with everything else escaped, cut at 500 characters."""
     if len(text) > _MAX_TEXT:
         text = text[:_MAX_TEXT] + "..."
     if text.isascii() and text.isprintable():
