@@ -1,8 +1,8 @@
-"""Why a worker of this host is silent: what /proc and the last words show beyond its socket.
+"""Why a worker on this host is silent: what /proc and last words show beyond its socket.
 
 How this works: a socket shows only that nothing listens, or that something listens and does not answer. The kernel
-knows what that is: the listener's pid comes with the connection. Two looks at that process a moment apart distinguish a
-stopped one from one whose interpreter lock is held; a last word says how a dead one died.
+knows more: it reports the listener's pid with the connection. Sampling that process twice distinguishes a stopped
+process from one whose interpreter lock is held; a last word says how a dead process died.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from torchctl.process.started import age_s
 from torchctl.protocol import runtimedir, socketnames
 from torchctl.workers.endpoint import Endpoint
 
-_BETWEEN_LOOKS_S = 0.3  # a waiter for the lock wakes 60 times meanwhile
-_MAX_PROCESSES = 64  # looked at; of more that are silent the first ones tell enough
-_MAX_HINTS = 3  # silent processes that are named in a hint
-STANDS_STILL = ("", "Z", "X", "T", "t")  # the kernel's letters; "" for a process that is gone
-_LISTENING = "0A"  # of /proc/net/tcp: TCP_LISTEN
+_BETWEEN_LOOKS_S = 0.3  # a thread waiting for the lock wakes 60 times in this time
+_MAX_PROCESSES = 64  # how many silent processes to sample; beyond that, the first ones are enough
+_MAX_HINTS = 3  # how many silent processes a hint names
+STANDS_STILL = ("", "Z", "X", "T", "t")  # the kernel's state letters; "" for a process that is gone
+_LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 def explain(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
-    """Add to each error the cause that this host's /proc, or a last word, gives for it."""
+    """Add to each error the cause found in this host's /proc or in a last word."""
     explain_deaths(failures)
     explain_silence(failures)
 
 
 def explain_deaths(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
-    """Add to the error of each worker whose socket no longer has a listener how it died."""
+    """Add how the worker died to the error of each worker whose socket no longer has a listener."""
     dead = [(one, error) for one, error in failures if isinstance(error, RefusedError | NoSuchSocketError)]
     if dead:
         words = last_words()
@@ -57,7 +57,7 @@ def explain_deaths(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
 
 
 def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
-    """Add what its process does, from two looks at it, to the error of each worker that does not answer."""
+    """Add what the process is doing, from two samples, to the error of each worker that does not answer."""
     silent = [(one, error) for one, error in failures if is_late(error)]
     known = [(pid, error) for one, error in silent[:_MAX_PROCESSES] if (pid := pid_of(one)) is not None]
     looks = {pid: (sample(pid), group_of(pid)) for pid, _ in known}
@@ -78,31 +78,31 @@ def explain_silence(failures: Sequence[tuple[Endpoint, WorkerError]]) -> None:
 
 
 def _doctor(pids: Iterable[int]) -> str:
-    """Return the command that examines one of a few processes, by name."""
+    """Return the `torchctl doctor` commands for a few processes."""
     few = list(dict.fromkeys(pids))
     return " or ".join(f"`torchctl doctor {pid}`" for pid in (few if len(few) <= _MAX_HINTS else ["PID"]))
 
 
 def is_late(error: WorkerError | None) -> bool:
-    """Whether a worker has not answered in time: it may be slow, or never answer."""
+    """Return whether a worker has not answered in time: it may be slow, or it may never answer."""
     return isinstance(error, DeadlineError | BusyError)
 
 
 def last_words() -> list[LastWord]:
-    """Return the last words in this user's runtime folder; none if it cannot be trusted."""
+    """Return the last words in this user's runtime folder, or none if the folder cannot be trusted."""
     with contextlib.suppress(RuntimeDirError, OSError):
         return [word for word in read_all(runtimedir.runtime_dir()) if not _lives(word)]
     return []
 
 
 def _lives(word: LastWord) -> bool:
-    """Whether a process that has left its last word still runs: what its main function raised was caught, say."""
+    """Return whether a process that left a last word still runs, for example because its exception was caught."""
     age = age_s(start_ticks(word.pid))
     return age is not None and word.host == os.uname().nodename and time.time() - age < word.died
 
 
 def death(word: LastWord) -> str:
-    """Return ``died 14:02:11, SIGKILL, step 1203``."""
+    """Return text such as ``died 14:02:11, SIGKILL, step 1203``."""
     parts = [f"died {_clock(word.died)}", word.cause or "cause unknown"]
     if word.step is not None:
         parts.append(f"step {word.step}")
@@ -112,7 +112,7 @@ def death(word: LastWord) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """Return a time of day, with the date if it is not today's."""
+    """Return a time of day, with the date if it is not today."""
     when, now = time.localtime(seconds), time.localtime()
     return time.strftime("%H:%M:%S" if when[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", when)
 
@@ -126,7 +126,7 @@ def _of_death(endpoint: Endpoint, words: Sequence[LastWord]) -> str:
 
 
 def has_ended(endpoint: Endpoint, error: WorkerError) -> bool:
-    """Whether a worker's process is gone and its socket is not: an orderly end removes the socket."""
+    """Return whether a worker's process is gone but its socket is not: an orderly exit removes the socket."""
     if isinstance(error, RefusedError):
         return True
     pid = _named_pid(endpoint)
@@ -138,7 +138,7 @@ def _is_gone(pid: int) -> bool:
 
 
 def _of_silence(pid: int, before: Sample, group: ControlGroup) -> tuple[str, bool]:
-    """Return what a process does, and whether something keeps it from answering."""
+    """Return what a process is doing, and whether something keeps it from answering."""
     after = sample(pid)
     found = reasons(before, after, 0, (group, group_of(pid)))
     if found:
@@ -149,7 +149,7 @@ def _of_silence(pid: int, before: Sample, group: ControlGroup) -> tuple[str, boo
 
 
 def pid_of(endpoint: Endpoint) -> int | None:
-    """Return the process of this host that listens at an address; None if that cannot be determined."""
+    """Return the process on this host that listens at an address, or None if it cannot be determined."""
     if endpoint.path:
         return listener_of(endpoint.path) or _named_pid(endpoint)
     if endpoint.port and _is_here(endpoint.host):
@@ -158,29 +158,29 @@ def pid_of(endpoint: Endpoint) -> int | None:
 
 
 def running_listener(endpoint: Endpoint) -> int | None:
-    """Return the process of this host that listens at an address, by the kernel's word alone, and is not stopped."""
+    """Return the process on this host that listens at an address according to the kernel and is not stopped."""
     pid = listener(endpoint)
     return None if pid is None or sample(pid, []).state in STANDS_STILL else pid
 
 
 def listener(endpoint: Endpoint) -> int | None:
-    """Return the process of this host that listens at an address, by the kernel's word alone."""
+    """Return the process on this host that listens at an address according to the kernel."""
     return listener_of(endpoint.path) if endpoint.path else pid_of(endpoint)
 
 
 def still_runs(endpoint: Endpoint, error: WorkerError | None) -> bool:
-    """Whether a worker has let the time pass although its process of this host runs: slow or held, but not lost."""
+    """Return whether a worker timed out while its process on this host still runs: slow or held up, but not lost."""
     return is_late(error) and not endpoint.node and running_listener(endpoint) is not None
 
 
 def stands_still(endpoint: Endpoint) -> bool:
-    """Whether a worker's process of this host has ended or is stopped: it will not answer, however long one waits."""
+    """Return whether a worker's process on this host has exited or is stopped, so that it will never answer."""
     pid = pid_of(endpoint)
     return pid is not None and sample(pid, []).state in STANDS_STILL
 
 
 def listener_of(path: str) -> int | None:
-    """Return who listens at a socket file: the kernel keeps the pid of `listen`; None when no one does."""
+    """Return the pid that listens at a socket file, which the kernel keeps from `listen`, or None if there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -191,7 +191,7 @@ def listener_of(path: str) -> int | None:
 
 
 def _named_pid(endpoint: Endpoint) -> int | None:
-    """Return the pid that a socket's name promises; a number alone is a pid only in a runtime folder."""
+    """Return the pid in a socket's name; a bare number counts as a pid only in a runtime folder."""
     if endpoint.node:
         return None
     name = socketnames.parse(endpoint.path)
@@ -213,18 +213,18 @@ def _tcp_listener(port: int) -> int | None:
     if not inodes:
         return None
     holders = [int(name) for name in os.listdir("/proc") if name.isdigit() and inodes & socket_inodes(int(name))]
-    # A sentinel shares its worker's socket; the worker was there first.
+    # A sentinel shares its worker's socket; the worker started first.
     return min((pid for pid in holders if not sentinel_of(pid)), default=None)
 
 
 def sentinels() -> dict[int, int]:
-    """Return the sentinels of this host: the worker's pid to the sentinel's."""
+    """Return the sentinels on this host: the worker's pid to the sentinel's pid."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     return {worker: pid for pid in pids if (worker := sentinel_of(pid)) is not None}
 
 
 def sentinel_of(pid: int) -> int | None:
-    """Return the worker whose sentinel a process is; None for any other process."""
+    """Return the pid of the worker that a sentinel process guards, or None if the process is not a sentinel."""
     words = read(f"/proc/{pid}/cmdline").split("\0")
     if len(words) > 6 and words[3].endswith("/server/sentinel/__main__.py") and words[5].isdigit():
         return int(words[5])

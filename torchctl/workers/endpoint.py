@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torchctl.text import host_port, parse_host_port
 
-RUNTIME_FOLDER = "runtime folder"  # the source of workers that no one had to name
+RUNTIME_FOLDER = "runtime folder"  # the source of workers that the operator did not name
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +16,15 @@ class Endpoint:
     Attributes:
         path: a Unix socket's path, "" for TCP.
         host, port: for TCP.
-        rank: the rank that the socket's name promises; the worker's own answer counts more.
-        node: another host, whose relay asks the worker at `path`; alone, that host as a whole.
-        untrusted: only a store has named it, and it is not to have the token.
+        rank: the rank in the socket's name; the worker's own answer takes precedence.
+        node: another host, whose relay asks the worker at `path`; without a path, that host as a whole.
+        untrusted: only a store named it, so it must not receive the token.
         token: for this worker, instead of TORCHCTL_TOKEN; never shown.
-        ca: path of the authorities that vouch for it: it is spoken to in TLS; "" for plain HTTP.
-        pid: a process of this host that has no server; it is looked at from outside.
+        ca: path of the CA certificates that verify it over TLS; "" for plain HTTP.
+        pid: a process on this host that has no server; it is inspected from outside.
         process: pid and start time of the worker that a store names for this address.
-        found: we found it in the runtime folder, no one named it: when it is dead, it is a leftover.
-        source: what led to it: an option, a variable, or ``runtime folder``.
+        found: it was found in the runtime folder and not named by the operator: if it is dead, it is a leftover.
+        source: where it came from: an option, a variable, or ``runtime folder``.
     """
 
     path: str = ""
@@ -51,7 +51,7 @@ class Endpoint:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this one's loopback by its very address; a name, which may lead anywhere, never is."""
+    """Return whether a host is a loopback address; a name never counts, because it may resolve to anything."""
     from ipaddress import ip_address
 
     try:
@@ -61,6 +61,6 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """Return the endpoint of ``HOST:PORT``; raises as `text.parse_host_port`."""
+    """Return the endpoint for ``HOST:PORT``; raises as `text.parse_host_port` does."""
     host, port = parse_host_port(text)
     return Endpoint(host=host, port=port)

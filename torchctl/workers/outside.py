@@ -1,4 +1,4 @@
-"""Stacks read by py-spy from outside: of workers that do not answer, and whose processes are on this host."""
+"""Read stacks with py-spy from outside, for workers on this host that do not answer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torchctl.workers.causes import listener, running_listener
 from torchctl.workers.endpoint import Endpoint
 from torchctl.workers.questions.basic import call_question
 
-NO_ANSWER = "does not answer"  # why stacks are read from outside where nothing else is known
-OUTSIDE_S = 2.0  # for looking from outside, however late it is
+NO_ANSWER = "does not answer"  # why stacks were read from outside, if nothing else is known
+OUTSIDE_S = 2.0  # allowed for py-spy even if the deadline is close
 
 
 def stacks_question() -> Question[Reply]:
-    """Return the question for the bare stacks, as they are saved."""
+    """Return the question for stacks as plain text, the form in which they are saved."""
     return call_question("dump_traceback", {"format": "text", CALLS_PARAMETER: "true"}, b"")
 
 
 def look_from_outside(
     silent: Iterable[Endpoint], deadline: float, *, stopped: bool = False
 ) -> list[tuple[Endpoint, Reply]]:
-    """Return the stacks that py-spy reads of workers that do not answer and whose processes are on this host.
+    """Return the stacks that py-spy reads from workers on this host that do not answer.
 
-    A process that cannot be read is left out, and so is a stopped one unless `stopped`.
+    Processes that cannot be read are skipped, and so are stopped ones unless `stopped`.
     """
     find = listener if stopped else running_listener
     listeners = {one: pid for one in silent if not one.node and (pid := find(one)) is not None}

@@ -1,4 +1,4 @@
-"""Whom the targets lead to: looked up once, then asked as often as a report needs."""
+"""The workers that the targets resolve to: looked up once, then asked as often as a report needs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Roll:
 
     Attributes:
         targets: what the operator typed.
-        endpoints: whom that leads to, hosts of --nodes last.
-        errors: what a source named that cannot be asked.
-        deadline: when the time is over, in `time.monotonic` seconds.
+        endpoints: the workers found, hosts from --nodes last.
+        errors: workers that a source named but that cannot be asked.
+        deadline: `time.monotonic` seconds.
         ranks: only these are asked; None for all.
     """
 
@@ -34,7 +34,7 @@ class Roll:
 
     @property
     def names_one(self) -> bool:
-        """Whether the operator named this one worker: then no other is missed."""
+        """Return whether the operator named exactly one worker, so that no other can be missing."""
         named = self.targets.sockets or self.targets.hosts or self.targets.pids
         return len(self.endpoints) == 1 and bool(named)
 
@@ -43,18 +43,18 @@ class Roll:
         return replace(self, deadline=deadline)
 
     def only(self, endpoints: Sequence[Endpoint]) -> Roll:
-        """Return the same roll, narrowed to workers that were asked before; their ranks are no longer a question."""
+        """Return the same roll, narrowed to workers that were asked before, without selecting by rank again."""
         here = [one for one in endpoints if not one.node]
         return replace(self, endpoints=here + _hosts(one.node for one in endpoints if one.node), ranks=None)
 
 
 def find_workers(targets: Targets) -> Roll:
-    """Look up whom the options name: --socket, --host and the like, else the environment, else the runtime folder.
+    """Find the workers named by the options (--socket, --host ...), else the environment, else the runtime folder.
 
-    The time of the whole command begins here.
+    The timeout of the whole command starts here.
 
     Raises:
-        NoWorkersError: there is none.
+        NoWorkersError: there are no workers.
         RuntimeDirError: the runtime folder cannot be trusted.
     """
     deadline = time.monotonic() + targets.timeout_s
@@ -99,7 +99,7 @@ def _hosts(nodes: Iterable[str]) -> list[Endpoint]:
 
 
 def _with_token(targets: Targets, endpoints: list[Endpoint]) -> list[Endpoint]:
-    """Give the workers on TCP the token of --token-file, and look whether --ca can be used.
+    """Give TCP workers the token from --token-file, and check that --ca can be used.
 
     Raises:
         TorchctlError: one of the two files cannot be used.

@@ -1,4 +1,4 @@
-"""Who is there, who is missing, who is there twice or from another time: read off all outcomes."""
+"""Which ranks are present, missing, duplicated or stale, according to all outcomes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torchctl.ranks import MAX_RANKS
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.endpoint import Endpoint
 
-_SAME_START_S = 1.0  # start times come in clock ticks, and the boot time they count from is rounded
+_SAME_START_S = 1.0  # start times are in clock ticks, relative to a rounded boot time
 
 
 class HasRank(Protocol):
-    """What every answer has: the rank that gave it."""
+    """What every answer has: the rank that sent it."""
 
     @property
     def rank(self) -> int | None: ...
@@ -25,7 +25,7 @@ T = TypeVar("T", bound=HasRank)
 
 
 def rank_of(outcome: Outcome[T]) -> int | None:
-    """Return whose outcome it is: the answer's rank, else the error's, else the one its address promises."""
+    """Return the rank of an outcome: from the answer, else from the error, else from the address."""
     if outcome.value is not None:
         return outcome.value.rank
     rank = None if outcome.error is None else outcome.error.rank
@@ -33,16 +33,16 @@ def rank_of(outcome: Outcome[T]) -> int | None:
 
 
 def _place(outcome: Outcome[T]) -> int | None:
-    """Return which rank is found by an outcome: torch's own server answers without saying its rank."""
+    """Return the rank that an outcome accounts for: torch's own server answers without saying its rank."""
     rank = rank_of(outcome)
     return outcome.endpoint.rank if rank is None else rank
 
 
 def absent_ranks(outcomes: Sequence[Outcome[T]]) -> dict[str | None, list[int]]:
-    """Return, per job, the ranks below the world size that its workers report which no one claims; empty jobs left out.
+    """Return, per job, the ranks within the reported world size that no worker claims; jobs without any are omitted.
 
-    A failure whose rank is known counts as found. One whose rank is unknown may be any of them. An answer that names
-    no job is of any.
+    A failure with a known rank counts as found. A failure with an unknown rank could be any of them. An answer that
+    does not name a job could belong to any job.
     """
     worlds = _worlds(outcomes)
     failed = {rank_of(outcome) for outcome in outcomes if outcome.value is None}
@@ -65,7 +65,7 @@ def _worlds(outcomes: Iterable[Outcome[T]]) -> dict[str | None, int]:
 
 
 def of_job(outcomes: list[Outcome[T]], job: str | None) -> tuple[list[Outcome[T]], list[str]]:
-    """Return the outcomes of one job, and those without an answer, which may belong to it."""
+    """Return the outcomes of one job, including those without an answer, which may belong to it, and notes."""
     if job is None:
         return list(outcomes), []
     kept = [one for one in outcomes if one.value is None or one.identity.job_id == job]
@@ -79,10 +79,10 @@ def of_job(outcomes: list[Outcome[T]], job: str | None) -> tuple[list[Outcome[T]
 
 
 def without_leftovers(outcomes: Sequence[Outcome[T]]) -> tuple[list[Outcome[T]], list[Endpoint]]:
-    """Part what was asked from dead sockets in the runtime folder that no one named.
+    """Separate the outcomes from leftovers: dead sockets in the runtime folder that the operator did not name.
 
-    The socket of a killed rank is no leftover: a live worker reports a world to which that rank belongs, and no one
-    else claims it.
+    The socket of a killed rank is not a leftover if a live worker reports a world size that includes the rank, and no
+    other worker claims it.
     """
     size = max(_worlds(outcomes).values(), default=0)
     alive = {rank_of(one) for one in outcomes if not _is_dead(one)}
@@ -94,7 +94,7 @@ def without_leftovers(outcomes: Sequence[Outcome[T]]) -> tuple[list[Outcome[T]],
             leftovers.append(one.endpoint)
         else:
             kept.append(one)
-            alive.add(rank if _is_dead(one) else None)  # of two dead sockets of one rank, one is enough
+            alive.add(rank if _is_dead(one) else None)  # if a rank has two dead sockets, one is enough
     return kept, leftovers
 
 
@@ -110,7 +110,7 @@ def unclaimed(ranks: list[int], outcomes: Iterable[Outcome[T]]) -> list[int]:
 
 
 def oddities(outcomes: Sequence[Outcome[T]]) -> list[str]:
-    """Return notes on workers of several jobs, and on ranks that two workers of a job claim."""
+    """Return notes on workers from several jobs, and on ranks claimed by two workers of a job."""
     notes = []
     jobs: dict[str, int] = {}
     claims: dict[tuple[str | None, int], list[str]] = {}
@@ -131,7 +131,7 @@ def oddities(outcomes: Sequence[Outcome[T]]) -> list[str]:
 
 
 def _stale(one: Outcome[T]) -> str:
-    """Return a note when an address leads to another rank, or to another process, than it was named for."""
+    """Return a note if the worker at an address has a different rank or process than the one it was listed for."""
     if one.value is None:
         return ""
     if one.endpoint.process is None:
@@ -151,7 +151,7 @@ def _stale(one: Outcome[T]) -> str:
 
 
 def ended(leftovers: Sequence[Endpoint]) -> str:
-    """Return a note on the sockets of workers that have ended."""
+    """Return a note on the sockets of workers that have exited."""
     if len(leftovers) == 1:
         return f"ignored: the socket of a worker that has ended ({_named(leftovers)})"
     return f"ignored: {len(leftovers)} sockets of workers that have ended ({_named(leftovers)})"

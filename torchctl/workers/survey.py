@@ -1,4 +1,4 @@
-"""One question to every worker of a roll, and what came of it: an outcome from each, and who is not among them."""
+"""Ask every worker of a roll one question, and report one outcome per worker and the missing ranks."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ T = TypeVar("T", bound=HasRank)
 
 @dataclass(frozen=True, slots=True)
 class Survey(Generic[T]):
-    """What came of asking all workers.
+    """The result of asking all workers.
 
     Attributes:
         outcomes: one per worker asked, answers and errors.
         missing_ranks: ranks given with --ranks that no worker claims.
-        notes: for stderr; what was ignored, and why.
+        notes: what was ignored and why, for stderr.
         from_store: the workers were looked up in a store, where not found means not registered.
-        interrupted: by Ctrl-C, when all had answered and more was to be asked.
-        not_found: per job the ranks below its world size of which nothing was found; see `absent_ranks`.
+        interrupted: Ctrl-C came after all had answered but before everything had been asked.
+        not_found: per job, the ranks within its world size that were not found; see `absent_ranks`.
     """
 
     outcomes: list[Outcome[T]]
@@ -53,23 +53,23 @@ class Survey(Generic[T]):
 
     @property
     def answers(self) -> list[tuple[Endpoint, T]]:
-        """The answers, by rank; unknown ranks last."""
+        """Return the answers, by rank; unknown ranks last."""
         pairs = [(outcome.endpoint, outcome.value) for outcome in self.outcomes if outcome.value is not None]
         return sorted(pairs, key=lambda pair: (pair[1].rank is None, pair[1].rank or 0))
 
     @property
     def answered(self) -> list[Outcome[T]]:
-        """The outcomes with an answer, by rank; unknown ranks last."""
+        """Return the outcomes with an answer, by rank; unknown ranks last."""
         found = [outcome for outcome in self.outcomes if outcome.value is not None]
         return sorted(found, key=lambda one: (rank_of(one) is None, rank_of(one) or 0))
 
     @property
     def exit_code(self) -> int:
-        """0 when all answered; the failures' own code when all failed alike; 130 when interrupted; else 3.
+        """Return 0 if all answered, the failures' code if all failed alike, 130 if interrupted, else 3.
 
-        A worker whose sentinel has answered in its place has not answered. A rank that the operator has named, with
-        --ranks or by naming the store of the whole job, is missed. Other ranks that were not found leave the code
-        alone: they may run on hosts that were not asked.
+        A worker whose sentinel answered for it counts as not answering. A rank that was not found counts as missing
+        only if the operator named it, with --ranks or by naming the store of the whole job. Other ranks do not affect
+        the code: they may run on hosts that were not asked.
         """
         if self.interrupted:
             return EXIT_INTERRUPTED
@@ -83,8 +83,8 @@ def survey(roll: Roll, question: Question[T]) -> Survey[T]:
     """Ask every worker of a roll one question.
 
     Raises:
-        NoWorkersError: no worker is left: no worker of the ranks asked for, or none that is alive.
-        TorchctlError: workers of other hosts are named, and cannot be asked from here.
+        NoWorkersError: no worker is left: none has a selected rank, or none is alive.
+        TorchctlError: workers on other hosts were named, and cannot be asked from here.
     """
     targets = roll.targets
     relays = _relays(roll, question)
@@ -92,7 +92,7 @@ def survey(roll: Roll, question: Question[T]) -> Survey[T]:
     if interrupted:
         asked: list[Outcome[T]] = [Outcome(endpoint, None, stopped(endpoint)) for endpoint in endpoints]
     else:
-        shown = targets.progress if relays is None else None  # which the relays have then
+        shown = targets.progress if relays is None else None  # otherwise the relays show it
         asked = ask_all(endpoints, question, roll.deadline, jobs=targets.jobs, progress=shown, relays=relays)
     asked += [
         Outcome(Endpoint(rank=error.rank, source="--store"), None, error)
@@ -114,7 +114,7 @@ def survey(roll: Roll, question: Question[T]) -> Survey[T]:
 
 
 def _relays(roll: Roll, question: Question[T]) -> Transport | None:
-    """Return what asks the workers of other hosts; None if the roll has none."""
+    """Return the transport for workers on other hosts, or None if the roll has none."""
     if not any(endpoint.node for endpoint in roll.endpoints):
         return None
     if not question.name:
@@ -151,12 +151,13 @@ def _claim(endpoint: Endpoint) -> Asking[_Claim]:
 
 
 def _of_ranks(roll: Roll) -> tuple[list[Endpoint], bool]:
-    """Return the workers of the ranks asked for, and whether Ctrl-C came meanwhile.
+    """Return the workers with the selected ranks, and whether Ctrl-C came in the meantime.
 
-    The silent ones are among them, unless all are accounted for; so are other hosts, whose relays look themselves.
+    Silent workers without a known rank are included unless all selected ranks are accounted for; so are other hosts,
+    whose relays select by rank themselves.
 
-    A worker's rank is its own answer to a ping, for which half of the time is allowed; a socket's name
-    speaks for one that does not answer.
+    A worker's rank comes from its answer to a ping, which may take half of the time; if it does not answer, the rank
+    comes from its socket's name.
     """
     wanted = set(roll.ranks or [])
     half = time.monotonic() + (roll.deadline - time.monotonic()) / 2

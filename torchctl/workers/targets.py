@@ -1,4 +1,4 @@
-"""Which workers a command is for: what the operator typed, before anything is looked up."""
+"""The workers that a command is for, as the operator typed them, before anything is looked up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The options that every worker command shares; `roll.find_workers` looks up whom they lead to.
+    """The options that every worker command shares; `roll.find_workers` resolves them to workers.
 
     Attributes:
         sockets: paths or folders given with --socket.
@@ -23,16 +23,16 @@ class Targets:
         timeout_s: for the whole command.
         as_json: print JSON instead of a table.
         hostfiles: paths given with --hostfile.
-        nodes: other hosts, given with --nodes; `via` is how they are reached, `remote` torchctl's path there.
+        nodes: other hosts, given with --nodes; `via` is how they are reached, `remote` is torchctl's path there.
         pids: processes without a server, given with --pid.
-        user: a user's name, or "all": the workers of their runtime folders.
-        store: host and port of the job's TCPStore, given with --store; `prefix` of its keys.
-        trust_store: the workers that the store names get the token.
+        user: a user name, or "all": use the workers in their runtime folders.
+        store: host and port of the job's TCPStore, given with --store; `prefix` is the prefix of its keys.
+        trust_store: send the token to workers that the store names.
         token_file: path of the file with the token, "" for none.
-        ca: path of the authorities that vouch for workers on TCP, which are then spoken to in TLS; "" for plain HTTP.
+        ca: path of the CA certificates that verify TCP workers over TLS; "" for plain HTTP.
         job: only workers of this job.
         jobs: how many workers are asked at a time; None for all.
-        progress: shows how far the asking has come; None if no one watches.
+        progress: shows progress while asking; None if no one watches.
     """
 
     sockets: tuple[str, ...] = ()
@@ -56,5 +56,5 @@ class Targets:
     progress: Progress | None = None
 
     def names_any(self) -> bool:
-        """Whether the operator said where the workers are."""
+        """Return whether the operator said where the workers are."""
         return bool(self.sockets or self.hosts or self.hostfiles or self.pids or self.user or self.store or self.nodes)

@@ -1,7 +1,7 @@
-"""Host files: a worker per line, as ``torchctl ps --save`` writes them and people do.
+"""Host files: one worker per line, written by ``torchctl ps --save`` or by hand.
 
-A line holds an endpoint (``HOST:PORT``, a list of them, or a socket's absolute path) and, if it is known, a rank:
-``node1:25000 rank=3`` or ``node1:25000 3``. ``#`` begins a comment; where a path stands, only after a space.
+A line holds an endpoint (``HOST:PORT``, a list of them, or a socket's absolute path) and optionally a rank:
+``node1:25000 rank=3`` or ``node1:25000 3``. ``#`` starts a comment; after a path, it needs a space before it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_hostfile(path: str) -> list[Endpoint]:
     """Return the workers that a file names, in its order.
 
     Raises:
-        TorchctlError: it cannot be read, or a line says nothing that can be an endpoint; the message has its number.
+        TorchctlError: the file cannot be read, or a line is not an endpoint; the message has the line number.
     """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -46,7 +46,7 @@ def read_hostfile(path: str) -> list[Endpoint]:
 
 
 def hostfile_text(workers: Iterable[tuple[Endpoint, int | None]]) -> tuple[str, list[Endpoint]]:
-    """Return a host file that names these workers, with the ranks that are known, and those that no line can name."""
+    """Return a host file with these workers and their known ranks, and the workers that no line can name."""
     lines = ["# torchctl host file: HOST:PORT or a socket's path, and the rank"]
     left_out = []
     for endpoint, rank in workers:
@@ -59,7 +59,7 @@ def hostfile_text(workers: Iterable[tuple[Endpoint, int | None]]) -> tuple[str, 
 
 
 def _names(line: str, endpoint: Endpoint, rank: int | None) -> bool:
-    """Whether a line is read as what it was written for."""
+    """Return whether a line reads back as the worker that it was written for."""
     if endpoint.node:
         return False
     try:

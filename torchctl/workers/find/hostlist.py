@@ -1,7 +1,7 @@
-"""Host lists such as ``node[01-04]:25[000-007]``: ClusterShell's grammar, unfolded and checked.
+"""Host lists such as ``node[01-04]:25[000-007]``: ClusterShell's grammar, expanded and checked.
 
-One address or name goes round ClusterShell, which would take the brackets of ``[::1]:25000`` for a range. Group names
-are never looked up (RESOLVER_NOGROUP): that could run commands from a configuration file.
+A single address or name bypasses ClusterShell, which would read the brackets of ``[::1]:25000`` as a range. Group
+names are never looked up (RESOLVER_NOGROUP), because that could run commands from a configuration file.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _IPV6 = re.compile(r"\[[^\[\]]*:[^\[\]]*\]:\d{1,5}")
 
 
 class NoClusterShellError(TorchctlError):
-    """A host list was given, and ClusterShell is not installed."""
+    """A host list was given, but ClusterShell is not installed."""
 
     hint = "pip install 'torchctl[cluster]', or name each host"
 
 
 def parse_endpoints(text: str) -> list[Endpoint]:
-    """Return the endpoints of ``HOST:PORT``, ``[IPV6]:PORT`` or a list in ClusterShell's grammar.
+    """Return the endpoints for ``HOST:PORT``, ``[IPV6]:PORT`` or a list in ClusterShell's grammar.
 
     Raises:
-        ValueError: it is none of them, or names something that no host is called.
-        NoClusterShellError: it is a list, and ClusterShell is missing.
+        ValueError: the text is none of these, or contains an invalid host name.
+        NoClusterShellError: the text is a list, and ClusterShell is not installed.
     """
     if not is_list(text):
         return [parse_endpoint(text)]
@@ -46,10 +46,10 @@ def parse_hosts(text: str) -> list[str]:
 
 
 def checked_host(name: str) -> str:
-    """Return a host's name if it can be one; nothing that ssh takes for an option, or a shell for its own, passes.
+    """Return the name if it is a valid host name; nothing that ssh or a shell would interpret is valid.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: the name is not valid.
     """
     if not HOST.fullmatch(name) or name.startswith("-"):
         raise ValueError(f"{name!r} is not a host name or an address")
@@ -57,7 +57,7 @@ def checked_host(name: str) -> str:
 
 
 def fold_hosts(names: list[str]) -> str:
-    """Return host names as one short list; joined by commas where ClusterShell is missing."""
+    """Return host names as one short list, or joined by commas if ClusterShell is not installed."""
     try:
         return str(_node_set(",".join(names))) if len(names) > 1 else "".join(names)
     except (NoClusterShellError, ValueError):
@@ -65,19 +65,19 @@ def fold_hosts(names: list[str]) -> str:
 
 
 def is_list(text: str) -> bool:
-    """Whether the text needs ClusterShell's grammar: a comma, or brackets that hold no IPv6 address."""
+    """Return whether the text needs ClusterShell's grammar: a comma, or brackets without an IPv6 address."""
     return "," in text or ("[" in text and not (text.startswith("[") and ":" in text.partition("]")[0]))
 
 
 def _parted(text: str) -> tuple[str, list[str]]:
-    """Part ``[IPV6]:PORT`` from the rest of a list, whose brackets are ranges."""
+    """Separate ``[IPV6]:PORT`` from the rest of a list, whose brackets are ranges."""
     pieces = _split(text)
     numeric = [piece for piece in pieces if _IPV6.fullmatch(piece)]
     return ",".join(piece for piece in pieces if piece not in numeric), numeric
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas outside of brackets: those after which the next bracket, if there is one, opens."""
+    """Split at the commas outside brackets: those followed by an opening bracket, or by no bracket at all."""
     pieces, end, ahead = [], len(text), ""
     for at in range(len(text) - 1, -1, -1):
         if text[at] in "[]":
@@ -93,10 +93,10 @@ def _unfolded(text: str) -> list[str]:
 
 
 def _size(text: str) -> int:
-    """Return how many names a list stands for at most, judged by its ranges alone.
+    """Return an upper bound on how many names a list expands to, judged only by its ranges.
 
     Raises:
-        ValueError: a range is written in a way that only ClusterShell would read: ``1 -9``, ``+1-9``, ``1_0-99``.
+        ValueError: a range is written in a form that only ClusterShell accepts: ``1 -9``, ``+1-9``, ``1_0-99``.
     """
     size = 1
     for inner in re.findall(r"\[([^\[\]]*)\]", text):
@@ -117,7 +117,7 @@ def _node_set(text: str) -> Any:
         raise NoClusterShellError(f"{text!r} is a list of hosts, and ClusterShell is not installed") from None
     if text.startswith(("@", "-")) or ("@" in text):
         raise ValueError(f"{text!r}: host groups are not supported")
-    if _size(text) > MAX_HOSTS:  # before ClusterShell writes each of them out
+    if _size(text) > MAX_HOSTS:  # checked before ClusterShell expands them
         raise ValueError(f"{text!r} names more than {MAX_HOSTS} hosts")
     try:
         return NodeSet(text, resolver=RESOLVER_NOGROUP)

@@ -1,4 +1,4 @@
-"""Unix sockets of this host: a path, a folder, TORCH_WORKER_SERVER_SOCKET, the runtime folder."""
+"""Unix sockets on this host: from a path, a folder, TORCH_WORKER_SERVER_SOCKET, or the runtime folder."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def named_socket(path: str) -> list[Endpoint]:
 
 
 def in_folder(path: str, *, found: bool = False) -> list[Endpoint]:
-    """Return the sockets in a folder, by rank where their names tell it, then by name."""
+    """Return the sockets in a folder, sorted by the rank in their names if there is one, then by name."""
     endpoints = []
     for entry in os.scandir(path):
         try:
             if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
                 endpoints.append(Endpoint(path=entry.path, rank=socketnames.parse(entry.name).rank, found=found))
         except FileNotFoundError:
-            continue  # its worker has just ended
+            continue  # its worker has just exited
     return sorted(endpoints, key=_order)
 
 
 def in_runtime_dir() -> list[Endpoint]:
-    """Return the sockets in this user's runtime folder, of live workers and dead ones.
+    """Return the sockets in this user's runtime folder, of both live and dead workers.
 
     Raises:
         RuntimeDirError: the folder cannot be trusted.
@@ -49,7 +49,7 @@ def in_runtime_dir() -> list[Endpoint]:
 
 
 def named_by_environment() -> list[Endpoint]:
-    """Return the workers that TORCH_WORKER_SERVER_SOCKET names on this host; none if it is not set."""
+    """Return the workers that TORCH_WORKER_SERVER_SOCKET names on this host, or none if it is not set."""
     value = os.environ.get(protocol.SOCKET_VARIABLE)
     if not value:
         return []

@@ -1,10 +1,10 @@
-"""Workers that a job's TCPStore names: registered by torchctl's server or by torch's own debug server.
+"""Workers registered in a job's TCPStore by torchctl's server or by torch's own debug server.
 
-How this works: a `storeutil.session` checks that the port answers, loads torch, and bounds what its client does.
-The keys are listed (torch 2.11), or asked for one by one; a key that is absent is never waited for.
+How this works: a `storeutil.session` checks that the port answers, loads torch, and limits how long its client blocks.
+The keys are listed (torch 2.11), or asked for one by one; it never waits for a missing key.
 
-A store is written by anyone in the job's network: its addresses are checked, and get no token; where the operator
-trusts the store they do, but only over TLS that is verified, or on loopback.
+Anyone on the job's network can write to a store, so its addresses are checked and do not receive the token. If the
+operator trusts the store they do, but only over verified TLS or on loopback.
 
 Source: torch/distributed/debug/__init__.py and _store.py (torch 2.13) for keys and values.
 """
@@ -26,13 +26,13 @@ from torchctl.workers.endpoint import Endpoint, is_loopback, parse_endpoint
 
 _URL = re.compile(r"http(s?)://(\S+:\d{1,5})")
 _MAX_RANKS = 200_000
-_PROBED_RANKS = 4096  # asked for one by one where keys cannot be listed
-_LEAST_S = 0.1  # for a store, however little time is left
-_GAP = 512  # absent ranks in a row that end that
+_PROBED_RANKS = 4096  # how many ranks to ask for one by one if keys cannot be listed
+_LEAST_S = 0.1  # allowed for a store, however little time is left
+_GAP = 512  # stop after this many missing ranks in a row
 
 
 class BadAddressError(WorkerError):
-    """The store names something that is no ``http://HOST:PORT``, nor https."""
+    """The store has an address that is neither ``http://HOST:PORT`` nor ``https://HOST:PORT``."""
 
     kind = "bad_address"
     hint = "something else wrote this key; give the worker with --host"
@@ -40,12 +40,12 @@ class BadAddressError(WorkerError):
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What a store names.
+    """The workers that a store names.
 
     Attributes:
         endpoints: workers to ask.
         errors: entries that cannot be asked.
-        loading_s: how long torch took to load, which no worker is to blame for.
+        loading_s: how long torch took to load, which does not count against the workers.
     """
 
     endpoints: list[Endpoint]
@@ -60,10 +60,10 @@ def read_store(
 
     Args:
         store: its host and port.
-        prefix: of the keys; torch's own is ``debug_server``.
+        prefix: prefix of the keys; torch's own is ``debug_server``.
         deadline: `time.monotonic` seconds; loading torch is not counted.
-        trusted: the operator lets these workers have the token, over TLS or on loopback.
-        ca: path of the authorities that vouch for the workers whose addresses are https.
+        trusted: the operator allows sending the token to these workers, over TLS or on loopback.
+        ca: path of the CA certificates that verify workers with https addresses.
 
     Raises:
         NoWorkersError: no worker is registered.
@@ -107,7 +107,7 @@ def _checked(
 
 
 def _process(about: str, url: str) -> tuple[int, float] | None:
-    """Return pid and start time of the process that registered this address, None if it did not say."""
+    """Return the pid and start time of the process that registered this address, or None if it did not say."""
     try:
         document = json.loads(about)
         if document["url"] != url:
@@ -118,7 +118,7 @@ def _process(about: str, url: str) -> tuple[int, float] | None:
 
 
 def _entries(client: OperatorStore, prefix: str) -> dict[int, tuple[str, str]]:
-    """Return, per rank, the registered address and what was said about it ("" nothing)."""
+    """Return, per rank, the registered address and its description ("" if there is none)."""
     ranks = _ranks(client, prefix)
     values = read_values(
         client, [f"{prefix}/{begin}{rank}" for rank in ranks for begin in ("rank", protocol.STORE_ABOUT)]
@@ -136,7 +136,7 @@ def _ranks(client: OperatorStore, prefix: str) -> list[int]:
         pattern = re.compile(re.escape(prefix) + r"/rank(\d{1,9})")
         matches = (pattern.fullmatch(key) for key in list_keys(client))
         return sorted(int(match[1]) for match in matches if match)[:_MAX_RANKS]
-    except StoreError:  # an older torch here or there, or a key of somebody's that is no text
+    except StoreError:  # an older torch on either side, or a foreign key that is not text
         pass
     found: list[int] = []
     for rank in range(_PROBED_RANKS):

@@ -1,4 +1,4 @@
-"""Workers of other users of this host, for root: the runtime folders in /tmp."""
+"""Workers of other users on this host, for root: the runtime folders in /tmp."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ EVERYBODY = "all"
 
 
 def in_runtime_dirs_of(user: str, root: str = "/tmp") -> list[Endpoint]:
-    """Return the sockets in a user's runtime folder, or in everybody's for "all".
+    """Return the sockets in a user's runtime folder, or in every user's for "all".
 
-    A folder counts only if it is a real one, belongs to the uid in its name, and is closed to others.
+    A folder counts only if it is a real folder, belongs to the uid in its name, and is closed to others.
 
     Raises:
         NoWorkersError: there is no such user, or no socket.
-        RuntimeDirError: we may not look.
+        RuntimeDirError: we may not read the folder.
     """
     uid = None if user == EVERYBODY else _uid(user)
     found: list[Endpoint] = []
