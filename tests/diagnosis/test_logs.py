@@ -85,9 +85,11 @@ def test_of_a_subgroup_no_silent_rank_is_accused() -> None:
     found = read(logs)
     assert (found.healthy, found.findings, found.seen) == (None, [], [0, 13])
     assert found.verdict.startswith(
-        "Cannot tell: the watchdog of rank 13 gave up alltoall_base (sequence id 88 of group ep), and no log says"
+        "Cannot tell: the watchdog of rank 13 gave up on alltoall_base (sequence id 88 of group ep), and no log says"
     )
-    assert read({0: logs[0]}).verdict.startswith("Cannot tell: the log of rank 0 passes on that another rank timed out")
+    assert read({0: logs[0]}).verdict.startswith(
+        "Cannot tell: the log of rank 0 only reports that another rank timed out"
+    )
 
 
 def test_a_member_that_had_enqueued_less_never_entered() -> None:
@@ -151,7 +153,9 @@ def test_a_watchdog_that_is_stuck_itself() -> None:
     )
     found = read({None: line.format(1) + line.format(6)})
     assert (found.healthy, found.findings) == (None, [])
-    assert found.verdict.startswith("Cannot tell: the watchdogs of ranks 1,6 did not get on for 8m: a call of CUDA's")
+    assert found.verdict.startswith(
+        "Cannot tell: the watchdogs of ranks 1,6 made no progress for 8m: a CUDA or NCCL call"
+    )
 
 
 def test_dumps_count_more_and_no_hang_in_a_log_is_called_healthy() -> None:

@@ -78,7 +78,7 @@ def test_the_process_outside_of_the_call_is_named_by_host_and_pid() -> None:
     )
     assert found.location is not None
     assert (found.location.rank, found.location.who, found.location.line) == (None, "node1 pid 4001", 17)
-    assert "the stacks part below main, /job/train.py:90" in found.evidence
+    assert "the stacks diverge below main, /job/train.py:90" in found.evidence
     assert found.evidence[-1].startswith("the stacks are of one moment: ")
 
 

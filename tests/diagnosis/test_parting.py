@@ -52,7 +52,7 @@ def test_a_call_that_one_rank_alone_makes_is_its_fault_and_not_the_others() -> N
     assert finding.summary.startswith("rank 0 makes a call that ranks 1-3 do not make: all_reduce (sequence id 7 of ")
     call = "all_reduce (sequence id 7 of group 0 (default_pg)) at /home/ada/train.py"
     assert finding.evidence[:2] == [
-        f"the paths part here: rank 0: {call}:310 (f310)",
+        f"the paths diverge here: rank 0: {call}:310 (f310)",
         f"ranks 1-3: {call}:344 (f344)",
     ]
 

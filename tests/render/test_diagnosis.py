@@ -47,7 +47,7 @@ def test_what_cannot_be_told_is_said_once_and_the_next_step_looks_at_the_silent_
     lines = [line.plain for line in lines_of(found, {}, Files({}, ["d"]))]
     assert lines[0] == (
         "Cannot tell: all 3 stacks are in recv, called in step, /home/ada/train.py:7: none of these is elsewhere, and"
-        " whom a rank sends to or receives from is not in its stack: the call's arguments or dumps would show it."
+        " a stack does not show the other end of a send or recv: the call's arguments or dumps would show it."
     )
     assert sum("all 3 stacks are in recv" in line for line in lines) == 1
     idle = look({0: [of("a", 1)], 1: [of("a", 1)]}, EIGHT, failed={2: "did not answer"})

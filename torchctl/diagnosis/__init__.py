@@ -1,1 +1,1 @@
-"""Evidence of a job to findings: which rank is the cause, and who only waits for it."""
+"""Turn the evidence from a job into findings: which rank is the cause, and which ranks only wait for it."""

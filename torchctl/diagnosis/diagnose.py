@@ -30,7 +30,7 @@ _FOLLOWING = ("timed_out", "bad_file")
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """Return what is wrong with a job, who is the cause, and who only waits. Nothing is read or asked here."""
+    """Return what is wrong with a job, who is the cause, and who only waits. Does no I/O."""
     trace = evidence.trace
     failed = dict(evidence.failed)
     for failure in trace.bad:
@@ -49,8 +49,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     unknown = _by_logs(evidence, findings, unknown)
     doubts = [] if findings else _doubts(court, unknown)
     if not (findings or unknown or doubts):
-        findings += _straggler(evidence)  # no rank is slow while another hangs, or may hang
-    if evidence.interrupted or evidence.unasked:  # who was not asked, or not waited for, is not lost
+        findings += _straggler(evidence)  # a straggler means nothing while a rank hangs, or may hang
+    if evidence.interrupted or evidence.unasked:  # a rank that was not asked, or not waited for, is not lost
         findings = [finding for finding in findings if not evidence.unasked.intersection(finding.culprit_ranks)]
         unknown.insert(0, _left_out(evidence))
     findings = in_order(findings, evidence.left)
@@ -80,19 +80,19 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 def _by_stacks(
     evidence: Evidence, standings: Sequence[Standing], findings: list[Finding], unknown: list[str]
 ) -> list[str]:
-    """Add to the findings what stacks show where no dump has an operation; return what is not known."""
+    """Add what stacks show to the findings if no dump has an operation; return what is not known."""
     for finding in findings:
         finding.evidence += elsewhere_too(finding, standings)
     if findings or len(evidence.trace) or evidence.moved:
         return unknown
     shown = from_stacks(standings, live=evidence.live)
     findings += shown.findings
-    # Where all are in calls, what is not known of each call has been said of all of them at once.
+    # If all are in calls, `shown` says what is not known about all of them; do not repeat it for each call.
     return shown.unknown + ([] if all(one.activity.call for one in standings) else unknown)
 
 
 def _by_logs(evidence: Evidence, findings: list[Finding], unknown: list[str]) -> list[str]:
-    """Add to the findings what logs prove where no dump has an operation; return what is not known."""
+    """Add what logs prove to the findings if no dump has an operation; return what is not known."""
     if findings or not evidence.logs.says_anything:
         return unknown
     shown, left = from_logs(evidence.logs)
@@ -103,7 +103,7 @@ def _by_logs(evidence: Evidence, findings: list[Finding], unknown: list[str]) ->
 
 
 def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
-    """Return what of a job without findings may be wrong, in words; nothing if it is proven to be healthy."""
+    """Return what may be wrong with a job without findings, in words; empty if it is proven healthy."""
     evidence, trace = court.proofs.evidence, court.trace
     doubts = [*in_flight(court), *trace.doubts[:4], *_without_evidence(evidence, evidence.ranks())]
     if not len(trace) and not evidence.stacks and not evidence.processes:
@@ -114,13 +114,13 @@ def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
         doubts.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
     if evidence.stacks or evidence.processes:
         doubts += [str(one) for one in evidence.unread if one.rank is None and one.kind != NOT_READ][:2]
-    if unknown:  # who gave no dump is often who the others wait for: one that holds its interpreter lock, say
+    if unknown:  # others often wait for a rank without a dump: one that holds its interpreter lock, say
         doubts += [f"rank {rank} left no dump: {why}" for rank, why in sorted(evidence.no_dump.items())[:4]]
     return doubts or ([] if unknown else unproven(court))
 
 
 def _without_evidence(evidence: Evidence, seen: Sequence[int]) -> list[str]:
-    """Say of which ranks there is nothing, and why: one of them may be what the job waits for."""
+    """Return which ranks left no evidence, and why: the job may be waiting for one of them."""
     alike: dict[str, list[int]] = defaultdict(list)
     known = {*seen, *evidence.unasked, *evidence.degraded}
     for rank, reason in evidence.failed.items():
@@ -134,7 +134,7 @@ def _without_evidence(evidence: Evidence, seen: Sequence[int]) -> list[str]:
 
 
 def _held(evidence: Evidence, seen: Sequence[int]) -> list[str]:
-    """Say of which ranks there is nothing because they are stopped or held, and what holds them."""
+    """Return which ranks left no evidence because they are stopped or held, and what holds them."""
     alike: dict[str, list[int]] = defaultdict(list)
     for rank, one in evidence.degraded.items():
         if rank in evidence.failed and rank not in seen and rank not in evidence.unasked:
@@ -143,7 +143,7 @@ def _held(evidence: Evidence, seen: Sequence[int]) -> list[str]:
 
 
 def _not_read(evidence: Evidence) -> str:
-    """Return which file was not read, and why, as the end of a sentence; of several the first."""
+    """Return the first file that was not read, and why, as the end of a sentence."""
     if not evidence.unread:
         return ""
     more = len(evidence.unread) - 1
@@ -158,7 +158,7 @@ def _left_out(evidence: Evidence) -> str:
 
 
 def _left_behind(evidence: Evidence) -> list[Finding]:
-    """Ranks whose process has ended without a word while others live, even if none of them waits."""
+    """Return the finding about ranks whose process ended without closing while others run, even if none waits."""
     lost = sorted(evidence.left)
     if not lost or not evidence.trace.ranks:
         return []
@@ -199,7 +199,7 @@ def _straggler(evidence: Evidence) -> list[Finding]:
 
 
 def _add_timed_out(trace: Trace, findings: list[Finding]) -> None:
-    """Tell of operations that only look complete, because an abort has ended them."""
+    """Add a finding about operations that only look complete because an abort ended them."""
     if not len(trace):
         return
     late = (trace.state == State.LATE).nonzero()[0]
@@ -235,7 +235,7 @@ def _add_bad_files(trace: Trace, findings: list[Finding]) -> None:
 
 
 def _many_bad_files(failures: Sequence[Failure], cause: int | None) -> Finding:
-    """Return one finding for many files that cannot be used; why each cannot is told of ranks by `failed`."""
+    """Return one finding for many files that cannot be used; `failed` has the reason for each rank."""
     ranks = tuple(sorted({failure.rank for failure in failures if failure.rank is not None}))
     summary = f"{len(failures)} files cannot be used" + (f", of {ranks_of(ranks)}" if ranks else "")
     told = [str(failure.error) for failure in failures[: MAX_ALIKE - 1]]

@@ -14,7 +14,7 @@ from torchctl.stacks.stack import Stacks
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a rank runs; None is not known."""
+    """Where a rank runs; None means unknown."""
 
     host: str | None = None
     pid: int | None = None
@@ -22,7 +22,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of the job whose rank nothing says; `name` is what it is called, "node-5 pid 4020"."""
+    """A process of the job whose rank is unknown; `name` is its display name, "node-5 pid 4020"."""
 
     name: str
     stacks: Stacks
@@ -30,13 +30,13 @@ class Process:
     pid: int | None = None
 
 
-NOT_READ = "not_read"  # the kind of a file that was no evidence, and whose name does not say that it should be
-ARCHIVE = "is an archive"  # how the reason begins of a file that holds others
+NOT_READ = "not_read"  # kind of a file that held no evidence, and whose name did not suggest any
+ARCHIVE = "is an archive"  # start of the reason for a file that contains other files
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """Stacks that could not be obtained, from a file or from a worker at an endpoint; `reason` is read after either."""
+    """Stacks that could not be read from `source`, a file or an endpoint; `reason` completes a sentence about it."""
 
     source: str
     rank: int | None
@@ -48,18 +48,18 @@ class Unread:
         return f"{rank}{self.source} {self.reason}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it in the form that all commands' `failures` have."""
+        """Return it in the format that every command uses for `failures`."""
         message = f"{self.source} {self.reason}"
         return {"rank": self.rank, "endpoint": self.source, "kind": self.kind, "message": message}
 
 
 def no_stacks(endpoint: str, rank: int | None, reason: str) -> Unread:
-    """Return that a live worker gave no stacks, and why not."""
+    """Return the entry for a live worker that gave no stacks, with the reason."""
     return Unread(endpoint, rank, f"gave no stacks: {reason}", "no_stacks")
 
 
 def cannot_answer(why: str) -> str:
-    """Return why there is nothing from a worker whose sentinel answers in its place; read after "rank 3: "."""
+    """Return the reason for a worker whose sentinel answers in its place; it completes "rank 3: "."""
     return f"cannot answer for itself: {why}"
 
 
@@ -68,8 +68,8 @@ class Degraded:
     """A rank that cannot answer for itself, as its sentinel sees it.
 
     Attributes:
-        since: when that was first seen, by its host's clock, in seconds since the epoch; None is not known.
-        stacks: read from outside; None if they could not be.
+        since: when this was first seen, by its host's clock, in seconds since the epoch; None if unknown.
+        stacks: read from outside; None if that failed.
     """
 
     why: str
@@ -79,7 +79,7 @@ class Degraded:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a live worker gave, for a folder: the manifest's entry, and the answers by part."""
+    """What a live worker returned, to be saved in a folder: the manifest entry, and the answers by part."""
 
     entry: Entry
     answers: Mapping[str, Answer]
@@ -87,28 +87,28 @@ class Kept:
 
 @dataclass(slots=True)
 class Evidence:
-    """What has been seen of a job.
+    """Everything known about a job.
 
     Attributes:
         trace: all ranks' entries.
         stacks: Python stacks by rank.
         failed: ranks that gave nothing, and why, in words: "did not answer within 3.0 s".
-        degraded: of the failed, those whose sentinels answered. Their stacks prove nothing about operations: a stopped
-            process is read in the midst of what it will not go on with.
-        no_dump: ranks that gave stacks and no dump, and why.
-        places: host and process of ranks.
-        world_size: as the workers say; None if no one does.
-        moved: ranks whose recorder went on between two samples; None when there was one sample alone.
-        live: asked from running workers, at one time.
-        silent: of the failed, those whose process runs: slow or held, but not lost.
+        degraded: the failed ranks whose sentinels answered. Their stacks prove nothing about operations: a stopped
+            process is read in the middle of something that it will not continue.
+        no_dump: ranks that gave stacks but no dump, and why.
+        places: each rank's host and process.
+        world_size: as the workers report it; None if none does.
+        moved: ranks whose recorder advanced between two samples; None if there was only one sample.
+        live: the evidence comes from running workers, asked at the same time.
+        silent: the failed ranks whose process is running: slow or held up, but not lost.
         left: ranks whose process has ended and left its socket behind.
-        interrupted: by the operator, before everything had been asked.
-        ended: by the operator, who had it looked at again and again; everything had been asked.
-        unasked: ranks that the operator, or the deadline, has left out; nothing is known of them.
-        kept: what live workers gave, as it came.
+        interrupted: the operator interrupted before every rank was asked.
+        ended: the operator ended a repeated look; every rank had been asked.
+        unasked: ranks that were not asked, because of the operator or the deadline; nothing is known about them.
+        kept: what live workers returned, unchanged.
         unread: files that gave no stacks.
-        processes: those with stacks whose rank nothing says.
-        logs: what the ranks' logs say of a hang.
+        processes: those with stacks whose rank is unknown.
+        logs: what the ranks' logs say about a hang.
     """
 
     trace: Trace
@@ -131,10 +131,10 @@ class Evidence:
     unasked: frozenset[int] = frozenset()
 
     def ranks(self) -> list[int]:
-        """Return the ranks with evidence of their own, sorted."""
+        """Return the ranks with a dump or stacks, sorted."""
         return sorted({*self.trace.ranks, *self.stacks})
 
     def size(self) -> int | None:
-        """Return the world size, where anything states it."""
+        """Return the world size, or None if nothing states it."""
         stated = [size for size in (self.world_size, self.trace.world_size) if size]
         return max(stated, default=None)

@@ -1,7 +1,7 @@
-"""What ranks' logs say of a hang: timeouts that watchdogs have caught, barriers that ranks did not pass, mismatches.
+"""What ranks' logs say about a hang: timeouts that watchdogs caught, barriers that ranks did not pass, mismatches.
 
 Source: torch/csrc/distributed/c10d, ProcessGroupNCCL.cpp, ProcessGroupGloo.cpp and ProcessGroupWrapper.cpp (2.1 to
-2.13): the words have changed little, what names the process group in front of them often.
+2.13): the messages have changed little, but the prefix that names the process group has changed often.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _SIGNATURE = re.compile(
     r"OpType=(?P<op>\w{1,60}),? ?(?:TensorShape=(?P<shape>\[[\d, ]{0,400}\]))?"
     r"(?:, TensorDtypes=(?P<dtype>[\w, ]{0,100}?),)?"
 )
-# Cheap to look for: a line without any of them says nothing to us.
+# A cheap filter: a line without any of these matches no pattern above.
 _WORDS = ("Watchdog caught", "nqueued", "watchdog got stuck", "monitoredBarrier", "CollectiveFingerPrint")
 
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """A collective that a rank's watchdog has given up; `group` is its description, else its name or number."""
+    """A collective that a rank's watchdog gave up on; `group` is its description, or else its name or number."""
 
     rank: int
     group: str
@@ -62,13 +62,13 @@ class LogFacts:
     """What logs say.
 
     Attributes:
-        ranks: those that have a log, or lines of their own in one.
-        caught: the first collective of each rank and group that its watchdog has given up.
+        ranks: those that have a log, or their own lines in one.
+        caught: the first collective that a watchdog gave up on, by rank and group.
         status: last enqueued and last completed work, by rank and group.
-        groups: of what a rank's watchdog has given up, by rank and sequence id, where another line says it.
+        groups: the group of what a watchdog gave up on, by rank and sequence id, if another line names it.
         stuck: ranks whose watchdog itself was stuck, and for how many seconds.
         barrier: ranks that did not pass a monitored barrier.
-        signatures: what ranks were calling, by rank, in the comparison that failed.
+        signatures: what each rank was calling when the comparison failed.
     """
 
     ranks: set[int] = field(default_factory=set)
@@ -84,17 +84,17 @@ class LogFacts:
         return bool(self.caught or self.status or self.stuck or self.barrier or self.signatures)
 
     def by_group(self) -> dict[str, list[Caught]]:
-        """Return what was caught by group and rank; "" stands for a group that no line names."""
+        """Return the caught collectives by group, sorted by rank; "" is a group that no line names."""
         groups: dict[str, list[Caught]] = {}
         for one in sorted(self.caught.values(), key=lambda one: (one.rank, one.seq)):
             groups.setdefault(one.group or self.groups.get((one.rank, one.seq), ""), []).append(one)
         return groups
 
     def add(self, text: str, rank: int | None) -> bool:
-        """Take what a log says; return whether it says anything of a hang.
+        """Add what a log says; return whether it says anything about a hang.
 
         Args:
-            rank: whose log it is, if its name says so.
+            rank: the rank that wrote the log, if its file name says so.
         """
         if rank is not None:
             self.ranks.add(rank)
@@ -140,5 +140,5 @@ def _signature(match: re.Match[str]) -> Signature:
 
 
 def _group(match: re.Match[str]) -> str:
-    """Return what a line calls its group: "default_pg"; "" where an older torch's line does not say."""
+    """Return the group as a line names it, "default_pg"; "" if the line, from an older torch, names none."""
     return match["desc"] or match["guid"] or match["id"] or ""

@@ -1,4 +1,4 @@
-"""What a diagnosis says: findings, each with its culprits, its victims and its evidence."""
+"""The result of a diagnosis: findings, each with its culprits, waiting ranks and evidence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class ProcessName:
-    """A process whose rank is not known: what it is called, and its host and pid as far as they are known."""
+    """A process whose rank is unknown: its display name, and its host and pid if they are known."""
 
     name: str
     host: str | None
@@ -61,7 +61,7 @@ class GroupName:
 
 @dataclass(frozen=True, slots=True)
 class Collective:
-    """The operation of a finding, as a rank that is in it recorded it."""
+    """The operation of a finding, as recorded by a rank inside it."""
 
     op: str
     seq_id: int | None
@@ -74,14 +74,14 @@ class Collective:
 
 @dataclass(slots=True)
 class Finding:
-    """One cause, or one thing that follows from another.
+    """One cause, or the consequence of another finding.
 
     Attributes:
-        culprit_ranks: whom it accuses; empty if no one can be named.
-        waiting_ranks: who waits because of it, the culprits not among them.
+        culprit_ranks: the ranks to blame; empty if none can be named.
+        waiting_ranks: the ranks that wait because of it, without the culprits.
         caused_by: index of the finding that this one follows from.
-        lateness_ms: median and 99th percentile, of a straggler.
-        culprit_processes, waiting_processes: as of ranks, those whose rank is not known.
+        lateness_ms: a straggler's median and 99th percentile.
+        culprit_processes, waiting_processes: the same for processes whose rank is unknown.
     """
 
     kind: Kind
@@ -99,7 +99,7 @@ class Finding:
     waiting_processes: tuple[ProcessName, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the finding in the form of schema `torchctl.diagnosis/1`."""
+        """Return the finding in schema `torchctl.diagnosis/1`."""
         group, collective, location = self.group, self.collective, self.location
         return {
             "kind": self.kind,
@@ -145,8 +145,8 @@ class Diagnosis:
         verdict: one sentence.
         seen, missing: ranks with evidence, and ranks of the job without any.
         failed: ranks whose evidence could not be obtained, and why.
-        findings: root causes first, by how many ranks wait for each.
-        processes: those with stacks whose rank is not known.
+        findings: root causes first, and those with the most waiting ranks first.
+        processes: those with stacks whose rank is unknown.
     """
 
     healthy: bool | None
@@ -160,7 +160,7 @@ class Diagnosis:
     processes: list[ProcessName] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the diagnosis in the form of schema `torchctl.diagnosis/1`, without the schema's name."""
+        """Return the diagnosis in schema `torchctl.diagnosis/1`, without the schema's name."""
         return {
             "healthy": self.healthy,
             "verdict": self.verdict,

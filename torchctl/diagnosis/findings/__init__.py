@@ -1,1 +1,1 @@
-"""Whom to name."""
+"""Findings: which ranks to name, and how sure it is."""

@@ -1,4 +1,4 @@
-"""Ranks that never came to what others wait in, or are lost: whom to name, how surely, and what shows it."""
+"""Ranks that never entered what others wait in, or are lost: whom to name, how sure it is, and what shows it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torchctl.diagnosis.waits.waiting import Hidden, Node
 
 
 def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unclear:
-    """Return the finding about ranks, in order, that an operation waits for and that wait for nothing themselves."""
+    """Return the finding about sorted ranks that an operation waits for and that wait for nothing themselves."""
     waiting = court.waiting([Node("rank", rank) for rank in ranks], ranks)
     collective, group = court.collective(operation)
     is_p2p = collective is not None and collective.is_p2p
@@ -49,7 +49,7 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
 
 
 def _unclear_end(court: Court, hidden: Hidden, ranks: Sequence[int], waiting: Sequence[int]) -> Unclear | None:
-    """Return why no rank can be named for a send or recv that only stacks show; None if someone can."""
+    """Return why no rank can be named for a send or recv that only stacks show; None if one can."""
     if not hidden.is_p2p:
         return None
     clear = all(court.proofs.doing(rank) in (Doing.OWN_CODE, None) for rank in ranks)
@@ -76,7 +76,7 @@ def _unclear_end(court: Court, hidden: Hidden, ranks: Sequence[int], waiting: Se
 
 
 def _shown(court: Court, hidden: Hidden) -> str:
-    """Return what shows that ranks are in an operation without an entry."""
+    """Return the evidence that ranks are in an operation that has no entry."""
     ranks = hidden.ranks
     call = hidden.text or f"torch.distributed's {hidden.call}"
     return (
@@ -86,14 +86,14 @@ def _shown(court: Court, hidden: Hidden) -> str:
 
 
 def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unclear:
-    """Return the finding about ranks, in order, that an operation waits for and that have left no usable dump."""
+    """Return the finding about sorted ranks that an operation waits for and that left no usable dump."""
     waiting = court.waiting([Node("lost", rank) for rank in ranks], ranks)
     collective, group = court.collective(operation)
     what = call_words(collective, group)
     failed = court.proofs.evidence.failed
     not_found = [rank for rank in ranks if rank not in failed]
     size = len(group.ranks if group is not None else ranks)
-    # Half of a group that no worker answers for is more likely on a host that was not asked.
+    # If no worker answers for half of a group, those ranks are more likely on a host that was not asked.
     too_many = len(not_found) * 2 > size or (court.proofs.evidence.live and len(not_found) * 2 == size)
     if too_many and len(not_found) > 1:
         return Unclear(
@@ -103,13 +103,13 @@ def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Uncle
     summary = f"{_loss(court, ranks)}; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in {what}"
     evidence = [fact for rank in ranks[:8] for fact in _of_lost(court, rank)]
     location = next((found.location for rank in ranks if (found := court.proofs.from_outside.get(rank))), None)
-    # Whose process runs may be slow alone, and be in the operation with the others.
+    # A rank whose process is running may just be slow, and be in the operation with the others.
     confidence: Confidence = "likely" if not silent and (len(ranks) == 1 or not not_found) else "possible"
     return Finding("rank_lost", confidence, summary, tuple(ranks), waiting, group, collective, location, evidence)
 
 
 def _loss(court: Court, ranks: Sequence[int]) -> str:
-    """Return that ranks are lost, or do not answer, and why: each reason once."""
+    """Return that ranks are lost or do not answer, and why; if reasons differ, only the first rank's."""
     degraded = court.proofs.evidence.degraded
     unable = degraded.keys() >= set(ranks)
     reasons = [degraded[rank].why if unable else _reason(court, rank) for rank in ranks]
@@ -122,7 +122,7 @@ def _loss(court: Court, ranks: Sequence[int]) -> str:
 
 
 def _of_lost(court: Court, rank: int) -> list[str]:
-    """Return why there is nothing usable from a rank, since when, and where it is by a look from outside."""
+    """Return why a rank left nothing usable, since when, and where it is as seen from outside."""
     facts = [f"rank {rank}: {_reason(court, rank)}"]
     degraded = court.proofs.evidence.degraded.get(rank)
     if degraded is not None and degraded.since is not None:
@@ -134,7 +134,7 @@ def _of_lost(court: Court, rank: int) -> list[str]:
 
 
 def _at_prompts(court: Court, ranks: Sequence[int]) -> str:
-    """Return which of the ranks are at a debugger's prompt, as the end of a sentence; "" where none does."""
+    """Return which ranks are at a debugger's prompt, as the end of a sentence; "" if none is."""
     prompts = {rank: court.proofs.activity[rank].prompt for rank in ranks if rank in court.proofs.activity}
     debuggers = sorted({prompt for prompt in prompts.values() if prompt})
     if not debuggers:
@@ -144,7 +144,7 @@ def _at_prompts(court: Court, ranks: Sequence[int]) -> str:
 
 
 def _reason(court: Court, rank: int) -> str:
-    """Return why there is nothing usable from a rank."""
+    """Return why a rank left nothing usable."""
     if rank in court.proofs.evidence.failed:
         return court.proofs.evidence.failed[rank]
     if rank in court.trace.former:
@@ -159,7 +159,7 @@ def _reason(court: Court, rank: int) -> str:
 
 
 def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
-    """Return what shows that a rank has not come, and what it does instead."""
+    """Return the evidence that a rank has not entered an operation, and what it does instead."""
     facts = []
     if operation.kind == "op":
         op = court.waits.open.ops[operation.number]
@@ -191,7 +191,7 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
 
 
 def _without_window(court: Court, rank: int, where: str) -> str:
-    """Return why nothing of a group is known from a rank's dump."""
+    """Return why a rank's dump shows nothing about a group."""
     if rank in court.trace.ranks:
         return f"rank {rank} has no recorded operation of {where}"
     why = court.proofs.evidence.no_dump.get(rank)
@@ -199,7 +199,7 @@ def _without_window(court: Court, rank: int, where: str) -> str:
 
 
 def _last_seen(court: Court, rank: int) -> list[str]:
-    """Return where the last entry of a rank was launched: it has gone on from there."""
+    """Return where a rank launched its last entry; it has moved on since."""
     row = court.last_row(rank)
     if row is None:
         return []
@@ -211,7 +211,7 @@ def _last_seen(court: Court, rank: int) -> list[str]:
 
 
 def _fewer_inside(court: Court, operation: Node, ranks: Sequence[int]) -> list[int]:
-    """Return the ranks inside an operation where they are fewer than those that they wait for, and may be wrong."""
+    """Return the ranks inside an operation if they are the minority and may be the wrong side; else none."""
     if operation.kind != "op" or court.proofs.compared:
         return []
     op = court.waits.open.ops[operation.number]
@@ -221,7 +221,7 @@ def _fewer_inside(court: Court, operation: Node, ranks: Sequence[int]) -> list[i
 
 
 def _either(court: Court, operation: Node, ranks: Sequence[int], inside: Sequence[int], evidence: list[str]) -> Finding:
-    """Return the finding about an operation that most ranks have not come to: it may be one too many."""
+    """Return the finding about an operation that most ranks have not entered: it may be one call too many."""
     collective, group = court.collective(operation)
     waiting = court.waiting([operation], ())
     summary = (
@@ -235,7 +235,7 @@ def _either(court: Court, operation: Node, ranks: Sequence[int], inside: Sequenc
 
 def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confidence:
     stacks = all(rank in court.proofs.activity for rank in ranks)
-    # Whose side thread waits for others may wait for that thread: then it is part of a circle.
+    # A rank whose side thread waits for others may wait for that thread, and so be part of a circle.
     still = court.proofs.compared and court.waits.aside.keys().isdisjoint(ranks)
     if operation.kind == "op":
         op = court.waits.open.ops[operation.number]

@@ -1,4 +1,4 @@
-"""Roots of the wait-for graph to findings: which cases there are, and what is alike put together."""
+"""Turn the roots of the wait-for graph into findings: sort them into cases, and merge similar ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torchctl.diagnosis.waits.waiting import Mismatch, Node
 
 
 def accuse(court: Court) -> tuple[list[Finding], list[str]]:
-    """Return the findings of all roots, and what is not clear, in words."""
+    """Return the findings about all roots, and what is not clear, in words."""
     cases, unclear = _Cases(court).of_all_roots()
     found: list[Finding] = []
     for alike in cases.values():
@@ -38,14 +38,14 @@ Answer = Callable[[Court], Finding | Unclear]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Roots that one finding is about, and the part that answers it."""
+    """The roots that one finding is about, and the function that returns it."""
 
     roots: Sequence[Node]
     answer: Answer
 
 
 def _many(court: Court, cases: Sequence[Case]) -> list[Finding | Unclear]:
-    """Return the answers to many cases, those alike as one; who waits is searched for once, not for each."""
+    """Return the answers to many cases, similar ones merged; search for who waits once, not once per case."""
     quick = court.without_search()
     found: list[Finding | Unclear] = []
     alike: dict[tuple[str, str, bool], list[tuple[Case, Finding]]] = defaultdict(list)
@@ -69,7 +69,7 @@ class _Cases:
 
     Attributes:
         waited_in: nodes of operations in which a rank waits.
-        unclear: of which roots nothing can be said, in words.
+        unclear: why nothing can be said about some roots, in words.
     """
 
     def __init__(self, court: Court) -> None:
@@ -80,7 +80,7 @@ class _Cases:
         self.unclear: list[str] = []
 
     def of_all_roots(self) -> tuple[dict[tuple[str, ...], list[Case]], list[str]]:
-        """Return the cases by kind and operation, so that many alike can become one; and what is not clear."""
+        """Return the cases by kind and operation, so that similar ones can be merged, and what is not clear."""
         for component in self.waits.graph.roots():
             undecided = [node for node in component if self.court.undecided(node)]
             if undecided:
@@ -111,7 +111,7 @@ class _Cases:
             self._case(("circle", ""), component, lambda court: circle(court, component))
 
     def _add(self, node: Node) -> None:
-        """Add the case of one node that waits for nothing."""
+        """Add the case for one node that waits for nothing."""
         if node.kind in ("rank", "lost"):
             operation = self._first_waiting(node)
             if operation is not None and self.court.undecided(operation):
@@ -133,7 +133,7 @@ class _Cases:
             self._case(("transfer", self._call(node)), [node], lambda court: both_in(court, node) or answer)
 
     def _leave_out_hidden(self) -> None:
-        """Take out the roots of gloo's operations where one may wait for another in a send that is not recorded."""
+        """Remove the roots of gloo's operations if one may wait for another in a send that is not recorded."""
         of_gloo = [
             (kind, node)
             for kind, node in self.awaited
@@ -150,7 +150,7 @@ class _Cases:
         )
 
     def _undecided(self, nodes: Sequence[Node]) -> None:
-        """Say that sends or receives may be done, or may lack their other end, and what would show which."""
+        """Note that sends or receives may be done or may lack their other end, and what would show which."""
         pair = self.waits.open.pairs[nodes[0].number]
         mine, other = ("send", "recv") if pair.is_send else ("recv", "send")
         more = f" (and {len(nodes) - 1} more like it)" if len(nodes) > 1 else ""
@@ -161,12 +161,12 @@ class _Cases:
         )
 
     def _call(self, node: Node) -> str:
-        """Return the name of an operation without the ranks of a send: what its finding is folded by."""
+        """Return the name of an operation, without a send's ranks; findings with the same name can be folded."""
         row = next(iter(self.waits.rows_of(node).values()), None)
         return node.name if row is None else self.court.trace.call_of(row).name.partition(" ")[0]
 
     def _first_waiting(self, root: Node) -> Node | None:
-        """Return the operation that waits for a rank itself; of several the one that was entered first."""
+        """Return the operation that waits for a rank directly; if several do, the one entered first."""
         direct = [node for node in self.waits.graph.back[root] if node in self.waited_in]
         return min(direct, key=lambda node: (self.court.undecided(node), *self.court.entered_first(node)), default=None)
 

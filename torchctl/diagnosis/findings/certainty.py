@@ -1,7 +1,7 @@
-"""What `certain` needs, kind by kind: on this evidence it cannot be otherwise. The guide's page shows the same table.
+"""What `certain` requires, by kind of finding: evidence with no other explanation. The guide shows the same table.
 
-Every finding that may be certain asks here. What is not in the table never is: ages by a file's time, launch orders,
-counts and call sites all leave another explanation.
+Every finding that can be certain asks this module. Nothing outside of the table is ever certain: ages by a file's time,
+launch orders, counts and call sites all leave another explanation.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torchctl.diagnosis.model import Confidence
 CERTAIN: Mapping[str, str] = {
     "not_entered": (
         "the dumps state the members of the group; the rank's own dump shows the group and ends before the operation;"
-        " more members are inside than outside; and a watchdog gave the operation up, a rank inside shows events of its"
+        " more members are inside than outside; and a watchdog gave up on it, a rank inside shows events of its"
         " own 30 s later, or two looks and the rank's stack agree"
     ),
     "op_mismatch, shape_mismatch, dtype_mismatch": (
         "most members show one call at that sequence id, the named ones show another, and the members whose dumps do"
-        " not show it are too few to turn the majority"
+        " not show it are too few to change the majority"
     ),
     "bad_file": "the file itself",
 }
@@ -26,7 +26,7 @@ NEVER = ("order_cycle", "p2p_mismatch", "rank_lost", "stuck_running", "straggler
 
 
 def of_absence(*, members_stated: bool, shown: bool, most_inside: bool, hangs: bool) -> Confidence:
-    """Return how sure it is that ranks keep others waiting which have not entered an operation.
+    """Return how sure it is that ranks which have not entered an operation keep others waiting.
 
     Args:
         members_stated: the dumps state who the members are.
@@ -41,6 +41,6 @@ def of_disagreement(*, majority: bool) -> Confidence:
     """Return how sure it is which side is wrong.
 
     Args:
-        majority: most members show one call, and those whose dumps do not show it could not turn that.
+        majority: most members show one call, and those whose dumps do not show it could not change that.
     """
     return "certain" if majority else "likely"

@@ -10,7 +10,7 @@ from torchctl.diagnosis.model import Collective, Finding, GroupName, Kind
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.waiting import Hidden, Node, Waits
 
-_MOST_NAMED = 2  # ranks of a circle that are named although it may be either
+_MOST_NAMED = 2  # a circle of up to this many ranks is named, although either may be wrong
 
 
 def circle(court: Court, component: list[Node]) -> Finding | Unclear:
@@ -20,7 +20,7 @@ def circle(court: Court, component: list[Node]) -> Finding | Unclear:
     if all(node.kind in ("rank", "hidden") for node in component):
         return _of_hidden(court, component, ranks, sorted(hidden, key=lambda one: one.ranks))
     nodes = [node for node in component if node.kind in ("op", "pair")]
-    # Where no rank is in it, all have entered both, in different orders.
+    # Without a rank in the component, all have entered both operations, in different orders.
     ranks = in_every_circle(court.waits, component) or ranks or _out_of_order(court, nodes)
     ranks = _wrong_peer(court, ranks) or ranks
     waiting = court.waiting(component, ranks)
@@ -55,7 +55,7 @@ def _of_hidden(court: Court, component: list[Node], ranks: list[int], hidden: li
     """Return the finding for ranks that wait for each other in calls that only stacks show."""
     steps = [_step(one) for one in hidden]
     if _meet(hidden):
-        return Unclear(f"{joined(steps)}, which belong together and do not end: it may be the network")
+        return Unclear(f"{joined(steps)}, which match each other and do not finish: it may be the network")
     waiting = court.waiting(component, ranks)
     summary = f"{ranks_of(ranks)} wait for each other: {joined(steps[:4])}{', ...' if len(steps) > 4 else ''}"
     if waiting:
@@ -78,7 +78,7 @@ def _step(one: Hidden) -> str:
 
 
 def _meet(hidden: list[Hidden]) -> bool:
-    """Whether two ranks are in a send and the recv that takes it."""
+    """Whether two ranks are in a send and its matching recv."""
     if len(hidden) != 2 or not all(one.is_p2p for one in hidden):
         return False
     first, second = hidden
@@ -87,9 +87,9 @@ def _meet(hidden: list[Hidden]) -> bool:
 
 
 def _wrong_peer(court: Court, ranks: list[int]) -> list[int]:
-    """Return the one rank of a circle that has an end open without a partner, and is the partner of such an end.
+    """Return the one rank of a circle that has an unmatched end open and that another unmatched end waits for.
 
-    It sends to, or receives from, another than the one that waits for it.
+    It sends to, or receives from, a different rank than the one that waits for it. Empty unless exactly one rank does.
     """
     alone = [pair for pair in court.waits.open.pairs if pair.alone and pair.counted]
     mine = {pair.rank: {one.partner for one in alone if one.rank == pair.rank} for pair in alone}
@@ -101,10 +101,10 @@ def _wrong_peer(court: Court, ranks: list[int]) -> list[int]:
 
 
 def held_first(court: Court, component: list[Node]) -> list[list[Node]]:
-    """Return what is left of a circle where each rank waits in the oldest operation alone that it has open.
+    """Return what is left of a circle if each rank waits only in its oldest open operation.
 
-    A rank whose launches run ahead has later ones open as well, and others may not have come to those because of it:
-    such circles are none. A circle that is one without the later operations stays whole.
+    A rank whose launches run ahead also has later operations open, which others may not have reached because of it:
+    that is not a circle. A circle that remains without the later operations is kept whole.
     """
     inside, graph = set(component), Graph[Node]()
     for node in component:
@@ -119,7 +119,7 @@ def held_first(court: Court, component: list[Node]) -> list[list[Node]]:
 
 
 def _oldest(court: Court, rank: int, nodes: list[Node]) -> list[Node]:
-    """Return the nodes of the operation that a rank has launched first, all of a batch; nodes without a row stay."""
+    """Return the nodes of the operation (or the batch) that a rank launched first, and all nodes without a row."""
     rows = {node: row for node in nodes if (row := court.waits.rows_of(node).get(rank)) is not None}
     if not rows:
         return nodes
@@ -133,10 +133,11 @@ def _oldest(court: Court, rank: int, nodes: list[Node]) -> list[Node]:
 
 
 def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:
-    """Return the one rank that others wait for in a circle, and their operation, if it waits only behind it.
+    """Return the one rank that others wait for in a circle, and the operation that it skipped; None if unclear.
 
-    It has left out an operation and gone on to others, which are all entered and wait behind that one. That takes a
-    majority that has entered it: of two ranks, either may have launched what the other was right not to.
+    The rank skipped an operation and went on to others, which all have entered and which wait behind the skipped one.
+    That takes a majority inside the skipped one: of two ranks, either may have launched a call that it should not have.
+
     """
     ranks = [node for node in component if node.kind == "rank"]
     if len(ranks) != 1:
@@ -152,7 +153,7 @@ def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:
 
 
 def in_every_circle(waits: Waits, component: list[Node]) -> list[int]:
-    """Return the ranks without which no one in a component of the graph would wait in a circle."""
+    """Return the ranks that are part of every circle in a component of the graph."""
     inside = set(component)
     path: dict[Node, None] = {}
     node = component[0]
@@ -177,7 +178,7 @@ def _in_circles_without(waits: Waits, inside: set[Node], rank: int) -> bool:
 
 
 def _out_of_order(court: Court, nodes: list[Node]) -> list[int]:
-    """Return the ranks that have launched two of these operations in an order that others contradict."""
+    """Return the ranks that launched two of these operations in a different order than others."""
     found: set[int] = set()
     for at, one in enumerate(nodes):
         for other in nodes[at + 1 :]:
@@ -185,7 +186,7 @@ def _out_of_order(court: Court, nodes: list[Node]) -> list[int]:
             common = mine.keys() & theirs.keys()
             before = {rank for rank in common if mine[rank] < theirs[rank]}
             if before and before != common:
-                # The smaller side goes against the rest; of two equal ones neither does.
+                # The smaller side is out of order; if both are equal, either may be.
                 sides = sorted((before, common - before), key=len)
                 found |= sides[0] if len(sides[0]) < len(sides[1]) else common
     return sorted(found or {rank for node in nodes for rank in court.waits.rows_of(node)})
@@ -200,7 +201,7 @@ def _out_of_step(
     collective: Collective | None,
     steps: list[str],
 ) -> Finding:
-    """Ranks of one group that are in different operations of it: one went past what the others are in."""
+    """Return the finding about ranks that are in different operations of one group: one went past the others."""
     by_size = sorted(nodes, key=lambda node: len(court.waits.rows_of(node)))
     few = sorted(court.waits.rows_of(by_size[0]))
     tie = len(nodes) > 1 and len(few) == len(court.waits.rows_of(by_size[1]))

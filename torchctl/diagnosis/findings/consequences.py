@@ -1,4 +1,4 @@
-"""Which findings follow from which, and in what order they are shown: a cause before what follows from it."""
+"""Which findings follow from which, and the order to show them in: a cause before its consequences."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torchctl.diagnosis.model import Finding
 
 
 def in_order(findings: Sequence[Finding], ended: Collection[int]) -> list[Finding]:
-    """Return the findings, causes first, those by how many ranks wait for each; `caused_by` is filled in.
+    """Return the findings, causes first, those with the most waiting ranks first; fill in `caused_by`.
 
     Args:
-        ended: ranks whose process is known to have ended: nothing else explains them.
+        ended: ranks whose process is known to have ended; no other finding explains them.
     """
     causes = sorted(findings, key=_order)
     follows: dict[int, Finding] = {}
@@ -41,7 +41,7 @@ def _order(finding: Finding) -> tuple[bool, int, str, tuple[int, ...]]:
 
 
 def _disagreement_of(finding: Finding, causes: Sequence[Finding]) -> Finding | None:
-    """Return the disagreement in the same group of the ranks that never came to a later operation, or are lost."""
+    """Return the disagreement, in the same group, of ranks that never entered a later operation or are lost."""
     if finding.group is None or finding.kind not in ("not_entered", "rank_lost"):
         return None
     for cause in causes:
@@ -53,7 +53,7 @@ def _disagreement_of(finding: Finding, causes: Sequence[Finding]) -> Finding | N
 
 
 def _holder_of_lost(finding: Finding, causes: Sequence[Finding], ended: Collection[int]) -> Finding | None:
-    """Return the finding that explains ranks without a dump: a fault in a group of theirs, where they wait, too."""
+    """Return the finding that explains ranks without a dump: a fault in one of their groups, where they may wait."""
     lost = set(finding.culprit_ranks)
     if finding.kind != "rank_lost" or not lost or lost & set(ended):
         return None

@@ -1,9 +1,9 @@
 """What every finding needs to know about a job's waits: who waits, in which operation, since when, and where in the
 code.
 
-The parts beside this one each answer one question (who is absent, what is stuck, which ranks wait in a circle, who
+The modules beside this one each answer one question (who is absent, what is stuck, which ranks wait in a circle, who
 disagrees). They take the court and the nodes of a case, and return a finding, or why there is none; they know nothing
-about each other. `accuse` decides which cases there are and puts the answers together.
+about each other. `accuse` sorts the roots into cases and collects the answers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NO_ENTRY = ("send or recv", "monitored_barrier", "init_process_group", "new_gro
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """A case in which no one can be named, and why, in words."""
+    """Why no rank can be named in a case, in words."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Court:
-    """The waits of one job, and what findings about them say.
+    """The waits of one job, and the facts that findings about them need.
 
     Attributes:
         proofs: what the evidence proves.
@@ -50,17 +50,17 @@ class Court:
         return self.proofs.trace
 
     def without_search(self) -> Court:
-        """Return a court that does not say who waits: for comparing thousands of cases, each of which would search."""
+        """Return a court that does not search for who waits, so that thousands of cases can be compared."""
         return replace(self, searches=False)
 
     def surely_stuck(self, rows: Sequence[int]) -> Confidence:
-        """Return how sure it is that an operation which all have entered does not end."""
+        """Return how sure it is that an operation which all have entered is stuck."""
         proofs = self.proofs
         hard = proofs.compared or proofs.hard(rows) or proofs.ages.timed_out(rows)
         return "likely" if hard else "possible"
 
     def waiting(self, roots: Iterable[Node], culprits: Iterable[int]) -> tuple[int, ...]:
-        """Return the ranks that wait for `roots`, directly or through others; none without search."""
+        """Return the ranks that wait for `roots`, directly or through others; empty without search."""
         if not self.searches:
             return ()
         reached = self.waits.graph.waiting_for(roots)
@@ -69,11 +69,11 @@ class Court:
         return tuple(sorted(ranks - set(culprits)))
 
     def undecided(self, node: Node) -> bool:
-        """Whether a send or recv that seems alone may be done: its partner's end may be past.
+        """Whether a send or recv that seems unmatched may be done, with its partner's end already completed.
 
         If a ring has lost its oldest entries, the ends are paired by what is open, and an end that the watchdog has not
-        marked done yet looks like one whose partner never came. What settles it is a second look, proof that it hangs,
-        or stacks that show the one inside and the other in its own code.
+        marked done yet looks like one whose partner never came. A second look settles it, or proof that it hangs, or
+        stacks that show one rank inside and the other in its own code.
         """
         proofs = self.proofs
         if node.kind != "pair" or proofs.compared:
@@ -134,7 +134,7 @@ class Court:
         return None
 
     def entered_first(self, node: Node) -> tuple[int, int, int]:
-        """Return a key that sorts operations by the moment of their first rank; a thousand roots may ask for one."""
+        """Return a key that sorts operations by their first entry; cached, because a thousand roots may need it."""
         found = self._entered.get(node)
         if found is None:
             rows = self.waits.rows_of(node)
@@ -146,7 +146,7 @@ class Court:
 
 
 def unrecorded(court: Court, ranks: Iterable[int], call: str) -> str:
-    """Return why no dump shows the operation that ranks are in by their stacks; read after the call."""
+    """Return why no dump shows the operation that ranks' stacks are in; completes a sentence after the call."""
     if not any(rank in court.trace.ranks for rank in ranks):
         return "and there is no dump from them"
     return "which leaves no entry" if call in _NO_ENTRY else "which their dumps do not show"

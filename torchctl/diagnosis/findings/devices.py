@@ -1,7 +1,7 @@
-"""Devices that are behind: an operation that all have entered, and that some have left or begun and others have not.
+"""Devices that are behind: all ranks have entered an operation, and some have finished or started it, others not.
 
-Threads launch and go on; the device comes to a launch when what stands before it on its streams has ended. So when the
-threads of all ranks have launched an operation, a rank that differs in it differs by its device.
+Threads launch and go on; the device reaches a launch when the earlier work on its streams has finished. So if the
+threads of all ranks have launched an operation, a rank that differs from the others differs by its device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torchctl.flightrec.table.trace import NO_TIME, State
 
 
 def behind(court: Court, node: Node) -> Finding | None:
-    """Return the finding about devices that keep an operation from ending; None if all ranks are alike in it."""
+    """Return the finding about devices that keep an operation from finishing; None if all ranks are alike."""
     op = court.waits.open.ops[node.number]
     if court.proofs.is_gloo(op.group) or op.missing or op.skipped:
         return None
@@ -38,7 +38,7 @@ def _still_inside(court: Court, node: Node, op: OpenOp) -> Finding:
 
 
 def _not_begun(court: Court, node: Node, op: OpenOp) -> Finding | None:
-    """Return the finding about ranks whose devices have not begun an operation that others' have; None if all have."""
+    """Return the finding about ranks whose devices have not started what others' have; None if all have."""
     trace = court.trace
     begun = sorted(rank for rank, row in op.rows.items() if trace.state[row] == State.STARTED)
     late = [rank for rank, row in op.rows.items() if trace.state[row] == State.SCHEDULED and _tells_starts(court, row)]
@@ -47,14 +47,14 @@ def _not_begun(court: Court, node: Node, op: OpenOp) -> Finding | None:
         return None
     collective, group = court.collective(node)
     summary = (
-        f"the {verb(late, 'device', 'devices')} of {ranks_of(late)} {verb(late, 'has', 'have')} not come to"
-        f" {call_words(collective, group)}, which has begun on {ranks_of(begun)}: something that"
-        f" {verb(late, 'it runs', 'they run')} before does not end, or the device hangs"
+        f"the {verb(late, 'device', 'devices')} of {ranks_of(late)} {verb(late, 'has', 'have')} not reached"
+        f" {call_words(collective, group)}, which has started on {ranks_of(begun)}: earlier work on"
+        f" {verb(late, 'that device', 'those devices')} does not finish, or {verb(late, 'it hangs', 'they hang')}"
     )
     evidence = [
         f"all {len(op.rows)} members have entered it",
         f"{ranks_of(begun)}: started; {ranks_of(late)}: scheduled, although the recorder of"
-        f" {verb(late, 'that rank', 'those ranks')} notes starts",
+        f" {verb(late, 'that rank', 'those ranks')} records starts",
         *_counters(court, op, [*late, *begun]),
     ]
     return _finding(court, node, op, late, summary, evidence, (collective, group))
@@ -76,19 +76,19 @@ def _finding(
 
 
 def _tells_starts(court: Court, row: int) -> bool:
-    """Whether the recorder of a row's rank notes when devices begin (TORCH_NCCL_ENABLE_TIMING)."""
+    """Whether the recorder of a row's rank records when operations start (TORCH_NCCL_ENABLE_TIMING)."""
     dump = court.trace.dumps[int(court.trace.dump[row])]
     return bool((court.trace.started_ns[dump.first_row : dump.first_row + dump.rows] != NO_TIME).any())
 
 
 def _held_before(court: Court, row: int) -> bool:
-    """Whether an operation that a rank launched before a row is open, so that the device may wait in that."""
+    """Whether the rank has an earlier operation open, in which its device may be waiting."""
     dump = court.trace.dumps[int(court.trace.dump[row])]
     return bool((court.trace.state[dump.first_row : row] <= State.LATE).any())
 
 
 def _counters(court: Court, op: OpenOp, ranks: Sequence[int]) -> list[str]:
-    """Return what the processes' own counters say of the group, alike ones together."""
+    """Return what the processes' own counters say about the group, equal ones together."""
     alike: dict[str, list[int]] = {}
     for rank in ranks:
         status = court.trace.status_of(rank, op.group)

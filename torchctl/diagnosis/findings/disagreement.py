@@ -16,7 +16,7 @@ _WORDS = {
 
 
 def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
-    """Return the finding about a collective on which ranks disagree; `node` is its place in the graph."""
+    """Return the finding about a collective on which ranks disagree; `node` is its node in the graph."""
     majority = mismatch.rows[mismatch.sides[0][0]]
     collective, group = court.collective_of_row(majority, list(mismatch.rows.values()))
     evidence = []
@@ -59,7 +59,7 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
 
 
 def _lines(court: Court, mismatch: Mismatch) -> list[str]:
-    """Return where each side calls it, if these are different lines."""
+    """Return where each side calls it, if the lines differ."""
     places = []
     for side in mismatch.sides[:8]:
         frame = court.frame(mismatch.rows[side[0]])

@@ -1,4 +1,4 @@
-"""Many findings of one kind and cause as one: a fault of a host or of all groups is one page, not thousands."""
+"""Fold many findings of one kind and cause: a fault of a host or of all groups fills a page, not thousands."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torchctl.diagnosis.findings.words import ranks_of, verb
 from torchctl.diagnosis.model import Finding
 
-MAX_ALIKE = 8  # findings that are told one by one; so many can be read, and independent faults stay apart
-_MAX_EVIDENCE = 7  # and a line that counts the rest: as many as the screen has room for
+MAX_ALIKE = 8  # findings shown one by one: few enough to read, and independent faults stay separate
+_MAX_EVIDENCE = 7  # plus a line that counts the rest: as many as fit on the screen
 _SAYS = {
     "not_entered": "never entered",
     "rank_lost": "are lost, and others wait for them in",
@@ -21,7 +21,7 @@ _SAYS = {
 
 
 def fold(findings: Sequence[Finding], waiting: Sequence[int]) -> Finding:
-    """Return one finding for many of one kind, confidence and operation, that differ in ranks and groups.
+    """Return one finding for many of the same kind, confidence and operation but with different ranks and groups.
 
     Args:
         waiting: the ranks that wait for any of them.

@@ -1,8 +1,8 @@
-"""Whether nothing is wrong: that takes proof, since a job of which nothing is known looks like a healthy one.
+"""Whether a job is healthy: that takes proof, because a job about which nothing is known looks healthy, too.
 
-How this works. A job was seen moving between two looks, or each file was written just after something had happened on
-its rank, or files show an end that all ranks share: no operation is open, all members of each group have the same
-last sequence id, no rank is missing, and no process lives whose stack was taken.
+How this works. Any of these is proof: the job moved between two looks; each file was written just after something had
+happened on its rank; or the files show that all ranks ended at the same point: no operation is open, all members of
+each group have the same last sequence id, no rank is missing, and no stack shows a process that is still running.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MORE = "a second set of dumps a few seconds later would show whether the job mo
 
 
 def unproven(court: Court) -> list[str]:
-    """Return what keeps a job without a finding from being called healthy, in words; nothing if it is proven."""
+    """Return why a job without findings cannot be called healthy, in words; empty if it is proven healthy."""
     proofs = court.proofs
     if moving(court):
         return []
@@ -43,7 +43,7 @@ def moving(court: Court) -> bool:
 
 
 def in_flight(court: Court) -> list[str]:
-    """Return what may be stuck and may be running, where one look cannot tell."""
+    """Return what may be stuck or just running, in words, if one look cannot determine which."""
     proofs, found = court.proofs, []
     if moving(court):
         return []
@@ -69,7 +69,7 @@ def in_flight(court: Court) -> list[str]:
         if set(op.rows) & proofs.moved or proofs.stale:
             continue
         if proofs.is_gloo(op.group):
-            # Gloo marks operations done late; but where the members are not known, someone may be missing.
+            # Gloo marks operations done late; but if the members are not known, one may be missing.
             if not group.known and not group.default and not proofs.compared:
                 found.append(f"the members of {group_words(group)} are not known, and it has an open operation")
             continue
@@ -94,7 +94,7 @@ def _stands_still(court: Court) -> str:
 
 
 def _open(court: Court) -> list[str]:
-    """Return what says that operations are open of which nothing else could be said."""
+    """Return that operations are open, if nothing else could be said about them."""
     trace = court.trace
     rows = (trace.state <= State.UNKNOWN).nonzero()[0]
     rows = rows[trace.state[rows] != State.DONE]
@@ -105,7 +105,7 @@ def _open(court: Court) -> list[str]:
 
 
 def _different_ends(court: Court) -> list[str]:
-    """Return what says that ranks' files end in different places, or that files are missing."""
+    """Return that ranks' files end at different points, or that files are missing."""
     proofs = court.proofs
     seen = set(court.trace.ranks)
     members = {rank for group in court.trace.groups for rank in group.members}

@@ -1,9 +1,9 @@
-"""What stacks alone show, where no entry of a recorder proves more: who is elsewhere, and which calls cannot meet.
+"""What stacks alone show, if no recorder's entry proves more: who is elsewhere, and which calls cannot meet.
 
-How this works. Processes in the same place are one side. If all but few are on one side and may be waiting there, the
-others are what they may wait for. Of two sides that are both in calls of torch.distributed, neither need be at fault:
-both are shown, and only a process that is alone among many is named. Stacks say neither which group a call is of nor
-for how long it has lasted, so nothing here is ever certain.
+How this works. Processes in the same place are one side. If all but a few are on one side and may be waiting there,
+they may be waiting for the others. If two sides are both in torch.distributed calls, neither need be at fault: both are
+shown, and only a process that is alone among many is named. Stacks show neither the group of a call nor how long it has
+lasted, so nothing here is ever certain.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchctl.diagnosis.waits.standing import Standing, clusters_of, parting
 _MOST_SIDES = 4  # that are shown
 _MOST_NAMES = 4
 _CANNOT_MEET = "these calls cannot meet"
-_SENT_TO = "whom a rank sends to or receives from is not in its stack: the call's arguments or dumps would show it"
+_SENT_TO = "a stack does not show the other end of a send or recv: the call's arguments or dumps would show it"
 
 
 @dataclass(slots=True)
@@ -34,8 +34,8 @@ def from_stacks(standings: Sequence[Standing], *, live: bool) -> FromStacks:
     """Return what the stacks of a job without recorded entries show.
 
     Args:
-        live: two looks at running workers, whose own code changes from look to look: then only those count as waiting
-            that are in a call of torch.distributed.
+        live: the stacks come from two looks at running workers, whose own code changes between looks, so only processes
+            in a torch.distributed call count as waiting.
     """
     if len(standings) < 2:
         return FromStacks()
@@ -55,7 +55,7 @@ def _may_wait(one: Standing, live: bool) -> bool:
 
 
 def _are_few(most: list[Standing], rest: list[Standing], sides: Sequence[list[Standing]]) -> bool:
-    """Whether those elsewhere are so few that they stand out: one, or a quarter in one place, in no send or recv."""
+    """Whether those elsewhere are few enough to stand out: one, or a quarter in one place; none in a send or recv."""
     if any(one.activity.is_p2p for one in rest):
         return False
     if len(rest) == 1:
@@ -65,7 +65,7 @@ def _are_few(most: list[Standing], rest: list[Standing], sides: Sequence[list[St
 
 
 def _in_calls(sides: Sequence[list[Standing]], most: list[Standing], rest: list[Standing], live: bool) -> FromStacks:
-    """Return what is known of processes that are all in torch.distributed, in different calls."""
+    """Return what is known about processes that are all in torch.distributed, in different calls."""
     p2p = any(one.activity.is_p2p for side in sides for one in side)
     if len(rest) == 1 and len(most) > 1 and not p2p:
         kind: Kind = "op_mismatch" if rest[0].activity.call != most[0].activity.call else "stack_outlier"
@@ -80,7 +80,7 @@ def _in_calls(sides: Sequence[list[Standing]], most: list[Standing], rest: list[
 
 
 def _elsewhere(kind: Kind, most: list[Standing], rest: list[Standing], live: bool) -> Finding:
-    """Return the finding about few processes that are elsewhere while the others are in one place."""
+    """Return the finding about the few processes that are elsewhere while the others are in one place."""
     first, other = rest[0], most[0]
     summary = f"{who(rest)} {_is(rest)} in {first.what}, while {who(most)} {_is(most)} in {other.what}"
     if kind == "op_mismatch":
@@ -114,7 +114,7 @@ def _elsewhere(kind: Kind, most: list[Standing], rest: list[Standing], live: boo
 
 
 def elsewhere_too(finding: Finding, standings: Sequence[Standing]) -> list[str]:
-    """Return which processes without a rank are elsewhere, where they are as many as those that a finding names."""
+    """Return which processes without a rank are elsewhere, if a finding names as many ranks as there are of them."""
     nameless = [one for one in standings if one.process is not None]
     if not finding.culprit_ranks or any(one.rank in finding.culprit_ranks for one in standings):
         return []
@@ -129,7 +129,7 @@ def elsewhere_too(finding: Finding, standings: Sequence[Standing]) -> list[str]:
 
 
 def _all_alike(side: list[Standing]) -> str:
-    """Return what can be said of processes that are all in one place."""
+    """Return what can be said about processes that are all in one place."""
     one = side[0]
     if one.activity.is_p2p:
         return f"all {len(side)} stacks are in {one.what}: none of these is elsewhere, and {_SENT_TO}"
@@ -139,13 +139,13 @@ def _all_alike(side: list[Standing]) -> str:
             " device, the network, or a rank whose stack is not among them"
         )
     return (
-        f"all {len(side)} stacks are in {one.what}, which is no call of torch.distributed: a second set of stacks would"
+        f"all {len(side)} stacks are in {one.what}, which is not a torch.distributed call: a second set of stacks would"
         " show whether they move"
     )
 
 
 def _sides(sides: Sequence[list[Standing]]) -> str:
-    """Return who is where; of many places the largest and how many more there are."""
+    """Return who is where: the largest places, and how many more there are."""
     said = [f"{who(side)} {_is(side)} in {side[0].what}" for side in sides[:_MOST_SIDES]]
     left = [one for side in sides[_MOST_SIDES:] for one in side]
     if left:
@@ -154,11 +154,11 @@ def _sides(sides: Sequence[list[Standing]]) -> str:
 
 
 def _parting(standings: Sequence[Standing]) -> list[str]:
-    """Return below which call of theirs the stacks part."""
+    """Return the call below which the stacks diverge."""
     frame = parting(standings)
     if frame is None:
         return []
-    return [f"the stacks part below {frame.bare}, {frame.file}:{frame.line}"]
+    return [f"the stacks diverge below {frame.bare}, {frame.file}:{frame.line}"]
 
 
 def who(standings: Sequence[Standing]) -> str:

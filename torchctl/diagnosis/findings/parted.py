@@ -1,9 +1,9 @@
-"""Findings in which either side may be wrong, decided by whose path has left that of its sisters.
+"""Decide findings in which either side may be wrong, by which rank's path has diverged from its sisters'.
 
-How this works. Of two ranks that wait for each other, or of one that waits for all the others, a single group does not
-tell who is wrong. Sister groups and the lines of the user's code do: the first place at which one rank does not do what
-most ranks of the same program do is where the paths parted. Where exactly one of those involved has left the path, it
-is named, with both lines; where none has, or several have, the finding stays as it is.
+How this works. If two ranks wait for each other, or one waits for all the others, a single group does not show who is
+wrong. Sister groups and the lines of the user's code do: the paths diverge at the first place where one rank does not
+do what most ranks of the same program do. If exactly one of the ranks involved has left the path, it is named, with
+both lines; if none has, or several have, the finding stays as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_INVOLVED = 32
 
 
 def decide(court: Court, findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings, with one rank named in those that could not tell which side is wrong."""
+    """Return the findings, with one rank named in those that left open which side is wrong."""
     decided: list[Finding] = []
     for finding in findings:
         one = _decided(court, finding) if _is_open(finding) else None
@@ -34,7 +34,7 @@ def decide(court: Court, findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _is_open(finding: Finding) -> bool:
-    """Whether the other side of a finding may be wrong as well."""
+    """Whether the other side of a finding may be the wrong one."""
     if finding.kind not in _DECIDABLE:
         return False
     if finding.kind == "order_cycle" or not finding.culprit_ranks:
@@ -46,7 +46,7 @@ def _is_open(finding: Finding) -> bool:
 
 
 def _decided(court: Court, finding: Finding) -> Finding | None:
-    """Return the finding about the one rank that has left the path, None where there is not one."""
+    """Return the finding about the one rank that has left the path; None unless exactly one has."""
     members = finding.group.ranks if finding.group is not None else ()
     close = list(dict.fromkeys([*finding.culprit_ranks, *members]))
     involved = list(dict.fromkeys([*close, *finding.waiting_ranks]))[:_MAX_INVOLVED]
@@ -80,7 +80,7 @@ def _decided(court: Court, finding: Finding) -> Finding | None:
 
 
 def _in_group(court: Court, finding: Finding) -> dict[int, Departure]:
-    """Return whose calls in the finding's group alone part from those of the other members."""
+    """Return, by rank, where members' calls within the finding's group diverge from those of the other members."""
     name = finding.group
     numbers = [
         number for number, group in enumerate(court.trace.groups)
@@ -93,7 +93,7 @@ def _in_group(court: Court, finding: Finding) -> dict[int, Departure]:
 
 
 def _counted(court: Court, finding: Finding, close: Sequence[int]) -> Finding | None:
-    """Return the finding about the one rank of a circle that counts otherwise than its sisters; None without one."""
+    """Return the finding about the one rank of a circle whose counts differ from its sisters', or None."""
     if finding.kind != "order_cycle":
         return None
     odd = odd_one(court.trace, [*close, *finding.waiting_ranks])
@@ -125,13 +125,13 @@ def _counted(court: Court, finding: Finding, close: Sequence[int]) -> Finding | 
 
 
 def _counts(court: Court, finding: Finding, place: Departure) -> bool:
-    """Whether a departure says who is wrong: another call at one place does where that is what ranks disagree on."""
+    """Whether a departure shows who is wrong; a single different call does only if it is what ranks disagree on."""
     if place.how != "another" or (place.last and finding.kind == "order_cycle"):
         return True
     collective = finding.collective
     outside = set(place.sisters) - set(finding.group.ranks if finding.group is not None else ())
     return (
-        len(outside) > 1  # inside of the group the majority has been asked already
+        len(outside) > 1  # within the group, the majority was considered already
         and finding.kind.endswith("_mismatch")
         and collective is not None
         and collective.seq_id == int(court.trace.seq[place.row])
@@ -141,7 +141,7 @@ def _counts(court: Court, finding: Finding, place: Departure) -> bool:
 
 
 def _says(court: Court, place: Departure) -> str:
-    """Return in words what a rank does that its sisters do not do."""
+    """Return in words what a rank does that its sisters do not."""
     who, others = f"rank {place.rank}", ranks_of(place.sisters)
     own, theirs = _call(court, place.row), _call(court, place.others)
     if place.how == "extra":
@@ -160,10 +160,10 @@ def _call(court: Court, row: int) -> str:
 
 
 def _lines(court: Court, place: Departure) -> list[str]:
-    """Return what both sides do where their paths part."""
+    """Return what both sides do where their paths diverge."""
     found = []
     for who, row in ((f"rank {place.rank}", place.row), (ranks_of(place.sisters), place.others)):
         frame = court.frame(row)
         at = f" at {frame.filename}:{frame.line} ({frame.name})" if frame is not None else ""
         found.append(f"{who}: {_call(court, row)}{at}")
-    return [f"the paths part here: {found[0]}", found[1]]
+    return [f"the paths diverge here: {found[0]}", found[1]]

@@ -1,4 +1,4 @@
-"""Ranks that are in one broadcast, scatter, gather or reduce with different roots: it ends for no one who needs it."""
+"""Ranks that are in one broadcast, scatter, gather or reduce with different roots, so that it cannot finish for all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def roots_differ(court: Court, node: Node, ranks: Sequence[int]) -> Finding | No
     """Return the finding about ranks that are in the same call of one group with different roots; None if none are.
 
     Args:
-        node: the operation that others wait in, or that these are in themselves.
+        node: the operation that others wait in, or that these ranks are in.
     """
     sides: dict[int, list[int]] = defaultdict(list)
     calls = set()
@@ -39,7 +39,7 @@ def roots_differ(court: Court, node: Node, ranks: Sequence[int]) -> Finding | No
     few = sorted(rank for _, side in ordered[1:] for rank in side)
     decided = len(ordered[0][1]) > len(ordered[1][1]) + len(members - shown)
     culprits = tuple(few) if decided else ()
-    said = [f"{ranks_of(side)} {verb(side, 'takes', 'take')} rank {root} for the root" for root, side in ordered]
+    said = [f"{ranks_of(side)} {verb(side, 'uses', 'use')} rank {root} as the root" for root, side in ordered]
     collective, group = court.collective(node)
     waiting = tuple(sorted({*court.waiting([node], culprits), *shown} - set(culprits)))
     summary = f"different roots in {call}: {joined(said[:4])}"

@@ -1,11 +1,11 @@
-"""A rank that keeps a moving job waiting: it is regularly the last to enter, by a time that counts.
+"""A rank that slows down a moving job: it is regularly the last to enter, by a significant time.
 
-How this works. Clocks of hosts differ, so a rank's clock is first set right by the completion times of collectives
-that all its group finished, which are one moment. A watchdog sees that moment when it next looks, up to 100 ms later,
-and always about as late on one rank, so clocks are set right no better than that. Then each rank's lateness in an
-operation is how long after the second to last it came. A rank that could not come sooner, because it was held in
-another group, is no straggler: only operations before which it was free as early as the others count, and of a rank
-that uses gloo's send and recv, which leave no entry, that is never known.
+How this works. Hosts' clocks differ, so each rank's clock is first corrected by the completion times of collectives
+that its whole group finished, which are the same moment. A watchdog sees that moment when it next polls, up to 100 ms
+later, with about the same delay each time on one rank, so the correction is no better than that. A rank's lateness in
+an operation is how long after the second to last rank it entered. A rank that could not enter sooner, because it was
+held in another group, is not a straggler: only operations before which it was free as early as the others count. For a
+rank that uses gloo's send and recv, which leave no entry, that is never known.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Floats, Ints
 
 _LEAST = 8  # operations of one group before anything is called regular
-_SHARE = 0.75  # of them in which the same rank came last
-_LEAST_MS = 2.0  # below that, it is the noise of clocks and schedulers
-_LOOK_MS = 100.0  # between two looks of NCCL's watchdog; what is set right by what they see is no better
+_SHARE = 0.75  # of the operations, in which the same rank was last
+_LEAST_MS = 2.0  # below this it is noise from clocks and schedulers
+_LOOK_MS = 100.0  # between two polls of NCCL's watchdog; clocks corrected by it are no better
 _PART = 0.1  # of the time from one operation to the next
 _MAX_INSTANCES = 2000  # of one group; the newest
 
@@ -43,10 +43,10 @@ class Straggler:
 
 
 def find_straggler(trace: Trace, one_clock: bool) -> Straggler | None:
-    """Return the rank that costs the job most, None if none is regularly late.
+    """Return the rank that costs the job the most time, or None if none is regularly late.
 
     Args:
-        one_clock: all ranks are known to run on one host, so that their clocks need no setting right.
+        one_clock: all ranks are known to run on one host, so their clocks need no correction.
     """
     if not len(trace):
         return None
@@ -69,7 +69,7 @@ def find_straggler(trace: Trace, one_clock: bool) -> Straggler | None:
 
 
 def _free_since(trace: Trace) -> Ints:
-    """Return when the row before each row of one rank was done: where that is not known, when its last rank came."""
+    """Return when the rank's row before each row was done, or, if unknown, when the last rank entered that one."""
     free = np.full(len(trace), NO_TIME)
     known = trace.completed_ns.copy()
     rows = np.flatnonzero(collectives(trace) & (known == NO_TIME))
@@ -108,11 +108,11 @@ def _of_group(trace: Trace, rows: Ints, one_clock: bool, free: Ints) -> Straggle
     late = ordered[:, -1] - ordered[:, -2]
     rank_at = int(np.bincount(last, minlength=members).argmax())
     mine = last == rank_at
-    # The cheap questions first: in nearly every group they are the last ones.
+    # Cheap checks first: they rule out nearly every group.
     least_ms = _LEAST_MS if one_clock else _LOOK_MS
     if mine.sum() < max(_LEAST, _SHARE * len(whole)) or float(np.median(late[mine])) < least_ms:
         return None
-    # How long the one that came last had been free, against the others': held up elsewhere is not slow.
+    # How long the last rank had been free, compared with the others: a rank held up elsewhere is not slow.
     since = free[table]
     held = np.where(since != NO_TIME, (trace.created_ns[table] - since) / 1e6, np.nan)
     own = held[:, rank_at]

@@ -1,4 +1,4 @@
-"""Operations that all have entered and no one leaves: no rank's fault."""
+"""Operations that all ranks have entered and none leaves: no rank's fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchctl.flightrec.table.trace import State
 
 
 def stuck(court: Court, node: Node) -> Finding | Unclear:
-    """Return the finding about an operation that waits for nothing, unless a member may be missing unseen."""
+    """Return the finding about an operation that waits for nothing, unless an unseen member may be missing."""
     op = court.waits.open.ops[node.number]
     collective, group = court.collective(node)
     candidates = next((ranks for one, ranks in court.waits.ambiguous if one is op), None)
@@ -41,7 +41,7 @@ def stuck(court: Court, node: Node) -> Finding | Unclear:
 
 
 def nobody_left(court: Court, node: Node) -> Unclear:
-    """Say that all are in an operation that leaves no entry, so that no one differs from the rest."""
+    """Return that all ranks are in an operation that leaves no entry, so none differs from the rest."""
     hidden = court.waits.hidden[node.number]
     if hidden.remote:
         return Unclear(

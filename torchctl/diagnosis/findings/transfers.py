@@ -1,4 +1,4 @@
-"""A send and its recv that are both recorded, and do not end: their sizes, or what is between them."""
+"""A send and its recv that are both recorded and do not finish: their sizes differ, or something between them fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchctl.flightrec.table.trace import State
 
 
 def both_in(court: Court, node: Node) -> Finding | Unclear | None:
-    """Return the finding about two ends that wait for nothing else; None for the end that its other end speaks for."""
+    """Return the finding about two ends that wait for nothing else; None if the other end's node reports it."""
     pair = court.waits.open.pairs[node.number]
     if pair.other is None:
         return Unclear("a send and its recv are both recorded and not done; they may be in flight")
@@ -45,7 +45,7 @@ def both_in(court: Court, node: Node) -> Finding | Unclear | None:
 
 
 def _stands(court: Court, rows: list[int]) -> bool:
-    """Whether both ends are known to stand, and not to be in flight."""
+    """Whether both ends are known to be stuck rather than in flight."""
     proofs = court.proofs
     if proofs.compared or proofs.given_up(rows) or proofs.ages.long_for_all(rows) or proofs.ages.timed_out(rows):
         return True

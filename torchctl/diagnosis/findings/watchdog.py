@@ -1,9 +1,9 @@
-"""What ranks' logs prove where there is no dump: who was in what when a watchdog gave up, and who says nothing.
+"""What ranks' logs prove if there is no dump: who was in what when a watchdog gave up, and whose log says nothing.
 
-How this works. Each member of a group waits for the others in the same collective, and each one's watchdog says so
-after the timeout. A rank of the default group that has a log and says nothing was not in that collective. Of ranks that
-were in different ones, or in one of different sizes, those that differ from most are named; a tie names no one. The
-names of sizes are those of the library, so collectives whose sizes differ by design are not compared.
+How this works. Each member of a group waits for the others in the same collective, and its watchdog logs that after the
+timeout. A rank of the default group whose log says nothing was not in that collective. If ranks were in different
+collectives, or in one with different sizes, those that differ from the majority are named; a tie names none. Sizes are
+compared as the library logs them, so collectives whose sizes differ by design are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchctl.diagnosis.model import Collective, Confidence, Finding, GroupName,
 from torchctl.text import duration
 
 _DEFAULT = ("default_pg", "0")
-_SILENT = "have a log that says nothing of a timeout"
+_SILENT = "have a log that does not mention a timeout"
 _UNEVEN = ("alltoall", "all_to_all", "scatter", "gather", "send", "recv", "coalesced", "reduce_scatter")
 _EVEN = ("allgather", "_allgather_base", "reduce_scatter", "_reduce_scatter_base")
 
@@ -36,21 +36,20 @@ def from_logs(logs: LogFacts) -> tuple[list[Finding], list[str]]:
     if logs.stuck:
         ranks = sorted(logs.stuck)
         unknown.append(
-            f"the {verb(ranks, 'watchdog', 'watchdogs')} of {ranks_of(ranks)} did not get on for"
-            f" {duration(max(logs.stuck.values()))}: a call of CUDA's or NCCL's hangs there, or the interpreter lock is"
-            " held"
+            f"the {verb(ranks, 'watchdog', 'watchdogs')} of {ranks_of(ranks)} made no progress for"
+            f" {duration(max(logs.stuck.values()))}: a CUDA or NCCL call hangs there, or the interpreter lock is held"
         )
     if not findings and not logs.caught and logs.status:
         ranks = sorted({rank for rank, _ in logs.status})
         unknown.append(
-            f"the {verb(ranks, 'log', 'logs')} of {ranks_of(ranks)} {verb(ranks, 'passes', 'pass')} on that another"
-            " rank timed out: its own log says in what"
+            f"the {verb(ranks, 'log', 'logs')} of {ranks_of(ranks)} only {verb(ranks, 'reports', 'report')} that"
+            " another rank timed out: that rank's own log shows in which operation"
         )
     return findings, unknown
 
 
 def _different_calls(signatures: Mapping[int, Signature]) -> tuple[list[Finding], list[str]]:
-    """Return who was calling something else when the ranks' calls were compared."""
+    """Return which ranks made a different call when the ranks' calls were compared."""
     checks: tuple[tuple[Kind, str], ...] = (
         ("op_mismatch", "op"),
         ("shape_mismatch", "shape"),
@@ -70,13 +69,13 @@ def _barrier(logs: LogFacts) -> Finding:
     ranks = tuple(sorted(logs.barrier))
     summary = f"{ranks_of(ranks)} never entered monitored_barrier, by the log of the rank that checked"
     waiting = tuple(sorted(logs.ranks - logs.barrier))
-    evidence = ["the others' logs only pass on that it failed"] if len(waiting) > 1 else []
+    evidence = ["the others' logs only report that it failed"] if len(waiting) > 1 else []
     made = Collective("monitored_barrier", None, False, (), (), "")
     return Finding("not_entered", "likely", summary, ranks, waiting, None, made, None, evidence)
 
 
 def _of_group(logs: LogFacts, group: str, caught: Sequence[Caught]) -> list[Finding | str]:
-    """Return what the watchdogs of one group's members have caught."""
+    """Return what the timeouts of one group's members prove, and what they leave open, in words."""
     seq = min(one.seq for one in caught)
     there = [one for one in caught if one.seq == seq]
     beyond = sorted({one.rank for one in caught} - {one.rank for one in there})
@@ -95,31 +94,31 @@ def _of_group(logs: LogFacts, group: str, caught: Sequence[Caught]) -> list[Find
     if missing and not (beyond and reason == _SILENT):
         has = reason.replace("have", verb(missing, "has", "have"), 1)
         summary = f"{ranks_of(missing)} never entered {where}; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')}"
-        evidence = [f"the watchdogs of {ranks_of(waiting)} gave up {made.op}, {there[0].sizes}"]
+        evidence = [f"the watchdogs of {ranks_of(waiting)} gave up on {made.op}, {there[0].sizes}"]
         evidence.append(f"{ranks_of(missing)} {has}")
-        # A line of an older torch names no group: a silent rank may be no member.
+        # Older versions of torch log no group, so a silent rank may not be a member.
         sure: Confidence = "likely" if group and len(missing) < len(waiting) else "possible"
         return [Finding("not_entered", sure, summary, tuple(missing), tuple(waiting), named, made, None, evidence)]
     if beyond:
         return [
-            f"the watchdogs of {ranks_of([one.rank for one in there])} gave up {where}, and those of"
-            f" {ranks_of(beyond)} a later one: dumps would show where they parted"
+            f"the watchdogs of {ranks_of([one.rank for one in there])} gave up on {where}, and those of"
+            f" {ranks_of(beyond)} on a later one: dumps would show where they diverged"
         ]
     return [
-        f"the {verb(waiting, 'watchdog', 'watchdogs')} of {ranks_of(waiting)} gave up {where}, and no log says which"
+        f"the {verb(waiting, 'watchdog', 'watchdogs')} of {ranks_of(waiting)} gave up on {where}, and no log says which"
         " member was not in it: the logs or dumps of the group's other members would, or the network is at fault"
     ]
 
 
 def _missing(logs: LogFacts, group: str, seq: int, waiting: Sequence[int]) -> tuple[list[int], str]:
-    """Return who was not in what others gave up, as far as logs show it, and what shows it."""
+    """Return the ranks that, by the logs, were not in what others gave up on, and what shows it."""
     behind = {
         rank
         for (rank, name), (enqueued, _) in logs.status.items()
         if name == group and enqueued < seq and rank not in waiting
     }
     if behind:
-        return sorted(behind), "have enqueued nothing as late"
+        return sorted(behind), "have enqueued nothing that late"
     silent = logs.ranks - {one.rank for one in logs.caught.values()}
     most = len(waiting) if group in _DEFAULT else 0 if group else len(waiting) // 4
     return (sorted(silent), _SILENT) if len(silent) <= most else ([], "")
@@ -133,7 +132,7 @@ def _mismatch(
     group: GroupName | None,
     beyond: Sequence[int] = (),
 ) -> Finding:
-    """Return the finding about ranks that were not in the same call, the smaller sides named if one is larger."""
+    """Return the finding about ranks in different calls; it names the smaller sides if one side is larger."""
     everyone = sorted({*said, *beyond})
     tie = bool(beyond) or len(sides[0]) == len(sides[1])
     culprits = () if tie else tuple(sorted(rank for side in sides[1:] for rank in side))
@@ -153,7 +152,7 @@ def _mismatch(
 
 
 def _is_even(op: str) -> bool:
-    """Whether all members of a collective have the same sizes by its own rule."""
+    """Whether a collective requires the same sizes on all members."""
     return op in _EVEN or not any(word in op for word in _UNEVEN)
 
 

@@ -1,4 +1,4 @@
-"""Facts of a diagnosis in words."""
+"""Words for the facts of a diagnosis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_DESCRIPTION = ("", "undefined")
 
 
 def ranks_of(ranks: Sequence[int]) -> str:
-    """Return "rank 3" or "ranks 0-2,4"; of many scattered ranks the first alone, and how many they are."""
+    """Return "rank 3" or "ranks 0-2,4"; for many scattered ranks, only the first and how many there are."""
     return f"rank{'s' * (len(ranks) != 1)} {few_ranks(ranks)}"
 
 
