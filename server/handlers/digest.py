@@ -36,7 +36,7 @@ def fr_digest(request: Request, response: Response) -> None:
     wanted = request.get_param("recorder") or NCCL_RECORDER
     if wanted not in _BINDINGS:
         raise Refusal(400, f"recorder must be 'nccl' or 'generic', not {wanted!r}")
-    import pickle  # late: torch has already loaded it
+    import pickle  # late: once torch is loaded, so is this
 
     dump, recorder = traces.recorder_of(_BINDINGS[wanted])
     content = traces.EMPTY

@@ -39,7 +39,7 @@ def torch_profile(request: Request, response: Response) -> None:
             config = profiler._ExperimentalConfig()
         with profiler.profile(record_shapes=True, experimental_config=config) as profile:
             _ending.wait(duration_s)
-        import tempfile  # late: torch has already loaded it
+        import tempfile  # late: once torch is loaded, so is this
 
         with tempfile.NamedTemporaryFile(prefix="torchctl-profile-", suffix=".json") as file:
             profile.export_chrome_trace(file.name)

@@ -1,8 +1,8 @@
-"""The flight recorders of torch: NCCL's and the generic one, as pickle and JSON; wait counters.
+"""torch's flight recorders, NCCL's and the generic one, as pickle and JSON; and its wait counters.
 
 Names, parameters and refusals follow torch's C++ handlers; the bytes are torch's own, untouched. torch's
 handlers for the NCCL recorder cannot be called from Python, so these call torch's bindings. A process that has not
-loaded torch has recorded nothing, and says so with an empty trace; it is never made to load it.
+loaded torch has recorded nothing and answers with an empty trace; we never make it load torch.
 
 Source: torch/csrc/distributed/c10d/FlightRecorder.hpp and init.cpp (torch 2.13).
 """
@@ -18,12 +18,12 @@ from torchctl.server.handlers.parameters import booleans, check_names
 from torchctl.server.refusal import Refusal
 from torchctl.server.request import Request, Response
 
-# What torch's recorder answers before anything was recorded.
+# What torch's recorder returns before it has recorded anything.
 EMPTY: dict[str, Any] = {"version": "2.10", "pg_config": {}, "pg_status": {}, "comm_lib_version": "", "entries": []}
 
 
 def dump_nccl_trace_pickle(request: Request, response: Response) -> None:
-    """Answer the NCCL recorder's entries, pickled; without NCCL the generic recorder's.
+    """Answer with the NCCL recorder's entries, pickled; without NCCL, with the generic recorder's.
 
     Parameters: includecollectives, includestacktraces (default true), onlyactive (default false).
     """
@@ -31,12 +31,12 @@ def dump_nccl_trace_pickle(request: Request, response: Response) -> None:
 
 
 def fr_trace_pickle(request: Request, response: Response) -> None:
-    """Answer the generic recorder's entries (gloo and others), pickled; parameters as above."""
+    """Answer with the generic recorder's entries (gloo and others), pickled; parameters as above."""
     _pickle(request, response, "_dump_fr_trace")
 
 
 def dump_nccl_trace_json(request: Request, response: Response) -> None:
-    """Answer the NCCL recorder's entries as JSON, without stacks; without NCCL the generic recorder's.
+    """Answer with the NCCL recorder's entries as JSON, without stacks; without NCCL, with the generic recorder's.
 
     Parameters: includecollectives (default true), onlyactive (default false).
     """
@@ -44,12 +44,12 @@ def dump_nccl_trace_json(request: Request, response: Response) -> None:
 
 
 def fr_trace_json(request: Request, response: Response) -> None:
-    """Answer the generic recorder's entries as JSON; parameters as dump_nccl_trace_json."""
+    """Answer with the generic recorder's entries as JSON; parameters as for dump_nccl_trace_json."""
     _json(request, response, "_dump_fr_trace_json")
 
 
 def wait_counter_values(request: Request, response: Response) -> None:
-    """Answer torch's wait counters as JSON; none before torch is loaded."""
+    """Answer with torch's wait counters as JSON; empty if torch is not loaded."""
     check_names(request)
     if c10d() is None:
         response.set_content("{}", "application/json")
@@ -64,7 +64,7 @@ def _pickle(request: Request, response: Response, binding: str) -> None:
     chosen = booleans(request, includecollectives=True, includestacktraces=True, onlyactive=False)
     dump, recorder = recorder_of(binding)
     if dump is None:
-        import pickle  # late: where torch is loaded it is there already
+        import pickle  # late: once torch is loaded, so is this
 
         content = pickle.dumps(EMPTY, protocol=2)
     else:
@@ -92,9 +92,9 @@ def answer(response: Response, content: bytes, content_type: str, recorder: str)
 
 
 def recorder_of(binding: str) -> tuple[Any, str]:
-    """Return torch's function and the recorder's name: the generic one where this build has no NCCL.
+    """Return torch's function and the recorder's name: the generic one if this build has no NCCL.
 
-    The function is None, and the name "none", while torch is not loaded.
+    If torch is not loaded, the function is None and the name is "none".
     """
     bindings = c10d()
     if bindings is None:

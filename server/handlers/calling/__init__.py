@@ -1,1 +1,1 @@
-"""What each thread of this process is calling: frames, variables and bytecode of other threads, read and left alone."""
+"""What each thread of this process is calling: other threads' frames, variables and bytecode, read but not touched."""

@@ -1,8 +1,8 @@
-"""The functions of torch.distributed that a thread is in, and what they were given.
+"""The torch.distributed functions that a thread is in, and their arguments.
 
-How this works: a frame counts by its file. Of its variables those are read that have the names of arguments in
-torch.distributed, and only values of exactly the types that such an argument has are written down; any other is passed
-over. Some names mean something else in other modules of it, so the texts are read in the modules that have keys.
+How this works: we select frames by their file. We read only variables that have the names of torch.distributed's
+arguments, and report only values of exactly the types that such an argument has; others are ignored. Some names mean
+something else in other modules of torch.distributed, so we read strings only in the modules that have keys.
 
 Source: torch/distributed/distributed_c10d.py, rpc/api.py and elastic/utils/store.py (torch 2.13) for the names.
 """
@@ -20,7 +20,7 @@ from torchctl.server.handlers.calling.objects import Kinds, is_list, tensors_of,
 from torchctl.server.handlers.calling.variables import MISSING, variable
 
 _FOLDER = "torch/distributed/"
-# Not what the job calls: the launcher, debug servers and their like.
+# Not called by the job: the launcher, debug servers and the like.
 _SERVICES = ("elastic/agent", "elastic/multiprocessing", "debug/", "launcher/", "_tools/", "run.py", "c10d_logger.py")
 _WRAPPERS = frozenset({"wrapper", "_wrapper", "wrapped", "<lambda>"})
 _GROUPS = ("group", "process_group", "pg")
@@ -42,12 +42,12 @@ _FILES_WITH_KEYS = (_C10D_FILE, "elastic/utils/store.py", "rendezvous.py")
 _MAX_RANKS = 65_536
 
 Put = Callable[[dict[str, Any], str, Any], None]
-# Of a code's names: where in torch.distributed it is, "" for elsewhere; by file, since a job has few.
+# By file name: its path in torch.distributed, "" for any other file.
 _inside: dict[str, str] = {}
 
 
 def inside(file: str) -> str:
-    """Return a file's path within torch.distributed, "" for any other file and for what serves us or the launcher."""
+    """Return a file's path within torch.distributed, or "" for any other file, the launcher and debug servers."""
     known = _inside.get(file)
     if known is None:
         _, found, rest = file.replace("\\", "/").rpartition(_FOLDER)
@@ -58,7 +58,7 @@ def inside(file: str) -> str:
 
 
 class Arguments:
-    """Reads frames; made for one pass, in which torch's types and groups stay what they are."""
+    """Reads frames; used for one pass, during which torch's types and groups do not change."""
 
     def __init__(self, kinds: Kinds, groups: Groups) -> None:
         self._kinds, self._groups = kinds, groups
@@ -71,7 +71,7 @@ class Arguments:
         self._worker_class = getattr(rpc, "WorkerInfo", None)
 
     def call(self, frame: FrameType, depth: int) -> dict[str, Any] | None:
-        """Return what a frame of torch.distributed is called with; None for any other frame, and for wrappers."""
+        """Return the arguments of a torch.distributed frame, or None for any other frame and for wrappers."""
         code = frame.f_code
         where = inside(code.co_filename)
         if not where or code.co_name in _WRAPPERS:
@@ -79,7 +79,7 @@ class Arguments:
         found: dict[str, Any] = {"function": code.co_name, "depth": depth, "line": frame.f_lineno or 0, "group": None}
         for name in _names(code, where):
             value = variable(frame, name)
-            # None stands for the default group in the functions of that file; elsewhere it may mean anything.
+            # None means the default group in that file's functions; elsewhere it may mean anything.
             if value is not MISSING and (value is not None or (name == "group" and where == _C10D_FILE)):
                 self._put(found, name, value)
         for name in ("src", "dst"):
@@ -89,7 +89,7 @@ class Arguments:
         return found
 
     def _put(self, found: dict[str, Any], name: str, value: Any) -> None:
-        """Write a value down under an argument's name, if it is one of the argument's types."""
+        """Add a value under an argument's name, if it has one of the argument's types."""
         if name in _GROUPS:
             known = self._group(value)
             found["group"] = known if known is not None else found["group"]
@@ -156,6 +156,6 @@ _READ = frozenset({*_GROUPS, *NUMBERS, *_TENSORS, "async_op", "op", "ranks", "p2
 
 
 def _names(code: CodeType, where: str) -> list[str]:
-    """Return which of a function's variables are worth reading."""
+    """Return the names of a function's variables that are worth reading."""
     texts = _KEYS if where.startswith(_FILES_WITH_KEYS) else {"to"} if where.startswith("rpc/") else frozenset()
     return [name for name in code.co_varnames if name in _READ or name in texts]

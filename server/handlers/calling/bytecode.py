@@ -1,12 +1,12 @@
-"""The call that an instruction makes, read backwards from it: what is called, on what, with what.
+"""The call that an instruction makes, found by reading backwards: what is called, on what, with which arguments.
 
-How this works: a function in C leaves no frame, but the frame that calls it is at an instruction. Before that
-instruction the operands were pushed, each by a load or by an expression; read backwards, the innermost expression comes
-first. So the callee is found without the source, which need not be on this host. Expressions that jump (`a if b else
-c`) cannot be read so: then the positions of instructions show the callee, or, in 3.10, that loads and calls of methods
+How this works: a C function leaves no frame, but the frame that calls it is at an instruction. Before that instruction
+the operands were pushed, each by a load or by an expression; reading backwards, the innermost expression comes first.
+So we find the callee without the source, which need not be on this host. Expressions that jump (`a if b else c`) cannot
+be read this way: then we find the callee by the instructions' positions, or in 3.10 because loads and calls of methods
 come in pairs.
 
-Opcodes go by their names, since numbers change with every version. Inline caches are skipped.
+We match opcodes by name, since numbers change with every version. Inline caches are skipped.
 
 Source: CPython's Python/bytecodes.c and Python/compile.c, 3.10 to 3.13.
 """
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from torchctl.server.handlers.calling.variables import slots_of
 
 _OLD = sys.version_info < (3, 11)
-_MAX_STEPS = 200  # instructions of one expression
+_MAX_STEPS = 200  # instructions in one expression
 _LEAVES = {
     "LOAD_FAST": "local",
     "LOAD_FAST_CHECK": "local",
@@ -45,16 +45,16 @@ _BOOLS = ("POP_JUMP_IF_", "POP_JUMP_FORWARD_IF_", "POP_JUMP_BACKWARD_IF_", "JUMP
 
 
 _MAX_KNOWN = 1000
-# By the id of a code: the code itself, which it does not keep alive, and its calls by offset.
+# By the id of a code object: a weak reference to it, and its calls by offset.
 _known: dict[int, tuple[weakref.ref[CodeType], dict[int, CallSite | None]]] = {}
 
 
 class Operand(NamedTuple):
-    """What was pushed.
+    """An operand on the stack.
 
     Attributes:
         kind: "local" or "global" for a variable, "attribute" of the first of `inner`, "list" of `inner`, "constant",
-            "other" for an expression that is not followed further.
+            or "other" for an expression that we do not follow.
         name: of the variable or attribute.
         value: of a constant.
     """
@@ -65,7 +65,7 @@ class Operand(NamedTuple):
     value: Any = None
 
     def text(self) -> str:
-        """Return the expression as in the source; "" for one that is not followed."""
+        """Return the expression as written in the source, or "" for one that we do not follow."""
         if self.kind in ("local", "global"):
             return self.name
         base = self.inner[0].text() if self.kind == "attribute" else ""
@@ -79,9 +79,9 @@ class CallSite(NamedTuple):
     """A call.
 
     Attributes:
-        name: of the function or method; "__enter__" for `with`, "__bool__" for a test of anything.
-        receiver: what the method is of; None for a function that is a plain variable.
-        arguments: by position, those by keyword last; None where they cannot be read.
+        name: of the function or method; "__enter__" for `with`, "__bool__" for a truth test.
+        receiver: the object of a method; None for a function that is a plain variable.
+        arguments: positional ones, then those by keyword; None if they cannot be read.
     """
 
     name: str
@@ -100,9 +100,9 @@ class _Instruction(NamedTuple):
 
 
 def call_at(code: CodeType, offset: int) -> CallSite | None:
-    """Return the call that the instruction at a byte offset makes, None if it makes none, or none that can be read.
+    """Return the call that the instruction at a byte offset makes, or None if it makes none or it cannot be read.
 
-    Threads wait at the same few places, so what was read there is kept as long as the code is.
+    Threads wait at the same few places, so the result is cached as long as the code object lives.
 
     Args:
         offset: a frame's `f_lasti`.
@@ -139,7 +139,7 @@ def _read(code: CodeType, offset: int) -> CallSite | None:
 
 
 class _Backwards:
-    """Reads instructions from an offset to the front."""
+    """Reads instructions backwards from an offset."""
 
     def __init__(self, code: CodeType, offset: int) -> None:
         import dis
@@ -149,7 +149,7 @@ class _Backwards:
         self._pending: _Instruction | None = None  # the first half of an instruction that loads two variables
 
     def next(self) -> _Instruction:
-        """Return the instruction before the last one, inline caches and prefixes left out."""
+        """Return the previous instruction, skipping inline caches and prefixes."""
         if self._pending is not None:
             one, self._pending = self._pending, None
             return one
@@ -207,7 +207,7 @@ class _Backwards:
         return tuple(reversed([self.operand() for _ in range(count)]))
 
     def call(self, one: _Instruction) -> CallSite:
-        """Return the call that `one` makes; its operands are read."""
+        """Return the call that `one` makes, consuming its operands."""
         if one.name in ("CALL_FUNCTION_KW", "CALL_KW"):
             self.operand()  # the names of the arguments by keyword
         arguments = self._several(one.argument)
@@ -247,7 +247,7 @@ def _callee(reader: _Backwards) -> CallSite:
 
 
 def _by_positions(code: CodeType, offset: int) -> int:
-    """Return where a call's callee was pushed: of what begins in the source where the call does, the longest part."""
+    """Return where a call's callee was pushed: the longest part of the call that starts where it does in the source."""
     positions = list(code.co_positions())  # type: ignore[attr-defined]
     line, _, column, end = positions[offset // 2]
     best: tuple[int, int] | None = None
@@ -263,7 +263,7 @@ def _by_positions(code: CodeType, offset: int) -> int:
 
 
 def _by_brackets(code: CodeType, call: _Instruction) -> int:
-    """Return where a method's call in 3.10 has loaded the method: the two are a pair, as brackets are."""
+    """Return where a method call in 3.10 loaded the method: load and call are paired like brackets."""
     import dis
 
     if call.name != "CALL_METHOD":

@@ -1,8 +1,8 @@
-"""The document of what all threads are calling, made in one pass; `torchctl.protocol.calls` says what is in it.
+"""The document of what all threads are calling, made in one pass; `torchctl.protocol.calls` describes its contents.
 
-How this works: the frames of all threads are taken in one step, then read one thread after the other, without letting
-go of the interpreter lock unless it is asked for. Nothing is kept: the frames, which hold their variables, are let go
-of at the end, whatever happens. A thread that has gone on while it was read has no `wait`.
+How this works: we take the frames of all threads in one step, then read one thread after another, without releasing the
+interpreter lock unless another thread requests it. We keep nothing: the frames, which keep their variables alive, are
+always released at the end. A thread that moved on while we read it has no `wait`.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def calls_document() -> dict[str, Any]:
 
 
 def _name(ident: int) -> str:
-    # Not threading.enumerate(): it takes a lock, and a debugger waits for no lock of its patient.
+    # Not threading.enumerate(): it takes a lock, and a debugger must not wait for the target's locks.
     return text_of(attribute(threading._active.get(ident), "_name")) or ""  # type: ignore[attr-defined]
 
 
 def _thread(ident: int, name: str, top: FrameType, main: bool, waits: Waits, arguments: Arguments) -> dict[str, Any]:
     if main:
-        native_id: int | None = os.getpid()  # after a fork Python still has the parent's
+        native_id: int | None = os.getpid()  # after a fork, Python still has the parent's
     else:
         native_id = whole_of(attribute(threading._active.get(ident), "_native_id"))  # type: ignore[attr-defined]
     code = top.f_code
@@ -81,7 +81,7 @@ def _thread(ident: int, name: str, top: FrameType, main: bool, waits: Waits, arg
 
 
 def _calls(top: FrameType, arguments: Arguments) -> list[dict[str, Any]]:
-    """Return a thread's calls of torch.distributed, outermost first; the innermost ones if there are too many."""
+    """Return a thread's calls into torch.distributed, outermost first; if too many, only the innermost ones."""
     found: list[dict[str, Any]] = []
     frame: FrameType | None = top
     depth = 0

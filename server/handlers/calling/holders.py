@@ -1,9 +1,9 @@
-"""Which thread holds a plain lock: one whose frame is inside of a ``with`` over that very lock.
+"""Which thread holds a plain lock: one with a frame inside a ``with`` on that very lock.
 
-How this works: Python does not keep who has taken a `threading.Lock`. But nearly all are taken by ``with``, and the
-bytecode shows inside of which ``with`` blocks an instruction is: from 3.11 by the table of exception handlers, in which
-each block has a handler that begins with its own instruction; in 3.10 by the reach of SETUP_WITH. What the block was
-entered with is then looked up as it is now; only the same object counts.
+How this works: Python does not record who holds a `threading.Lock`. But nearly all locks are taken by ``with``, and the
+bytecode shows which ``with`` blocks an instruction is inside: from 3.11 by the exception table, which has a row for
+each block that starts right after the instruction that enters it; in 3.10 by the range of SETUP_WITH. We then look up
+the object of the ``with`` as it is now; only the same object counts.
 
 Source: CPython's Objects/exception_handling_notes.txt (3.11) for the table.
 """
@@ -19,24 +19,24 @@ from typing import NamedTuple
 
 from torchctl.server.handlers.calling.bytecode import Operand, call_at
 
-_MAX_FRAMES = 5000  # of all threads together
+_MAX_FRAMES = 5000  # for all threads together
 _MAX_KNOWN = 1000
 _ENTER = dis.opmap.get("SETUP_WITH" if sys.version_info < (3, 11) else "BEFORE_WITH")  # None from 3.14
 
 
 class _Block(NamedTuple):
-    """One ``with``: what it was entered with, and the byte offsets of what is inside, the end excluded."""
+    """One ``with``: its object, and the byte offsets of its body, end excluded."""
 
     entered: Operand
     inside: tuple[tuple[int, int], ...]
 
 
-# By the id of a code: the code itself, which it does not keep alive, and its blocks.
+# By the id of a code object: a weak reference to it, and its blocks.
 _known: dict[int, tuple[weakref.ref[CodeType], tuple[_Block, ...]]] = {}
 
 
 def entered_by(frames: dict[int, FrameType]) -> Iterator[tuple[int, FrameType, Operand]]:
-    """Yield each thread's id, and what its frames have entered by ``with`` and not left, innermost first."""
+    """Yield thread id, frame and object of each ``with`` that a thread is inside, innermost first."""
     count = 0
     for ident, top in frames.items():
         frame: FrameType | None = top
@@ -86,7 +86,7 @@ def _offsets(instructions: bytes, wanted: int) -> list[int]:
 
 
 def _inside(handlers: list[tuple[int, int, int]], own: int) -> Iterator[tuple[int, int]]:
-    """Yield what is covered by a handler, or by the handlers of blocks within, which are covered themselves."""
+    """Yield the ranges that a handler covers, and those of handlers that lie inside one of these ranges."""
     pending, seen = [own], set()
     while pending:
         one = pending.pop()
@@ -100,7 +100,7 @@ def _inside(handlers: list[tuple[int, int, int]], own: int) -> Iterator[tuple[in
 
 
 def _handlers(code: CodeType) -> list[tuple[int, int, int]]:
-    """Return the exception table: begin, end and handler as byte offsets."""
+    """Return the exception table as byte offsets: begin, end and handler."""
     table = iter(code.co_exceptiontable)  # type: ignore[attr-defined]
     found = []
 

@@ -1,9 +1,9 @@
-"""What may be said of a foreign object without running a line of its code: of which kind it is, and what is in it.
+"""What can be found out about a foreign object without running any of its code: its kind, and what is in it.
 
-How this works: types are compared by identity, never hashed or asked, for a metaclass may answer. An attribute is
-looked up as the interpreter would, but by hand: in the namespaces of the classes, which no class can hide, and in the
-object's own dict; a property, or anything else that would have to be called, ends it. Of torch's types only the exact
-ones count: a subclass's `shape` may be anybody's code.
+How this works: we compare types by identity and never hash or query them, since a metaclass may answer. We look up an
+attribute as the interpreter would, but by hand: in the namespaces of the classes, which no class can hide, and in the
+object's own dict; a property, or anything else that would have to be called, ends the lookup. Only torch's exact types
+count, not subclasses, whose `shape` may run arbitrary code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchctl.server.guest.loaded import loaded
 from torchctl.server.handlers.calling.variables import MISSING
 
 _C10D = "torch._C._distributed_c10d"
-# Kind -> module -> names of types.
+# Kind -> module -> type names.
 _TABLE: dict[str, dict[str, str]] = {
     "tensor": {"torch": "Tensor", "torch.nn.parameter": "Parameter"},
     "work": {_C10D: "Work"},
@@ -49,7 +49,7 @@ _OWNER = re.compile(r"owner=(-?\d+) ")
 
 
 class Kind(NamedTuple):
-    """Of which kind an object is, and its type's name as people know it: "torch.Tensor"."""
+    """An object's kind, and its type's public name: "torch.Tensor"."""
 
     kind: str
     type: str
@@ -59,11 +59,11 @@ NO_KIND = Kind("", "")
 
 
 class Kinds:
-    """The types that are known in this process now; modules that are not loaded have none."""
+    """The known types that exist in this process now; modules that are not loaded have none."""
 
     def __init__(self) -> None:
         self._by_id: dict[int, Kind] = {}
-        self._held: list[Any] = []  # so that no id is used again
+        self._held: list[Any] = []  # so that no id is reused
         for kind, modules in _TABLE.items():
             for module, names in modules.items():
                 home = loaded(module)
@@ -76,7 +76,7 @@ class Kinds:
                         )
 
     def of(self, value: Any) -> Kind:
-        """Return an object's kind, `NO_KIND` for anything else; of Python's classes subclasses count too."""
+        """Return an object's kind, or `NO_KIND`; subclasses of Python's classes count, those of torch's do not."""
         cls = type(value)
         found = self._by_id.get(id(cls))
         if found is None:
@@ -105,7 +105,7 @@ _PUBLIC_NAMES = {"LockType": "Lock", "_SSLSocket": "SSLSocket", "ForkProcess": "
 
 
 def attribute(value: Any, name: str) -> Any:
-    """Return what an object has under a name, `MISSING` if finding out could run anybody's code, or it has nothing."""
+    """Return an object's attribute, or `MISSING` if it has none or the lookup could run arbitrary code."""
     if type(value) is ModuleType:
         return vars(value).get(name, MISSING)
     in_class = MISSING
@@ -122,7 +122,7 @@ def attribute(value: Any, name: str) -> Any:
         except AttributeError:
             return MISSING
     if in_class is not MISSING and any("__set__" in _namespace(cls) for cls in _mro(type(in_class))):
-        return MISSING  # a property, or what behaves like one
+        return MISSING  # a property, or something that behaves like one
     own = instance.__get__(value) if instance is not None else None
     found = own.get(name, MISSING) if type(own) is dict else MISSING
     if found is not MISSING or in_class is MISSING:
@@ -131,14 +131,14 @@ def attribute(value: Any, name: str) -> Any:
 
 
 def owner_of(lock: Any) -> int | None:
-    """Return the id of the thread that holds a re-entrant lock; None if none does, and for any other object."""
+    """Return the id of the thread that holds a reentrant lock, or None if none does or it is another object."""
     rlock = vars(sys.modules["_thread"])["RLock"]
-    match = _OWNER.search(repr(lock)) if type(lock) is rlock else None  # of C, and with no other object's repr in it
+    match = _OWNER.search(repr(lock)) if type(lock) is rlock else None  # in C, and includes no other object's repr
     return int(match[1]) or None if match else None
 
 
 def tensors_of(kinds: Kinds, value: Any) -> list[list[Any]]:
-    """Return dtype, shape and device of a tensor, or of those in a list of some; nothing for anything else."""
+    """Return dtype, shape and device of a tensor, or of each tensor in a list; empty for anything else."""
     several = value[:MAX_TENSORS] if is_list(value) else [value]
     return [_tensor(one) for one in several if kinds.of(one).kind == "tensor"]
 
@@ -150,20 +150,20 @@ def _tensor(tensor: Any) -> list[Any]:
 
 
 def is_on_host(tensor: Any) -> bool:
-    """Whether a tensor, of exactly torch's type, lies in the host's memory: then no device is waited for."""
+    """Return whether a tensor, of exactly torch's type, is in host memory, so that no device is waited for."""
     return bool(tensor.device.type == "cpu")
 
 
 def is_list(value: Any) -> bool:
-    """Whether it is a plain list or tuple; not by `in`, which would ask the class whether it is equal."""
+    """Return whether it is a plain list or tuple; without `in`, which would ask the class whether it is equal."""
     return type(value) is list or type(value) is tuple
 
 
 def text_of(value: Any) -> str | None:
-    """Return a text, cut; None for anything else."""
+    """Return a string, truncated, or None for anything else."""
     return value[:MAX_TEXT] if type(value) is str else None
 
 
 def whole_of(value: Any) -> int | None:
-    """Return a whole number, None for anything else; a bool is none."""
+    """Return an integer, or None for anything else, including a bool."""
     return value if type(value) is int and -(1 << 62) < value < 1 << 62 else None

@@ -1,11 +1,11 @@
-"""What the kernel says of a thread of this process: its CPU time, and the function that it sleeps in.
+"""What the kernel reports about a thread of this process: its CPU time, and the function that it sleeps in.
 
-How this works: with the interpreter lock taken by a busy trainer, each time that a thread lets go of it costs 5 ms, and
-Python does that for every file operation. The CPU time is read from the thread's clock, which Python does not let go
-for; the wait channel by libc's own calls through `ctypes.PyDLL`, which keep the lock for the microseconds that /proc
-takes. The file is opened, read and closed without the interpreter looking up in between: it hands the lock on after a
-call, but not while a `for` takes the next item. So no Python code of the trainer can close our number and open a file
-of its own under it before we close it. Without ctypes there is no wait channel.
+How this works: if a busy trainer wants the interpreter lock, releasing it costs us 5 ms each time, and Python releases
+it for every file operation. We read the CPU time from the thread's clock, for which Python keeps the lock, and the wait
+channel with libc's calls through `ctypes.PyDLL`, which keep it for the microseconds that /proc takes. The interpreter
+may hand over the lock after a call, but not while a `for` takes the next item, so we open, read and close the file that
+way: no Python code in the trainer can close our descriptor and reuse its number before we close it. Without ctypes
+there is no wait channel.
 
 Source: Linux' include/linux/posix-timers_types.h for the number of a thread's clock; proc_pid_wchan in fs/proc/base.c.
 """
@@ -22,7 +22,7 @@ _MAX_BYTES = 128
 
 
 def cpu_ns(native_id: int) -> int | None:
-    """Return the nanoseconds that a thread has run so far; None if there is none of that id."""
+    """Return the nanoseconds that a thread has run so far, or None if there is no thread with that id."""
     try:
         return time.clock_gettime_ns((~native_id << 3) | _PER_THREAD | _SCHEDULED)
     except (OSError, OverflowError, ValueError):
@@ -30,7 +30,7 @@ def cpu_ns(native_id: int) -> int | None:
 
 
 def wait_channel(native_id: int) -> str:
-    """Return the kernel function in which a thread sleeps; "" where it runs, or the kernel does not say."""
+    """Return the kernel function in which a thread sleeps, or "" if it is running or the kernel does not say."""
     read = _reader()
     name = read(b"/proc/self/task/%d/wchan" % native_id).decode("ascii", "replace") if read is not None else ""
     return "" if name == "0" or not name.isprintable() else name
@@ -38,7 +38,7 @@ def wait_channel(native_id: int) -> str:
 
 @lru_cache(maxsize=1)
 def _reader() -> Callable[[bytes], bytes] | None:
-    """Return what reads the beginning of a small file, b"" where there is none; None without ctypes."""
+    """Return a function that reads the start of a small file (b"" if there is no file), or None without ctypes."""
     try:
         import ctypes
 

@@ -1,20 +1,20 @@
-"""Local variables of a frame that another thread is running, without a trace of the reading.
+"""Local variables of a frame that another thread is running, read without leaving a trace.
 
-How this works. Until Python 3.12 `frame.f_locals` is not for us: it copies all variables into a dict that stays at
+How this works: up to Python 3.12 we cannot use `frame.f_locals`. It copies all variables into a dict that stays with
 the frame, so that each lives on until the frame ends; `locals()` gives the frame's own code the same dict, which we
-would change under its hands; and with `sys.settrace` the interpreter writes that dict back into the variables. So the
-variables are read one by one where they are:
+would change underneath it; and with `sys.settrace` the interpreter writes that dict back into the variables. So we read
+the variables one by one where they are:
 
 - 3.13 and later: `f_locals` is a view that copies and keeps nothing (PEP 667).
 - 3.12: `PyFrame_GetVar`, one call into C.
-- 3.11: the slots of the running frame lie on the thread's stack, and end with the frame. A look that the frame is
-  still there and the reading of the slot are one line of bytecode without a call, in which no thread can take the
+- 3.11: the slots of the running frame are on the thread's stack, and end with the frame. We read the slot and check
+  that the frame is still there in one line of bytecode without a call, during which no thread can take the
   interpreter lock. The frame object that we hold says where its slots are.
 - 3.10: the slots are in the frame object itself, which we hold.
 
-The layouts of 3.10 and 3.11 are checked once, on a frame of our own. Where something is another than expected, or there
-is no `ctypes`, there are no variables to be had. Frames of modules, classes and `exec` are never read: their variables
-may be in a mapping of the user's.
+We check the layouts of 3.10 and 3.11 once, on a frame of our own. If anything differs from what we expect, or there is
+no `ctypes`, no variables can be read. We never read frames of modules, classes and `exec`: their variables may be in a
+mapping that the user provides.
 
 Source: CPython's Include/cpython/frameobject.h (3.10), Include/internal/pycore_frame.h (3.11), Objects/frameobject.c.
 """
@@ -28,18 +28,18 @@ from inspect import CO_NEWLOCALS, CO_OPTIMIZED
 from types import CellType, CodeType, FrameType
 from typing import Any
 
-MISSING: Any = object()  # there is no such variable, or none yet, or it is out of reach
+MISSING: Any = object()  # no such variable, or it has no value yet, or it cannot be read
 
 _FUNCTION = CO_OPTIMIZED | CO_NEWLOCALS
 _POINTER_BYTES = 8
-# Of 3.11: where a frame object has the address of its frame, and that one its code, its object and its slots.
+# 3.11: offset of the frame's address in a frame object, and of code, frame object and slots in the frame.
 _F_FRAME, _F_CODE, _FRAME_OBJECT, _SLOTS = 24, 32, 40, 72
 _BASIC_SIZE_3_11 = 120
 _Read = Callable[[FrameType, str], Any]
 
 
 def variable(frame: FrameType, name: str) -> Any:
-    """Return a variable of a function's frame, `MISSING` where it cannot be had; what a cell holds, not the cell."""
+    """Return a variable of a function's frame, or `MISSING`; for a cell variable its content, not the cell."""
     read = _reader()
     if read is None or frame.f_code.co_flags & _FUNCTION != _FUNCTION:
         return MISSING
@@ -53,14 +53,14 @@ def variable(frame: FrameType, name: str) -> Any:
 
 
 def readable() -> bool:
-    """Whether this interpreter shows variables at all."""
+    """Return whether variables can be read in this interpreter at all."""
     return _reader() is not None
 
 
 def slots_of(code: CodeType) -> tuple[str, ...]:
-    """Return whose value each slot of a frame has, for versions before 3.13; a cell stands for its variable.
+    """Return the variable name of each slot of a frame, for versions before 3.13; a cell counts as its variable.
 
-    From 3.11 a cell that is an argument takes over the argument's slot; in 3.10 that slot stays behind, empty.
+    From 3.11 on, a cell that is an argument takes over the argument's slot; in 3.10 that slot stays, empty.
     """
     if sys.version_info >= (3, 11):
         cells = tuple(name for name in code.co_cellvars if name not in code.co_varnames)
@@ -71,7 +71,7 @@ def slots_of(code: CodeType) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _reader() -> _Read | None:
-    """Return what reads a variable in this interpreter, None where nothing does."""
+    """Return the function that reads a variable in this interpreter, or None if there is no way."""
     if sys.implementation.name != "cpython" or hasattr(sys, "getobjects"):
         return None
     if sys.version_info >= (3, 13):
@@ -94,7 +94,7 @@ def _of_view(frame: FrameType, name: str) -> Any:
 def _by_name() -> _Read:
     import ctypes
 
-    get = ctypes.pythonapi["PyFrame_GetVar"]  # an object of its own: the attribute is shared with others
+    get = ctypes.pythonapi["PyFrame_GetVar"]  # a separate object: the attribute would be shared with other users
     get.argtypes, get.restype = [ctypes.py_object, ctypes.py_object], ctypes.py_object
 
     def read(frame: FrameType, name: str) -> Any:
@@ -119,7 +119,7 @@ def _of_running_frame() -> _Read | None:
             home = address_of(id(frame) + _F_FRAME)
             address = home.value
             slot = object_at((address or 0) + _SLOTS + _POINTER_BYTES * index)
-            # A frame that ends moves into its object, and `home` says so. One line, and no call in it: see above.
+            # A frame that ends moves into its object, and `home` shows it. One line without a call: see above.
             return slot.value if home.value == address else MISSING
         except ValueError:  # no such variable, or it has no value now
             return MISSING

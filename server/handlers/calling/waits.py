@@ -1,9 +1,9 @@
-"""The call at a thread's innermost frame: of a function in C, or of Python's own library around one.
+"""The call at a thread's innermost frame: to a C function, or to the standard library around one.
 
-How this works: Python's queues, locks' wrappers, sockets and subprocesses end in a frame of the standard library, whose
-file and `self` say what is waited for; the outermost of those frames is what the job's code has called. Below them, or
-where there are none, the instruction says which function in C is being called, and on what. What it is called on is
-read only as far as that runs no code of the job's: variables, and attributes by hand (`objects`).
+How this works: Python's queues, lock wrappers, sockets and subprocesses end in a frame of the standard library, whose
+file and `self` show what is waited for; the outermost of those frames is what the job's code has called. Below them, or
+if there are none, the instruction shows which C function is being called, and on what. We read that object only if it
+runs none of the job's code: variables, and attributes by hand (`objects`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torchctl.server.handlers.calling.objects import (
 from torchctl.server.handlers.calling.variables import MISSING, variable
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep
-# What waits in them: by the end of the file, where the type of `self` does not say it.
+# What a frame in them waits for, by the end of the path, if the type of `self` does not show it.
 _FILES = {
     "subprocess.py": Kind("process", "subprocess.Popen"),
     "multiprocessing/popen_fork.py": Kind("process", "multiprocessing.Process"),
@@ -42,9 +42,9 @@ _FILES = {
     "selectors.py": Kind("socket", ""),
     "ssl.py": Kind("socket", "ssl.SSLSocket"),
 }
-_STARTS = frozenset({"run", "_bootstrap", "_bootstrap_inner"})  # what they call is a thread's or process's own
+_STARTS = frozenset({"run", "_bootstrap", "_bootstrap_inner"})  # these call the thread's or process's target
 _MAX_DEPTH = 6  # attributes in a row
-# Methods and functions that give a tensor's content to the host.
+# Methods and functions that copy a tensor's content to the host.
 _SYNCS = frozenset({"item", "tolist", "cpu", "numpy", "nonzero", "is_nonzero", "equal", "__bool__"})
 _SYNCING_FUNCTIONS = frozenset({"float", "int", "bool"})
 _SYNCHRONIZE = frozenset({"synchronize", "_cuda_synchronize"})
@@ -58,14 +58,14 @@ _OPERATIONS = (
 
 
 class Waits:
-    """Reads the innermost calls of threads; made for one pass."""
+    """Reads the innermost calls of threads; used for one pass."""
 
     def __init__(self, kinds: Kinds, groups: Groups, frames: dict[int, FrameType]) -> None:
         self._kinds, self._groups, self._frames = kinds, groups, frames
-        self._entered: list[tuple[int, Any]] | None = None  # threads, and locks that they have entered by `with`
+        self._entered: list[tuple[int, Any]] | None = None  # thread ids, and the locks that they have entered by `with`
 
     def wait(self, frame: FrameType) -> dict[str, Any] | None:
-        """Return the call at an innermost frame, None where it is in none, or where that cannot be read."""
+        """Return the call at an innermost frame, or None if there is none or it cannot be read."""
         if frame.f_code.co_filename == outstanding.__file__ and frame.f_back is not None:
             frame = frame.f_back  # our wrapper around a wait
         position = frame.f_lasti
@@ -82,7 +82,7 @@ class Waits:
             self._add_library(found, library)
         elif found["kind"] == "lock" and site is not None and site.receiver is not None:
             found["thread"] = self._holder_of(_value(frame, site.receiver))
-        return found if frame.f_lasti == position else None  # it went on meanwhile
+        return found if frame.f_lasti == position else None  # it has moved on
 
     def _of_site(self, frame: FrameType, site: CallSite) -> dict[str, Any]:
         receiver = _value(frame, site.receiver) if site.receiver is not None else MISSING
@@ -127,7 +127,7 @@ class Waits:
         return site.name == "item" and kind is NO_KIND and receiver is MISSING and _imports_torch(frame)
 
     def _add_library(self, found: dict[str, Any], library: FrameType) -> None:
-        """Say what function of Python's library the job's code has called, and on what."""
+        """Add which standard library function the job's code has called, and on what."""
         owner = variable(library, "self")
         kind = self._kinds.of(owner) if owner is not MISSING else NO_KIND
         file = library.f_code.co_filename[len(_STANDARD) :].replace(os.sep, "/")
@@ -149,7 +149,7 @@ def _threads() -> dict[int, Any]:
 
 
 def _library(frame: FrameType) -> FrameType | None:
-    """Return the outermost of the frames of Python's library at the inner end; None where there is none."""
+    """Return the outermost of the standard library frames at the inner end, or None if there are none."""
     outermost = None
     one: FrameType | None = frame
     while one is not None and _is_library(one.f_code.co_filename) and one.f_code.co_name not in _STARTS:
@@ -163,7 +163,7 @@ def _is_library(file: str) -> bool:
 
 
 def _value(frame: FrameType, operand: Operand) -> Any:
-    """Return what an expression is now, as far as that runs no code of the job's; else `MISSING`."""
+    """Return the current value of an expression, or `MISSING` if reading it could run the job's code."""
     names: list[str] = []
     while operand.kind == "attribute":
         names.append(operand.name)
@@ -186,7 +186,7 @@ def _value(frame: FrameType, operand: Operand) -> Any:
 
 
 def _text(site: CallSite) -> str:
-    """Return a call as in the source, without its arguments."""
+    """Return a call as written in the source, without its arguments."""
     receiver = site.receiver.text() if site.receiver is not None else ""
     if site.name == "__enter__":
         return f"with {receiver}" if receiver else "with"
@@ -196,7 +196,7 @@ def _text(site: CallSite) -> str:
 
 
 def _keys(frame: FrameType, site: CallSite) -> list[str]:
-    """Return the keys that a store is asked for: texts among the arguments, and those in a list."""
+    """Return the keys that a store is asked for: the strings among the arguments, and in lists among them."""
     found: list[str] = []
     for one in site.arguments or ():
         values = [_value(frame, inner) for inner in one.inner] if one.kind == "list" else [_value(frame, one)]
