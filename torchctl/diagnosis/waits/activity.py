@@ -23,14 +23,14 @@ class Calling:
     """What one thread waits in.
 
     Attributes:
-        call: the function of torch.distributed, or the operation of the work that it waits for.
+        call: the torch.distributed function, or the operation of the work that it waits for.
         text: the same with its arguments, "recv(src=1, tag=7)".
         group: the name of its process group; None if it is not known.
         members: global ranks of that group; None if they are not known.
         peer: the other end of a send or recv, a global rank; None if there is none, or it is not known.
         tag: of a send or recv.
         root: of a broadcast, scatter, gather or reduce, a global rank.
-        remote: it waits for the answer to a remote call.
+        remote: it waits for the reply to a remote call.
     """
 
     call: str
@@ -48,11 +48,11 @@ class Activity:
     """What one rank is doing.
 
     Attributes:
-        call: the function of torch.distributed that the user has called, "" outside of it.
-        location: the user's own innermost frame, else a library's; None if there is neither.
-        prompt: the debugger at whose prompt the thread is, "" for none.
-        calling: the call with its arguments; None if the worker does not say.
-        aside: it is a side thread that is in torch.distributed, while the rank's own thread is not.
+        call: the torch.distributed function that the user called; "" if it is in none.
+        location: the user's innermost frame, or else a library's; None if there is neither.
+        prompt: the debugger whose prompt the thread is at; "" for none.
+        calling: the call with its arguments; None if the worker does not report it.
+        aside: a side thread is in torch.distributed, and the rank's own thread is not.
     """
 
     doing: Doing
@@ -63,7 +63,7 @@ class Activity:
     aside: bool = False
 
     def of_process(self, name: str) -> Activity:
-        """Return the same of a process without a rank, by its name."""
+        """Return the same activity for a process without a rank, with the process's name."""
         return self if self.location is None else replace(self, location=replace(self.location, process=name))
 
     @property
@@ -72,5 +72,5 @@ class Activity:
 
     @property
     def outside(self) -> bool:
-        """Whether it is in no operation of torch.distributed as far as frames tell."""
+        """Whether no frame shows it in an operation of torch.distributed."""
         return self.doing is not Doing.COLLECTIVE

@@ -1,10 +1,10 @@
-"""How long something has been open, by the clock of the rank that has it open and no other.
+"""How long an operation has been open, by the clock of the rank that has it open.
 
-How this works. Clocks of hosts differ, by minutes if they are not set, so times of two ranks are never compared. The
-later events in a dump show how old an operation is at least. The moment when the dump was taken shows how old it is: an
-operation that the dump found completed before any watchdog saw it gives that moment, else the time of the file does.
-Copying a file makes its time later, never earlier, so a young operation is young for certain. An old one is not, unless
-it is as old as its timeout, after which torch itself writes the dumps.
+How this works. Hosts' clocks differ, by minutes if they are not synchronized, so times of two ranks are never compared.
+Later events in a dump show an operation's minimum age. The time when the dump was taken shows its age: an operation
+that the dump found completed before any watchdog saw it gives that time, or else the file's time does. Copying a file
+makes its time later, never earlier, so a young operation is certainly young. An old one is not certainly old, unless it
+is as old as its timeout, after which torch itself writes the dumps.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import DumpInfo, Ints
 
 LONG_NS = 30_000_000_000  # an operation open for longer than this was not in flight by chance
-_MOVING_NS = 1_000_000_000  # whose newest event is younger than this when it is dumped, moves
-_EARLY_NS = 1_000_000_000  # a file's time comes from the kernel's tick, or a file server: so much before is none
-_COPY_NS = 10_000_000_000  # a dump's file is written well within this after it was taken
-_COPIED_NS = 24 * 3600 * 1_000_000_000  # so long after the last event a file is a copy, or the job's end is past
-_AFTER_TIMEOUT_NS = 120_000_000_000  # a watchdog's looks, and the dumps of all ranks, take no longer
+_MOVING_NS = 1_000_000_000  # a rank whose newest event is younger than this when dumped is moving
+_EARLY_NS = 1_000_000_000  # a file's time comes from the kernel's tick or a file server, and may be this early
+_COPY_NS = 10_000_000_000  # a dump's file is written well within this time after the dump was taken
+_COPIED_NS = 24 * 3600 * 1_000_000_000  # a file this long after the last event is a copy, or the job ended long ago
+_AFTER_TIMEOUT_NS = 120_000_000_000  # a watchdog's polling, and the dumps of all ranks, take no longer
 
 
 class Ages:
-    """The moments of all dumps, each by its rank's clock.
+    """The times of all dumps, each by its rank's clock.
 
     Attributes:
-        newest: of each dump, its newest event, [dumps] int64; NO_TIME where it has none.
-        moved: of each dump, its newest launch or end, [dumps] int64: a start is found when the dump is taken, so it
-            shows the dump's time and not the rank's.
-        taken: of each dump, when it was taken at the latest, [dumps] int64; NO_TIME where that is not known.
-        lively: a dump found an operation completed that no watchdog had seen yet, as only a moving job's does.
+        newest: each dump's newest event, [dumps] int64; NO_TIME if it has none.
+        moved: each dump's newest launch or completion, [dumps] int64; starts do not count, because they are found when
+            the dump is taken and show its time, not the rank's.
+        taken: the latest time when each dump can have been taken, [dumps] int64; NO_TIME if unknown.
+        lively: a dump found a completed operation that no watchdog had seen yet, as only a moving job's dump does.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -45,41 +45,41 @@ class Ages:
         self.taken = np.array([_taken(dump.taken_ns, dump.written_ns, int(newest)) for dump, newest in
                                zip(trace.dumps, self.newest, strict=True)] or [NO_TIME], np.int64)  # fmt: skip
         self.lively = any(dump.taken_ns is not None for dump in trace.dumps)
-        if any(_is_copied(dump) for dump in trace.dumps):  # then the others' files are copies as well
+        if any(_is_copied(dump) for dump in trace.dumps):  # then the other files are copies, too
             self.taken[[dump.taken_ns is None for dump in trace.dumps]] = NO_TIME
 
     def least_ns(self, row: int) -> int:
-        """Return how long a row has been there at least, by its rank's own events."""
+        """Return the minimum age of a row, by its rank's own events."""
         created, newest = int(self._trace.created_ns[row]), int(self.newest[self._trace.dump[row]])
         return 0 if NO_TIME in (created, newest) else newest - created
 
     def most_ns(self, row: int) -> int | None:
-        """Return how long a row can have been there when it was dumped; None if that is not known."""
+        """Return the maximum age of a row when it was dumped; None if unknown."""
         created, taken = int(self._trace.created_ns[row]), int(self.taken[self._trace.dump[row]])
         return None if NO_TIME in (created, taken) else taken - created
 
     def waited_ns(self, rows: Iterable[int]) -> int | None:
-        """Return how long the rank that came first to an operation can have waited in it; None for not known."""
+        """Return how long the first rank in an operation can have waited in it; None if unknown."""
         return max((age for row in rows if (age := self.most_ns(row)) is not None), default=None)
 
     def young(self, rows: Iterable[int]) -> bool:
-        """Whether an operation is known to be so young that no rank in it need be stuck, or may be in a lively job."""
+        """Whether an operation is too young to be stuck; if its age is unknown, whether the job is lively."""
         waited = self.waited_ns(rows)
         return self.lively if waited is None else waited < LONG_NS
 
     def long(self, rows: Iterable[int]) -> bool:
-        """Whether a rank has been in an operation for long by its own later events."""
+        """Whether any rank has long been in an operation, by its own later events."""
         return any(self.least_ns(row) > LONG_NS for row in rows)
 
     def long_for_all(self, rows: Iterable[int]) -> bool:
-        """Whether every rank has been in an operation for long by its own later events."""
+        """Whether every rank has long been in an operation, by its own later events."""
         ages = [self.least_ns(row) for row in rows]
         return bool(ages) and min(ages) > LONG_NS
 
     def standing_ns(self, rows: Iterable[int]) -> int | None:
-        """Return how long all ranks of an operation have stood still in it by their files' times; None for not known.
+        """Return how long all ranks of an operation have been still, by their files' times; None if unknown.
 
-        A rank whose thread has run ahead has launched it long ago, and its device may only now have come to it.
+        A rank whose thread ran ahead launched it long ago, and its device may have reached it only now.
         """
         stood = []
         for row in rows:
@@ -89,7 +89,7 @@ class Ages:
         return min(stood, default=None)
 
     def timed_out(self, rows: Iterable[int]) -> bool:
-        """Whether the dumps were taken when an operation's timeout had just passed, as torch takes them itself."""
+        """Whether the dumps were taken just after an operation's timeout, when torch itself takes them."""
         for row in rows:
             age, timeout_ns = self.most_ns(row), int(self._trace.timeout_ms[row]) * 1_000_000
             if age is not None and 0 < timeout_ns <= age <= timeout_ns + _AFTER_TIMEOUT_NS:
@@ -97,7 +97,7 @@ class Ages:
         return False
 
     def moving(self) -> bool:
-        """Whether every dump was taken just after something had happened on its rank."""
+        """Whether every dump was taken just after something happened on its rank."""
         return bool(len(self.moved) and (self.taken != NO_TIME).all() and (self.taken - self.moved < _MOVING_NS).all())
 
 

@@ -1,8 +1,8 @@
-"""What a thread waits in by its worker's own account: the function, the members of its group, the other end of a send.
+"""What a thread waits in, as its worker reports it: the function, the members of its group, the other end of a send.
 
-How this works. A worker of ours says which calls of torch.distributed each of its threads is in, with their arguments,
-and which object a thread waits for where the call has left no frame, as `work.wait()`. Both are of the moment of its
-stacks.
+How this works. A worker that runs our server reports which torch.distributed calls each of its threads is in, with
+their arguments, and which object a thread waits for if the call leaves no frame, like `work.wait()`. Both are as of the
+time of its stacks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _ENDS = {
     "recv": "src",
     "recv_object_list": "src",
 }
-_WORKS = {"allreduce": "all_reduce", "allgather": "all_gather", "alltoall": "all_to_all"}  # as torch.distributed names
+_WORKS = {"allreduce": "all_reduce", "allgather": "all_gather", "alltoall": "all_to_all"}  # torch.distributed's names
 _ROOTED = {"broadcast": "src", "scatter": "src", "gather": "dst", "reduce": "dst"}
 
 
 def calling_of(stacks: Stacks, thread: ThreadStack) -> Calling | None:
-    """Return what a thread waits in; None if it waits in nothing of torch.distributed, or its worker does not say."""
+    """Return what a thread waits in; None if it is not in torch.distributed, or its worker does not report it."""
     said = calls_of(stacks, thread)
     if said is None or stacks.calls is None:
         return None
@@ -65,7 +65,7 @@ def _of_work(wait: Wait, groups: Sequence[Group]) -> Calling:
 
 
 def members_by_name(stacks: Stacks) -> dict[str, tuple[int, ...]]:
-    """Return the members of each group that a rank is in, by the group's name; nothing if its worker does not say."""
+    """Return the members of each of a rank's groups, by the group's name; empty if its worker does not report them."""
     if stacks.calls is None:
         return {}
     return {group.name: group.members for group in stacks.calls.groups if group.members}

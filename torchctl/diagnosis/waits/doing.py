@@ -1,9 +1,9 @@
 """What a rank is doing, by its Python stacks: in torch.distributed, in its own code, or unclear.
 
-How this works. A call that waits inside torch.distributed has one of its frames innermost. Python's own library
-innermost (a queue, a lock's wrapper, a socket) is a wait that has nothing to do with the job's ranks. The user's
-own file innermost says less: the call may be a `sleep`, a loop, or `work.wait()` and `tensor.item()`, which are
-written in C and leave no frame; the recorder's entries decide then. Names count only inside torch.
+How this works. A thread that waits inside torch.distributed has one of its frames innermost. If Python's own library is
+innermost (a queue, a lock's wrapper, a socket), the wait has nothing to do with the job's ranks. If the user's own file
+is innermost, that says less: the call may be a `sleep`, a loop, or `work.wait()` or `tensor.item()`, which are written
+in C and leave no frame; then the recorder's entries decide. Names count only inside torch.
 
 Source: torch/distributed/distributed_c10d.py (2.13) for the names of functions.
 """
@@ -20,7 +20,7 @@ from torchctl.stacks.prompts import prompt_of
 from torchctl.stacks.role import rank_thread
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
-# Not waits of the job: the launcher, debug servers and their like.
+# The job does not wait in these: the launcher, debug servers and the like.
 _SERVICES = ("elastic/", "debug/", "launcher/", "_tools/", "run.py")
 _WRAPPERS = frozenset({"wrapper", "_wrapper", "wrapped"})
 
@@ -47,13 +47,13 @@ def activity_of(rank: int | None, stacks: Stacks) -> Activity | None:
     if main is None or not main.frames:
         return None
     inner = main.frames[0]
-    # Torch innermost, outside of torch.distributed: autograd, an optimizer, an operator; any of them may wait.
+    # Torch outside of torch.distributed (autograd, an optimizer, an operator) may be waiting if it is innermost.
     clear = inner.origin in ("python", "library") and any(frame.origin == "user" for frame in main.frames)
     return Activity(Doing.OWN_CODE if clear else Doing.UNCLEAR, "", _location(rank, main))
 
 
 def _distributed_call(frames: tuple[StackFrame, ...]) -> str:
-    """Return the outermost function of the run of torch.distributed's frames at the inner end, "" for none."""
+    """Return the outermost function in the innermost run of torch.distributed's frames; "" if there is none."""
     call = ""
     for frame in frames:
         if frame.origin == "native":

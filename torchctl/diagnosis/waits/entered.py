@@ -1,8 +1,8 @@
 """Who has entered which operation: the trace as windows of sequence ids, and the operations that are open.
 
 How this works. A ring keeps the newest entries, so for each group a rank's dump shows a window of sequence ids.
-What lies before it has been entered long ago, what lies after it has not been entered when the dump was taken.
-Only operations that some rank has open are looked at one by one; there are few of them in any job.
+Anything before it was entered long ago; anything after it had not been entered when the dump was taken. Only
+operations that some rank has open are examined one by one; any job has few of them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torchctl.flightrec.table.trace import State, Trace
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Flags, Ints
 
-MAX_OPEN = 16  # open operations of one rank in one group that are looked at on its account; launches run far ahead
+MAX_OPEN = 16  # open operations to examine for one rank in one group; launches run far ahead
 _SEQ_BITS = 40
 _LEAST_SEQ = -(2**63)
 OpKey = tuple[int, int]  # group, sequence id
 
 
 class Windows:
-    """First and last sequence id of every rank in every group, and the last one that it has finished for certain."""
+    """First and last sequence id of every rank in every group, and what every member must have entered."""
 
     def __init__(self, trace: Trace) -> None:
         rows = np.flatnonzero(collectives(trace))
         seqs = trace.seq[rows]
         self.ranks = max([*trace.ranks, 0]) + 1
-        # Only pairs that occur: all groups times all ranks are 30 million in a job of 16,384.
+        # Only pairs that occur: all groups times all ranks is 30 million in a job of 16,384 ranks.
         found, self._pair = np.unique(trace.group[rows].astype(np.int64) * self.ranks + trace.rank[rows], False, True)
         self._first, self._last = _extremes(seqs, self._pair, len(found))
         self._groups = found // self.ranks
@@ -43,14 +43,14 @@ class Windows:
         self._whole = {dump.rank for dump in trace.dumps} - {dump.rank for dump in trace.dumps if dump.wrapped}
 
     def of(self, group: int, rank: int) -> tuple[int, int] | None:
-        """Return the first and last sequence id that a rank's ring shows of a group; None for nothing."""
+        """Return the first and last sequence id of a group in a rank's ring; None if it shows none."""
         at = self._places.get(group * self.ranks + rank) if rank < self.ranks else None
         return None if at is None else self._bounds[at]
 
     def enqueued(self, group: int, rank: int) -> int:
-        """Return the last sequence id of a group that a rank has launched by its own counters; less than any if none.
+        """Return the last sequence id of a group that a rank launched, by its own counters; `_LEAST_SEQ` if unknown.
 
-        Gloo's counters count sends and receives as well.
+        Gloo's counters are not used, because they also count sends and receives.
         """
         status = None if self._trace.groups[group].backend == "gloo" else self._trace.status_of(rank, group)
         if status is None or status.last_enqueued is None or status.last_completed is None:
@@ -58,22 +58,22 @@ class Windows:
         return status.last_enqueued
 
     def shows(self, group: int, rank: int) -> bool:
-        """Whether a rank's dumps are of the recorder that a group's operations are in; an empty dump may be of any."""
+        """Whether a rank's dumps are from the recorder of a group's operations; an empty dump may be from any."""
         recorders = self._recorders.get(rank)
         return recorders is None or self._trace.groups[group].backend in recorders
 
     def lost(self, group: int, rank: int, seq: int) -> bool:
-        """Whether a rank may have been in an operation that its dump does not show: it has none, or began later."""
+        """Whether a rank may have been in an operation that its dump lost: it shows none, or only later ones."""
         window = self.of(group, rank)
         if window is None:
             return rank not in self._whole
         return window[0] > seq
 
     def proven_entered(self) -> dict[int, int]:
-        """Return, for each group, the last sequence id that every member must have entered: someone has finished it.
+        """Return, for each group, the last sequence id that every member must have entered, because a rank finished it.
 
-        No one finishes an all_reduce and its like before all have entered. On gloo an entry is retired when it has
-        failed, too: there the proof is that its rank went on in the group.
+        No rank finishes an all_reduce or the like before all have entered. Gloo also retires entries that failed, so
+        there the proof is that the rank went on in the group.
         """
         trace, rows = self._trace, self._rows
         symmetric = np.array([operation.symmetric for operation in trace.operations] or [False])
@@ -93,13 +93,13 @@ class Windows:
 
 
 def _recorders(trace: Trace) -> dict[int, set[str]]:
-    """Return the backends that each rank's dumps can tell of: those that stand together in some dump share a recorder.
+    """Return the backends that each rank's dumps can show: backends that occur together in a dump share a recorder.
 
     A rank with an empty dump is left out.
     """
     of_rank: dict[int, set[str]] = {}
     of_dump: dict[int, set[str]] = {}
-    if len({group.backend for group in trace.groups}) > 1:  # else every dump is of the one recorder
+    if len({group.backend for group in trace.groups}) > 1:  # else every dump is from the same recorder
         pairs = np.unique(trace.dump.astype(np.int64) * len(trace.groups) + trace.group)
         for dump, group in zip(
             (pairs // len(trace.groups)).tolist(), (pairs % len(trace.groups)).tolist(), strict=True
@@ -116,7 +116,7 @@ def _recorders(trace: Trace) -> dict[int, set[str]]:
 
 
 def _extremes(values: Ints, place: Ints, count: int) -> tuple[Ints, Ints]:
-    """Return the least and the largest value of each place."""
+    """Return the smallest and the largest value for each place."""
     least, most = np.full(count, np.iinfo(np.int64).max), np.full(count, _LEAST_SEQ)
     np.minimum.at(least, place, values)
     np.maximum.at(most, place, values)
@@ -124,24 +124,24 @@ def _extremes(values: Ints, place: Ints, count: int) -> tuple[Ints, Ints]:
 
 
 def collectives(trace: Trace) -> Flags:
-    """Return which rows stand for a collective of their own: no send, no member of a batch."""
+    """Return which rows are collectives, not sends, receives or members of a batch."""
     return trace.collectives()
 
 
 def open_rows(trace: Trace) -> Flags:
-    """Return which rows have not come to an end of their own."""
+    """Return which rows have not completed on their own."""
     open_: Flags = trace.state <= State.LATE
     return open_
 
 
 def keys_of(trace: Trace, rows: Ints | Flags) -> Ints:
-    """Return one number per row that joins ranks: its group and its sequence id."""
+    """Return one key per row, equal across ranks: its group and its sequence id."""
     key: Ints = (trace.group[rows].astype(np.int64) << _SEQ_BITS) | (trace.seq[rows] & ((1 << _SEQ_BITS) - 1))
     return key
 
 
 def find_open(trace: Trace, windows: Windows, usable: frozenset[int], ignored: frozenset[int]) -> list[OpenOp]:
-    """Return the collectives that are open somewhere, with who has entered each, oldest row first.
+    """Return the collectives that any rank has open, with the ranks that entered each, oldest row first.
 
     Args:
         usable: ranks whose dump can show that they have not entered something.
@@ -160,7 +160,7 @@ def find_open(trace: Trace, windows: Windows, usable: frozenset[int], ignored: f
             looked_at.add((group, seq))
     chosen: dict[OpKey, dict[int, int]] = {}
     for row, (group, seq, rank) in zip(rows.tolist(), triples, strict=True):
-        if (group, seq) in looked_at:  # a rank that has it open is in it, however many it has open before
+        if (group, seq) in looked_at:  # a rank that has it open is in it, however many earlier ones it has open
             chosen.setdefault((group, seq), {})[rank] = row
     ops = {key: OpenOp(*key, open_at) for key, open_at in chosen.items()}
     _add_done(trace, ops, whole)
@@ -191,7 +191,7 @@ def _add_missing(op: OpenOp, members: Sequence[int], windows: Windows, usable: f
             continue
         window = windows.of(op.group, rank)
         if window is None or window[1] < op.seq:
-            if windows.enqueued(op.group, rank) < op.seq:  # else it launched it while it was being dumped
+            if windows.enqueued(op.group, rank) < op.seq:  # else it launched it while the dump was taken
                 op.missing.append(rank)
         elif window[0] > op.seq:
             op.done.add(rank)

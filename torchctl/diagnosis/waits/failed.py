@@ -1,10 +1,10 @@
 """Operations that have failed: gloo marks them done, though a member never entered them.
 
-How this works. No rank finishes an all_reduce before every member has entered it. So where others show one as done
-that a rank's dump does not show, either that dump is older than theirs, or the operation has failed on them: a peer
-died, or a timeout has passed. It failed if two looks show that none of them has moved since, or if the dump without it
-was written so long after the others entered it that no difference between clocks explains it. NCCL completes nothing
-that has failed without marking it late.
+How this works. No rank finishes an all_reduce before every member has entered it. So if others show one as done that
+a rank's dump does not show, either that dump is older than theirs, or the operation failed on them: a peer died, or
+a timeout passed. It failed if two looks show that none of them has moved since, or if the dump without it was written
+so long after the others entered it that clock skew cannot explain it. NCCL marks a failed operation as late, so this
+concerns gloo alone.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torchctl.flightrec.table.trace import NO_TIME, State, Trace
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Ints
 
-Window = Callable[[int, int], tuple[int, int] | None]  # of a group's number and a rank
-_APART_NS = 180_000_000_000  # clocks of two hosts differ by less, where anyone sets them
+Window = Callable[[int, int], tuple[int, int] | None]  # from a group's number and a rank
+_APART_NS = 180_000_000_000  # synchronized clocks of two hosts differ by less
 
 
 def failed_operations(trace: Trace, window: Window, taken_ns: Ints, moved: frozenset[int] | None) -> list[OpenOp]:
     """Return the failed operations, each with the ranks on which it failed in `rows` and those absent in `missing`.
 
     Args:
-        window: first and last sequence id that a rank shows of a group.
-        taken_ns: when each dump was taken, [dumps]; NO_TIME where that is not known.
-        moved: ranks that have moved between two looks; None after one look alone.
+        window: returns the first and last sequence id of a group that a rank shows.
+        taken_ns: when each dump was taken, [dumps]; NO_TIME if unknown.
+        moved: ranks that have moved between two looks; None after only one look.
     """
     return [op for number in range(len(trace.groups)) for op in _of_group(trace, window, taken_ns, moved, number)]
 
@@ -64,7 +64,7 @@ def _done_rows(trace: Trace, group: int, seq: int) -> dict[int, int]:
 
 
 def _written_later(trace: Trace, taken_ns: Ints, rank: int, rows: list[int]) -> bool:
-    """Whether all dumps of a rank were taken long after others had entered an operation."""
+    """Whether all dumps of a rank were taken long after others entered an operation."""
     entered = trace.created_ns[rows]
     dumps = [number for number, dump in enumerate(trace.dumps) if dump.rank == rank]
     if not len(entered) or not dumps or (entered == NO_TIME).any():

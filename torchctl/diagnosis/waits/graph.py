@@ -1,6 +1,6 @@
 """The wait-for graph: nodes wait for the nodes they point to, and what waits for nothing is a root.
 
-Pure: it knows nothing of traces. Nodes are any hashable values.
+Pure: it knows nothing about traces. Nodes are any hashable values.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Graph(Generic[N]):
         self.edges.setdefault(node, [])
 
     def wait(self, waiting: N, for_node: N) -> None:
-        """Say that one node waits for another."""
+        """Make one node wait for another."""
         self.add(waiting)
         self.add(for_node)
         self.edges[waiting].append(for_node)
         self.back[for_node].append(waiting)
 
     def free(self, node: N) -> None:
-        """Say that a node waits for nothing."""
+        """Make a node wait for nothing."""
         for target in self.edges[node]:
             self.back[target].remove(node)
         self.edges[node] = []
@@ -47,7 +47,7 @@ class Graph(Generic[N]):
         ]
 
     def waiting_for(self, nodes: Iterable[N]) -> set[N]:
-        """Return every node that waits for one of `nodes`, at once or through others, and those nodes."""
+        """Return `nodes` and every node that waits for one of them, directly or through others."""
         found = set(nodes)
         stack = list(found)
         while stack:

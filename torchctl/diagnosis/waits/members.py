@@ -1,4 +1,4 @@
-"""Members of groups that no dump states, as gloo's after `new_group`: a worker names those of its own groups."""
+"""Members of groups that no dump states, like gloo's after `new_group`: workers report those of their own groups."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torchctl.diagnosis.waits.calling import members_by_name
 
 
 def state_members(evidence: Evidence) -> None:
-    """Fill in the members of the trace's groups where all workers that are seen in one name the same ranks."""
+    """Fill in the members of each group in the trace if all workers seen in it report the same ranks."""
     said = {rank: members_by_name(stacks) for rank, stacks in evidence.stacks.items()}
     for group in evidence.trace.groups:
-        if group.known or group.epoch:  # a worker lists the newest of a name alone
+        if group.known or group.epoch:  # a worker lists only the newest group of each name
             continue
         sets = {members[group.name] for rank in group.members if group.name in (members := said.get(rank, {}))}
         if len(sets) == 1 and set(group.members) <= set(named := sets.pop()):

@@ -1,9 +1,9 @@
 """Ranks that disagree about one collective: its operation, its sizes or its types.
 
-How this works. Rows are sorted by (group, sequence id), and of each run only the smallest and the largest number
-of operation, sizes and types are looked at: where they are equal all ranks agree, and that is nearly everywhere.
-What is left is looked at rank by rank. The majority speaks; a tie is a tie, and so is what ranks whose ring does not
-reach back so far, or who left no dump, could turn into one.
+How this works. Rows are sorted by (group, sequence id), and in each run only the smallest and the largest number of
+operation, sizes and types are compared: if they are equal all ranks agree, as they do nearly everywhere. The rest is
+compared rank by rank. The majority decides; a tie names no rank. A majority counts as a tie if ranks whose ring does
+not reach back far enough, or that left no dump, could turn it into one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_LOOKED_AT = 5000  # instances; one skipped operation shifts all that follow
 
 
 def find_mismatches(trace: Trace, windows: Windows) -> list[Mismatch]:
-    """Return the first disagreement of each group that says who differs; where none does, the first."""
+    """Return the first disagreement of each group that shows who differs, or else its first one."""
     if not len(trace):
         return []
     names = _numbers({at: operation.name for at, operation in enumerate(trace.operations)})
@@ -51,9 +51,9 @@ def find_mismatches(trace: Trace, windows: Windows) -> list[Mismatch]:
 
 
 def _contradictions(trace: Trace) -> Iterator[Mismatch]:
-    """Yield, of each group, the first all_reduce that gives back more or fewer elements than it takes, on all alike.
+    """Yield, for each group, the first all_reduce that returns more or fewer elements than it takes, as a single side.
 
-    Gloo records its reduce_scatter_tensor under that name, where both may differ.
+    Gloo's are left out: it records reduce_scatter_tensor under that name, and there the two may differ.
     """
     calls = [
         at
@@ -79,13 +79,13 @@ def _undecided(mismatch: Mismatch) -> bool:
 
 
 def _decides(later: Mismatch, first: Mismatch) -> bool:
-    """Whether a later disagreement, which more ranks show, is the same one: its minority was one side then, too."""
+    """Whether a later disagreement, which more ranks show, is the same: its minority was a side of the first."""
     few = set(later.minority) & first.rows.keys()
     return bool(few) and any(few == set(side) for side in first.sides)
 
 
 def _numbers(values: Mapping[int, Hashable]) -> Ints:
-    """Number values from 0, equal ones alike, and -1 for None, which agrees with everything."""
+    """Number the values from 0, equal values the same; None, which agrees with everything, becomes -1."""
     numbers: dict[Hashable, int] = {}
     return np.array(
         [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values.values()] or [0]
@@ -116,7 +116,7 @@ def _judge(trace: Trace, rows: list[int], windows: Windows) -> Mismatch | None:
         return None
     operations = {rank: trace.operations[int(trace.operation[row])] for rank, row in by_rank.items()}
     closing = [operation.ends_batch for operation in operations.values()]
-    # A batch that one rank has not closed yet shows there as its members.
+    # On a rank that has not closed a batch yet, the batch shows as its members.
     if any(closing) and not all(closing) and _unclosed(trace, rows):
         return None
     signatures = {rank: trace.signatures[int(trace.signature[row])] for rank, row in by_rank.items()}
@@ -146,7 +146,7 @@ def _unclosed(trace: Trace, rows: list[int]) -> bool:
 def _part(
     what: Disagreement, trace: Trace, rows: dict[int, int], said: Mapping[int, Hashable], windows: Windows
 ) -> Mismatch | None:
-    """Return the disagreement among what ranks say, None if those who say anything agree."""
+    """Return the disagreement between the ranks' values; None if all known values agree."""
     told = {rank: word for rank, word in said.items() if word is not None}
     counts = Counter(told.values()).most_common()
     if len(counts) < 2:
@@ -161,7 +161,7 @@ def _part(
 
 
 def _in_batches(trace: Trace, windows: Windows, names: Ints, sizes: Ints, dtypes: Ints) -> Iterator[Mismatch]:
-    """Yield disagreements inside coalesced batches that have as many members on every rank."""
+    """Yield disagreements inside coalesced batches that have the same number of members on every rank."""
     rows = np.flatnonzero(trace.member & ~trace.p2p)
     if not len(rows):
         return

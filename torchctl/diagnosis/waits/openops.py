@@ -1,9 +1,9 @@
-"""What is open in a job: the operations that someone is in, parted into those that count and those that prove nothing.
+"""The open operations of a job, sorted into those that count and those that prove nothing.
 
-How this works. One look shows a moving job and a stuck one alike, so an open operation counts only where something is
-amiss with it: a member that has not entered it, a member without a dump, launches in different orders, or proof that
-it does not end (a watchdog gave it up, it is old by the job's own times, two looks show it unchanged). What others have
-finished already is about to be done here, too, and what all have entered may just be running.
+How this works. In one look a moving job and a stuck one look the same, so an open operation counts only if something is
+wrong with it: a member that has not entered it, a member without a dump, launches in different orders, or proof that
+it does not finish (a watchdog gave up on it, it is old by the job's own times, two looks show it unchanged). What
+others have already finished is about to finish here, too, and what all have entered may just be running.
 """
 
 from __future__ import annotations
@@ -57,27 +57,27 @@ def open_operations(proofs: Proofs) -> OpenOperations:
 
 
 def _finished(proofs: Proofs, op: OpenOp) -> bool:
-    """Whether someone has finished an operation that no one can finish alone: all have been in it."""
+    """Whether a rank has finished an operation that none can finish alone, so that all have been in it."""
     if not op.done or proofs.is_gloo(op.group):
-        return False  # gloo retires what has failed, too
+        return False  # gloo also retires operations that failed
     trace, rows = proofs.trace, list(op.rows.values())
     operations = set(trace.operation[rows].tolist())
     return not proofs.given_up(rows) and all(trace.operations[number].symmetric for number in operations)
 
 
 def _lags(proofs: Proofs, op: OpenOp) -> bool:
-    """Whether an operation that some have finished does not end on the others, and is not only not marked yet there."""
+    """Whether an operation that some have finished is stuck on the others, not just not marked as done yet."""
     if proofs.is_gloo(op.group) or op.missing or op.skipped or op.unknown or proofs.stale:
         return False
     trace = proofs.trace
     later = (trace.group == op.group) & (trace.seq > op.seq) & (trace.state == State.DONE) & ~trace.p2p
     if set(op.rows) & set(trace.rank[later].tolist()):
-        return False  # a device ends one after the other
+        return False  # a device finishes operations in order
     return _is_stuck(proofs, op)
 
 
 def _held(proofs: Proofs, ops: Sequence[OpenOp], in_flight: Sequence[OpenOp]) -> list[OpenOp]:
-    """Return the operations in flight that a member has launched behind one that counts: its device cannot come."""
+    """Return the operations in flight that a member launched behind one that counts: its device cannot reach them."""
     first: dict[int, int] = {}
     found: list[OpenOp] = []
     taken, left = list(ops), [op for op in in_flight if not proofs.is_gloo(op.group)]
@@ -96,7 +96,7 @@ def _behind(proofs: Proofs, first: int | None, row: int) -> bool:
 
 
 def _absence_counts(proofs: Proofs, op: OpenOp) -> bool:
-    """Whether members that do not show an operation are absent from it, and not only in an older dump."""
+    """Whether members that do not show an operation are really absent, and not just dumped earlier."""
     if not proofs.stale or proofs.hard(list(op.rows.values())):
         return True
     return not (op.missing or op.skipped) and proofs.stale.isdisjoint(op.unknown)
@@ -107,7 +107,7 @@ def _is_stuck(proofs: Proofs, op: OpenOp) -> bool:
     rows = list(op.rows.values())
     hard = proofs.hard(rows)
     if proofs.is_gloo(op.group):
-        # Gloo marks operations done some time after they are; a thread inside of one is proof.
+        # Gloo marks operations done with a delay; a thread inside one is proof.
         inside = any(proofs.doing(rank) is Doing.COLLECTIVE for rank in op.rows)
         return inside and (proofs.compared or hard)
     if proofs.given_up(rows) or proofs.ages.long_for_all(rows):
@@ -123,10 +123,10 @@ def _is_stuck(proofs: Proofs, op: OpenOp) -> bool:
 
 
 def _in_circles(proofs: Proofs, ops: Sequence[OpenOp]) -> set[int]:
-    """Return which of these operations, entered by all, were launched in different orders: they may never end."""
+    """Return which of these operations, entered by all, were launched in different orders and so may never finish."""
     launched: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for number, op in enumerate(ops):
-        if not proofs.is_gloo(op.group):  # which has threads of its own for each group
+        if not proofs.is_gloo(op.group):  # gloo has separate threads for each group
             for rank, row in op.rows.items():
                 launched[rank, int(proofs.trace.dump[row])].append((row, number))
     order: Graph[int] = Graph()
@@ -154,7 +154,7 @@ def _pairs_that_count(proofs: Proofs) -> list[OpenPair]:
 def _holding(
     proofs: Proofs, ops: Sequence[OpenOp], pairs: Sequence[OpenPair], in_flight: Sequence[OpenOp]
 ) -> list[OpenOp]:
-    """Return the operations in flight that hold a rank others wait for, which cannot come before they end."""
+    """Return the operations in flight that hold a rank which others wait for: it cannot come before they finish."""
     awaited = {rank for op in ops for rank in (*op.missing, *op.skipped)}
     awaited |= {pair.partner for pair in pairs if pair.alone}
     found: list[OpenOp] = []
@@ -162,5 +162,5 @@ def _holding(
     while taken := [op for op in left if awaited & op.rows.keys()]:
         found += taken
         left = [op for op in left if not awaited & op.rows.keys()]
-        awaited = {rank for op in taken for rank in op.rows}  # who may be held in another one
+        awaited = {rank for op in taken for rank in op.rows}  # these may be held in another one
     return found

@@ -1,10 +1,10 @@
-"""Sends and receives: which of those that are open have no partner.
+"""Sends and receives: which open ones have no partner.
 
-How this works. The sequence ids of the two ends differ, so the n-th send of one rank to another is paired with
-the n-th receive of that other from it. Where a ring has lost its oldest entries, both are counted from the first
-collective that both ranks still show. Where they show none, the beginnings are not known, and the ends are: of what is
-open on both sides the surplus has no partner. A small send is done before its recv has come, so that says nothing where
-a ring shows sends that are done, or may have lost open ones.
+How this works. The two ends have different sequence ids, so the n-th send of one rank to another is paired with the
+other's n-th receive from it. If a ring has lost its oldest entries, both are counted from the first collective that
+both ranks still show. If they show none, only the open ones on both sides are paired, and the surplus has no partner. A
+small send is done before its recv is posted, so that proves nothing if a ring shows sends that are done, or may have
+lost open ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Pair = tuple[int, int, int]  # group, sending rank, receiving rank
 
 
 def find_open_pairs(trace: Trace, usable: frozenset[int], ignored: frozenset[int]) -> list[OpenPair]:
-    """Return the sends and receives that some rank has open; arguments as of `entered.find_open`."""
+    """Return the sends and receives that some rank has open; arguments as in `entered.find_open`."""
     is_pair = np.array([operation.is_p2p for operation in trace.operations] or [False])
     rows = np.flatnonzero(is_pair[trace.operation]) if len(trace) else np.zeros(0, np.int64)
     open_rows = [row for row in rows[trace.state[rows] <= State.LATE].tolist() if int(trace.rank[row]) not in ignored]
@@ -53,7 +53,7 @@ def find_open_pairs(trace: Trace, usable: frozenset[int], ignored: frozenset[int
 
 
 def _oldest_open(trace: Trace) -> dict[int, int]:
-    """Return the oldest row of each rank that is open, batches by their members."""
+    """Return the oldest open row of each rank; a batch counts by its members, not its closing row."""
     closing = np.array([operation.ends_batch for operation in trace.operations] or [False])
     found: dict[int, int] = {}
     for row in np.flatnonzero((trace.state <= State.LATE) & ~closing[trace.operation]).tolist():
@@ -62,14 +62,14 @@ def _oldest_open(trace: Trace) -> dict[int, int]:
 
 
 class _Anchors:
-    """Finds the first collective that two ranks both show: what came before it on one came before it on the other."""
+    """Finds the first collective that two ranks both show: what precedes it on one precedes it on the other."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._rows: dict[int, dict[tuple[int, int], int]] = {}
 
     def of(self, one: int, other: int) -> tuple[int, int] | None:
-        """Return the rows of both ranks."""
+        """Return its row on each of the two ranks; None if they share no collective."""
         mine, theirs = self._of(one), self._of(other)
         first = min(mine.keys() & theirs.keys(), key=mine.__getitem__, default=None)
         return None if first is None else (mine[first], theirs[first])
@@ -85,7 +85,7 @@ class _Anchors:
 
 
 def outrun_senders(trace: Trace) -> set[int]:
-    """Return the ranks whose dump lacks a send that another rank has received: it was taken before."""
+    """Return the ranks whose dump lacks a send that another rank has received, so it was taken earlier."""
     is_pair = np.array([operation.is_p2p for operation in trace.operations] or [False])
     rows = np.flatnonzero(is_pair[trace.operation]) if len(trace) else np.zeros(0, np.int64)
     if not len(rows):
@@ -138,7 +138,7 @@ def _of_one_end(
     sure = _starts_done(trace, mine) and _starts_done(trace, theirs)
     found = []
     for at, row in enumerate(my_open):
-        # A recv whose send is done ends, unless it is behind something else.
+        # A recv whose send is done will finish, unless it is queued behind something else.
         counted = exact or (sure and (is_send or row <= oldest_open.get(rank, row)))
         other: int | None = None
         if exact:
@@ -152,12 +152,12 @@ def _of_one_end(
 
 
 def _starts_done(trace: Trace, rows: list[int]) -> bool:
-    """Whether the oldest of some rows is done: what a ring has lost before it is done, too."""
+    """Whether the oldest of these rows is done: then whatever the ring lost before it is done, too."""
     return bool(rows) and bool(trace.state[rows[0]] == State.DONE)
 
 
 def ends_differ(trace: Trace, pair: OpenPair) -> bool:
-    """Whether the two ends of a transfer are of different sizes; False where one is not known."""
+    """Whether the two ends of a transfer have different sizes; False if one is unknown."""
     if pair.other is None:
         return False
     mine, theirs = elements(trace, pair.row), elements(trace, pair.other)

@@ -1,12 +1,12 @@
-"""Where the path of one rank parts from those of the others: a call that it alone makes, or leaves out.
+"""Where the path of one rank diverges from those of the others: a call that only it makes, or leaves out.
 
-How this works. Ranks that run the same program launch the same calls in the same order, each in groups of its own: the
-pairs of a tensor parallel mesh are sisters. Each rank's launches become a row of tokens (what the group is for, the
-operation, its sizes and the line of the user's code), and what most of its sisters have at a place is the path. At a
-difference it is tried what explains how both go on: one call more, one less, two in the other order, or another call at
-that place alone, after which the paths meet again, as `if rank == 0` makes it in healthy jobs.
+How this works. Ranks that run the same program launch the same calls in the same order, each in its own groups: the
+pairs of a tensor parallel mesh are sisters. Each rank's launches become a sequence of tokens (what the group is for,
+the operation, its sizes and the line of the user's code), and the path is what most of its sisters have at each place.
+At a difference, the explanation is what best fits how both go on: one extra call, one skipped call, two calls swapped,
+or a different call at that place only, after which the paths meet again, like `if rank == 0` in healthy jobs.
 
-Rings begin at different places, so rows are laid side by side at the first operation of a group of all that all show.
+Rings begin at different places, so sequences are aligned at the first operation that all show, of a group of them all.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torchctl.flightrec.view.userframe import nearest_frame
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Ints
 
-_MAX_RANKS = 48  # whose paths are compared; a majority needs no more
+_MAX_RANKS = 48  # ranks whose paths are compared; a majority needs no more
 _MAX_ROWS = 400  # of one rank; the newest
-_AHEAD = 6  # places that show which explanation holds
-_LEAST_SHARED = 1 / 3  # share of a path before a departure
-_AGREED = 0.75  # share of the sisters that have done the same up to that place
+_AHEAD = 6  # places that decide which explanation fits
+_LEAST_SHARED = 1 / 3  # share of a path that must come before a departure
+_AGREED = 0.75  # share of the sisters that must have done the same up to that place
 _ALIKE = 0.7  # share of equal launches that makes ranks sisters
 Path = Sequence[tuple[int, int]]  # token and row of each launch
 How = Literal["extra", "skipped", "swapped", "another"]
@@ -37,15 +37,15 @@ How = Literal["extra", "skipped", "swapped", "another"]
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """A place at which a rank does not do what its sisters do.
+    """A place where a rank does not do what its sisters do.
 
     Attributes:
-        how: it makes a call that they do not make there, leaves out one of theirs, makes two in the other order; or
-            makes another call there alone, and goes on as they do.
-        last: nothing is known of what either does after it.
+        how: it makes a call that they do not make there, leaves out one of theirs, makes two in the other order, or
+            makes a different call only there and goes on as they do.
+        last: one of the two paths ends there, so what follows is unknown.
         row: its own launch at that place.
         others: the launch of one of its sisters there.
-        sisters: the ranks that have taken the path.
+        sisters: the ranks that followed the path.
     """
 
     rank: int
@@ -57,7 +57,7 @@ class Departure:
 
 
 def departures(trace: Trace, windows: Windows, ranks: Iterable[int]) -> dict[int, list[Departure]]:
-    """Return where some ranks do not do what their sisters do, up to the first place after which nothing agrees."""
+    """Return where each rank departs from its sisters' path, up to the first place after which nothing agrees."""
     wanted = list(dict.fromkeys(ranks))[:_MAX_RANKS]
     others = [rank for rank in trace.ranks if rank not in wanted]
     paths = _paths(trace, windows, [*wanted, *others[: _MAX_RANKS - len(wanted)]])
@@ -71,7 +71,7 @@ def departures(trace: Trace, windows: Windows, ranks: Iterable[int]) -> dict[int
 
 
 def departures_in_group(trace: Trace, windows: Windows, number: int) -> dict[int, list[Departure]]:
-    """Return where members of a group do not do in it what the others do: of ranks whose programs differ elsewhere."""
+    """Return where members of a group depart from the others within it, for ranks whose programs differ elsewhere."""
     rows, firsts = {}, []
     for rank in trace.groups[number].members[:_MAX_RANKS]:
         mine, bounds = _rows_of(trace, rank), windows.of(number, rank)
@@ -86,7 +86,7 @@ def departures_in_group(trace: Trace, windows: Windows, number: int) -> dict[int
 
 
 def _paths(trace: Trace, windows: Windows, ranks: Sequence[int]) -> dict[int, Path]:
-    """Return the launches of ranks, laid side by side."""
+    """Return the launches of ranks, aligned."""
     rows = {rank: _rows_of(trace, rank) for rank in ranks}
     rows = {rank: mine for rank, mine in rows.items() if len(mine)}
     wrapped = {dump.rank for dump in trace.dumps if dump.wrapped}
@@ -102,7 +102,7 @@ def _worded(trace: Trace, rows: Mapping[int, Ints]) -> dict[int, Path]:
 
 
 def _rows_of(trace: Trace, rank: int) -> Ints:
-    """Return a rank's newest launches in order, a batch as the row that closes it; empty where it has several dumps."""
+    """Return a rank's newest launches in order, a batch as its closing row; empty unless it has exactly one dump."""
     dumps = [dump for dump in trace.dumps if dump.rank == rank and dump.rows]
     if len(dumps) != 1:
         return np.zeros(0, np.int64)
@@ -111,7 +111,7 @@ def _rows_of(trace: Trace, rank: int) -> Ints:
 
 
 def _from_anchor(trace: Trace, windows: Windows, rows: Mapping[int, Ints]) -> dict[int, Ints]:
-    """Return the launches from the first operation of a group of all these ranks that each of them shows."""
+    """Return the launches from the first operation that all these ranks show, of a group of them all."""
     for number, group in enumerate(trace.groups):
         if not set(rows) <= set(group.members):
             continue
@@ -129,7 +129,7 @@ def _from_anchor(trace: Trace, windows: Windows, rows: Mapping[int, Ints]) -> di
 
 
 def _words(trace: Trace, rows: Ints, lines: bool) -> dict[int, int]:
-    """Return a number for each row that is equal where ranks do the same: in groups for the same, at the same line.
+    """Return a number for each row, equal if ranks do the same: in groups for the same purpose, at the same line.
 
     Args:
         lines: all dumps have lines of code; else they are not compared.
@@ -151,7 +151,7 @@ def _words(trace: Trace, rows: Ints, lines: bool) -> dict[int, int]:
 
 
 def _kinds(trace: Trace, ranks: Collection[int]) -> dict[int, set[tuple[str, int]]]:
-    """Return, of each rank, what the groups are for that it is a member of, with their sizes."""
+    """Return, for each rank, the purpose and the size of the groups that it is a member of."""
     kinds: dict[int, set[tuple[str, int]]] = {rank: set() for rank in ranks}
     for group in trace.groups:
         for rank in kinds.keys() & set(group.members):
@@ -160,7 +160,7 @@ def _kinds(trace: Trace, ranks: Collection[int]) -> dict[int, set[tuple[str, int
 
 
 def _sisters(rank: int, paths: Mapping[int, Path]) -> dict[int, Path]:
-    """Return the paths of the ranks that launch about the same, the rank's own among them."""
+    """Return the paths of the ranks that launch about the same, including the rank's own."""
     counts = {one: Counter(word for word, _ in path) for one, path in paths.items()}
     mine = counts[rank]
     found = {}
@@ -174,7 +174,7 @@ def _sisters(rank: int, paths: Mapping[int, Path]) -> dict[int, Path]:
 def _departures(
     rank: int, paths: Mapping[int, Path], sisters: Mapping[int, Path], least_shared: float = _LEAST_SHARED
 ) -> Iterator[Departure]:
-    """Yield where a rank does not do what its sisters do; nothing where too few of them show what that is."""
+    """Yield where a rank departs from its sisters' path; nothing if too few of them show it."""
     mine = [word for word, _ in paths[rank]]
     others = {one: [word for word, _ in path] for one, path in sisters.items() if one != rank}
     if len(others) < 2:
@@ -184,12 +184,12 @@ def _departures(
         if mine[at] == path[at]:
             continue
         if at < len(mine) * least_shared:
-            return  # so early, it is a program of its own
+            return  # this early, it runs a different program
         how = _explained(mine, path, at)
         shown = [one for one, words in others.items() if len(words) > at]
         followed = tuple(one for one in sorted(shown) if others[one][: at + 1] == path[: at + 1])
         if len(followed) < _AGREED * len(shown):
-            return  # those that run different programs, as stages of a pipeline do
+            return  # the sisters run different programs, as pipeline stages do
         last = at + 1 == len(mine) or at + 1 == len(path)
         yield Departure(rank, how, last, paths[rank][at][1], paths[followed[0]][at][1], followed)
         if how != "another":
@@ -197,7 +197,7 @@ def _departures(
 
 
 def _explained(mine: Sequence[int], path: Sequence[int], at: int) -> How:
-    """Return what explains best how two paths go on after a place at which they differ."""
+    """Return what best explains how two paths go on after a place where they differ."""
     if mine[at : at + 2] == [*reversed(path[at : at + 2])] and len(path) > at + 1:
         return "swapped"
     another = _run(mine, at + 1, path, at + 1)
@@ -208,7 +208,7 @@ def _explained(mine: Sequence[int], path: Sequence[int], at: int) -> How:
 
 
 def _common(paths: Sequence[Sequence[int]]) -> list[int]:
-    """Return what most of some paths have at each place, as far as most agree and at least two show it."""
+    """Return what most paths have at each place, up to the first place without a majority of at least two."""
     common = []
     for at in range(max(map(len, paths))):
         (word, count), *_ = Counter(path[at] for path in paths if len(path) > at).most_common(1)
@@ -219,7 +219,7 @@ def _common(paths: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _run(mine: Sequence[int], at: int, path: Sequence[int], place: int) -> int:
-    """Return how many launches agree from two places on, of those that could show it."""
+    """Return how many launches agree from these two places on, at most `_AHEAD`."""
     count = 0
     while count < _AHEAD and at < len(mine) and place < len(path) and mine[at] == path[place]:
         at, place, count = at + 1, place + 1, count + 1

@@ -1,8 +1,8 @@
-"""What the evidence of a job proves: whose dump can show an absence, what hangs for certain, what threads are in.
+"""What the evidence from a job proves: whose dump can show an absence, what certainly hangs, what threads are in.
 
-A dump proves that its rank has not entered something only where it is as new as the others' and holds entries at all.
-One look shows a moving job and a stuck one alike, so an open operation is proven to hang by its watchdog, or by its age
-against the job's own newest entry.
+A dump proves that its rank has not entered something only if it is as new as the others' and has entries. In one look a
+moving job and a stuck one look the same, so an open operation is proven to hang by its watchdog, or by its age compared
+with its rank's newest event.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchctl.diagnosis.waits.entered import Windows
 from torchctl.diagnosis.waits.waiting import OpenOp
 from torchctl.flightrec.table.trace import State, Trace
 
-_TIMED_OUT, _LATE = int(State.TIMED_OUT), int(State.LATE)  # asked for every open row: an enum's look-up is slow
+_TIMED_OUT, _LATE = int(State.TIMED_OUT), int(State.LATE)  # used for every open row: an enum's lookup is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class Proofs:
     Attributes:
         activity: what each rank with stacks is doing.
         from_outside: what each rank whose sentinel answers was doing when its stacks were read.
-        moved: ranks whose recorder went on between two looks; empty after one look alone.
-        windows: what each rank's ring shows of each group.
+        moved: ranks whose recorder advanced between two looks; empty after only one look.
+        windows: the sequence ids of each group that each rank's ring shows.
         stale: ranks whose dump is older than others'.
-        empty: ranks whose dump holds nothing although they have taken part.
+        empty: ranks whose dump has no entries although they took part.
         wrapped: ranks whose ring may have lost its oldest entries.
         usable: ranks whose dump can show that they have not entered something.
         ages: how long something has been open.
-        failed: operations that are marked done and have failed, with the ranks that never entered them.
+        failed: operations that are marked done but failed, with the ranks that never entered them.
     """
 
     evidence: Evidence
@@ -56,19 +56,19 @@ class Proofs:
 
     @property
     def compared(self) -> bool:
-        """Whether there were two looks, so that it is known who has moved."""
+        """Whether there were two looks, so that it is known which ranks moved."""
         return self.evidence.moved is not None
 
     def hard(self, rows: Sequence[int]) -> bool:
-        """Whether a rank is proven to hang in an operation: a watchdog gave it up, or a rank has long been in it."""
+        """Whether a rank is proven to hang in an operation: a watchdog gave up on it, or a rank has long been in it."""
         return self.given_up(rows) or self.ages.long(rows)
 
     def young(self, rows: Sequence[int]) -> bool:
-        """Whether an operation is too young, in one look, for those who are not in it to be late."""
+        """Whether there was one look, and the operation is too young for ranks that are not in it to be late."""
         return not self.compared and self.ages.young(rows) and not self.hard(rows)
 
     def given_up(self, rows: Sequence[int]) -> bool:
-        """Whether a watchdog has given up one of these rows."""
+        """Whether a watchdog gave up on one of these rows."""
         states = self.trace.state[rows]
         return bool(((states == _TIMED_OUT) | (states == _LATE)).any())
 
@@ -76,7 +76,7 @@ class Proofs:
         return self.trace.groups[group].backend == "gloo"
 
     def doing(self, rank: int) -> Doing | None:
-        """Return what a rank's thread is in; None without a stack that shows it."""
+        """Return what a rank's thread is in; None if no stack shows it."""
         activity = self.activity.get(rank)
         return None if activity is None else activity.doing
 
@@ -94,7 +94,7 @@ class Proofs:
         return True
 
     def unseen(self, number: int) -> list[int]:
-        """Return the ranks that may be members which never entered anything in a group of unknown members."""
+        """Return the ranks that may belong to a group of unknown members without having entered anything in it."""
         group = self.trace.groups[number]
         if group.size is not None and not group.unseen:
             return []
@@ -104,7 +104,7 @@ class Proofs:
         return sorted(candidates - self._in_something)
 
     def may_be_in_p2p(self, missing: Sequence[int]) -> bool:
-        """Whether of several missing ranks one may wait for another in a send or recv that gloo does not record."""
+        """Whether one of several missing ranks may wait for another in a send or recv that gloo does not record."""
         if len(missing) < 2 or all(rank in self.activity for rank in missing):
             return False
         return any(dump.gaps for dump in self.trace.dumps)

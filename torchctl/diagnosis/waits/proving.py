@@ -1,8 +1,8 @@
-"""Determines what the evidence of a job proves: whose dump is older than others', or holds nothing.
+"""Determine what the evidence from a job proves: whose dump is older than others', or has no entries.
 
-A dump is older where it lacks what others have done with its rank. No one finishes an all_reduce before every member
-has entered it: when one rank has finished an operation that another rank's dump does not show, that dump was taken
-before, while the job was moving. So was a dump that does not show a send which has been received.
+A dump is older if it lacks what others have done with its rank. No rank finishes an all_reduce before every member has
+entered it: if one rank has finished an operation that another rank's dump does not show, that dump was taken earlier,
+while the job was moving. So was a dump that does not show a send which has been received.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _stale(trace: Trace, windows: Windows) -> set[int]:
 
 
 def _without_rows(trace: Trace) -> frozenset[int]:
-    """Return the ranks whose dumps hold no row, where others' do."""
+    """Return the ranks whose dumps have no rows, if others' dumps do."""
     rows: dict[int, int] = {}
     for dump in trace.dumps:
         rows[dump.rank] = rows.get(dump.rank, 0) + dump.rows
@@ -71,5 +71,5 @@ def _without_rows(trace: Trace) -> frozenset[int]:
 
 
 def _met(trace: Trace, windows: Windows) -> set[int]:
-    """Return the ranks with which someone has finished an operation."""
+    """Return the members of groups in which a rank has finished an operation."""
     return {rank for number in windows.proven_entered() for rank in trace.groups[number].members}

@@ -1,8 +1,8 @@
-"""Where the processes of a job stand by their stacks alone, and which of them stand in the same place.
+"""Where the processes of a job are, by their stacks alone, and which of them are in the same place.
 
-How this works. Two processes are in the same place if they are in the same call of torch.distributed, made at the same
+How this works. Two processes are in the same place if they are in the same torch.distributed call, made at the same
 line of the user's code; outside of torch.distributed, if the same function is innermost below the same line. Frames
-further in, which the call has in common with every other of its kind, count for nothing.
+inside the call do not count: all calls of its kind share them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torchctl.stacks import codepaths
 from torchctl.stacks.role import MAIN, rank_thread, role_of
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
-# Functions of libraries that communicate through torch.distributed or NCCL, by words of their names.
+# Words in the names of library functions that communicate through torch.distributed or NCCL.
 _COMMUNICATION = (
     *("all_gather", "allgather", "all_reduce", "allreduce", "reduce_scatter", "all_to_all", "alltoall", "broadcast"),
     *("barrier", "synchronize", "isend", "irecv", "send_forward", "recv_forward", "send_backward", "recv_backward"),
@@ -30,12 +30,12 @@ class Standing:
     """One process and where it is.
 
     Attributes:
-        rank: None if nothing says it; then `process` names it.
-        inner: the innermost function that is not Python's own or C++'s.
-        waits: whether it is in a call that may wait for others: of torch.distributed, of a library's communication, or
-            of torch, as backward is.
-        frames: of the thread that is the rank's, innermost first.
-        beside: where its threads of C++, such as autograd's, are.
+        rank: None if unknown; then `process` names the process.
+        inner: the innermost function that is not Python's own or C++.
+        waits: whether it is in a call that may wait for others: in torch.distributed, in a library's communication, or
+            in torch, like backward.
+        frames: the frames of the rank's thread, innermost first.
+        beside: where its C++ threads, such as autograd's, are.
     """
 
     rank: int | None
@@ -77,7 +77,7 @@ def standings_of(evidence: Evidence) -> list[Standing]:
 
 
 def clusters_of(standings: Iterable[Standing]) -> list[list[Standing]]:
-    """Return the processes that stand in the same place together, the largest group first."""
+    """Return the processes grouped by place, the largest group first."""
     places: dict[tuple[object, ...], list[Standing]] = {}
     for one in standings:
         places.setdefault(one.place, []).append(one)
@@ -85,7 +85,7 @@ def clusters_of(standings: Iterable[Standing]) -> list[list[Standing]]:
 
 
 def parting(standings: Sequence[Standing]) -> StackFrame | None:
-    """Return the innermost frame that all stacks share, from the outermost on; None if they share none."""
+    """Return the last frame that all stacks share, starting from the outermost; None if they share none."""
     shared = None
     for frames in zip(*(reversed(one.frames) for one in standings), strict=False):
         if len({(codepaths.short(frame.file), frame.line, frame.bare) for frame in frames}) > 1:
@@ -98,7 +98,7 @@ def _standing(rank: int | None, process: ProcessName | None, stacks: Stacks) -> 
     thread = rank_thread(stacks)
     activity = activity_of(rank, stacks)
     if activity is None:
-        if thread is None:  # its writer had left out the oldest threads
+        if thread is None:  # its writer left out the oldest threads
             return None
         activity = Activity(Doing.UNCLEAR, "", None)
     if process is not None:

@@ -1,9 +1,9 @@
-"""Which rank has launched one more or one less than its sisters, by the sequence ids of groups alone.
+"""Which rank has launched more or fewer operations than its sisters, by the sequence ids of groups alone.
 
-How this works. The ranks of one program use the same kinds of groups, each in groups of its own: pairs for tensor
-parallel, rows of stages. Where all of them come to the same operation of one kind, they have launched as many of each
-other kind. The first place at which one rank's count is not that of the rest is where it parted from them. Sequence ids
-count on when a ring has lost its beginning, and neither names nor lines of code need be the same.
+How this works. The ranks of one program use the same kinds of groups, each rank its own: pairs for tensor parallel,
+rows of stages. When all of them reach the same operation of one kind, they have launched equally many of every other
+kind. The first place where one rank's count differs from the rest is where it diverged. Sequence ids keep counting
+when a ring has lost its beginning, and neither names nor lines of code need to be the same.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 
 from torchctl.flightrec.table.trace import Trace
 
-_MAX_RANKS = 64  # that are compared
+_MAX_RANKS = 64  # ranks to compare
 _MAX_ROWS = 2000  # of one rank; the newest
-_LEAST = 3  # ranks that have to agree
-_AGREED = 2  # places at which all have to have agreed before
+_LEAST = 3  # ranks that must agree
+_AGREED = 2  # earlier places where all must have agreed
 Kind = tuple[str, int, bool]  # what groups are for, their size, whether sends and receives are counted
-Place = tuple[Kind, int]  # an operation by its kind and its sequence id
+Place = tuple[Kind, int]  # an operation: its kind and its sequence id
 
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """One rank that has launched more or fewer operations of a kind than its sisters before a certain one.
+    """One rank that launched more or fewer operations of a kind than its sisters before a given operation.
 
     Attributes:
         row: its own launch of that operation.
-        desc: what the groups are for whose count differs.
+        desc: the purpose of the groups whose count differs.
         count, others: the last sequence id there, of the rank and of its sisters.
         sisters: the ranks that agree.
     """
@@ -42,7 +42,7 @@ class Odd:
 
 
 def odd_one(trace: Trace, among: Iterable[int]) -> Odd | None:
-    """Return the first rank whose counts part from its sisters', None if it is not one of `among`, or not alone."""
+    """Return the first rank whose counts differ from its sisters'; None if it is not in `among`, or not alone."""
     wanted = list(among)
     ranks = [*wanted, *(rank for rank in trace.ranks if rank not in set(wanted))][:_MAX_RANKS]
     paths = {rank: path for rank in ranks if (path := _counts(trace, rank))}
@@ -60,7 +60,7 @@ Counts = dict[Place, tuple[int, dict[Kind, int]]]
 
 
 def _counts(trace: Trace, rank: int) -> Counts:
-    """Return, of each operation that a rank shows, its row and the last sequence id of every kind before it."""
+    """Return, for each operation that a rank shows, its row and the last sequence id of every kind before it."""
     dumps = [dump for dump in trace.dumps if dump.rank == rank and dump.rows]
     if len(dumps) != 1:
         return {}
@@ -79,7 +79,7 @@ def _counts(trace: Trace, rank: int) -> Counts:
 
 
 def _first_apart(paths: dict[int, Counts], sisters: list[int], kinds: frozenset[Kind]) -> Odd | None:
-    """Return the one rank that counts otherwise at the first place where all others agree, as all did before."""
+    """Return the one rank whose count differs at the first place where all others agree, as all did before."""
     shared = set.intersection(*(set(paths[rank]) for rank in sisters))
     agreed: Counter[tuple[Kind, Kind]] = Counter()
     for place in sorted(shared, key=lambda one: paths[sisters[0]][one][0]):
@@ -92,5 +92,5 @@ def _first_apart(paths: dict[int, Counts], sisters: list[int], kinds: frozenset[
                 odd = next(rank for rank, count in counts.items() if count != usual)
                 others = tuple(sorted(rank for rank in sisters if rank != odd))
                 return Odd(odd, paths[odd][place][0], kind[0], counts[odd], usual, others)
-            # Several ranks differ: stages of a pipeline do, at every other place.
+            # Several ranks differ, as pipeline stages do at every other place.
     return None

@@ -31,8 +31,8 @@ class OpenOp:
         rows: row of each rank that has it open.
         done: ranks that have finished it.
         missing: members whose dump shows that they had not entered it.
-        skipped: members who went past it without entering it.
-        unknown: members without a usable dump, or with one of another recorder only.
+        skipped: members that went past it without entering it.
+        unknown: members without a usable dump, or only with one from another recorder.
     """
 
     group: int
@@ -49,11 +49,11 @@ class OpenPair:
     """A send or recv that is open.
 
     Attributes:
-        rank: the rank that is in it; `partner` the one at the other end.
-        alone: the partner's dump shows that it has not reached its end of it; None if it has no dump.
+        rank: the rank that is in it; `partner` is at the other end.
+        alone: the partner's dump shows that it has not reached its end; None if it has no usable dump.
         row: the row of the open one.
         other: row of the partner's end, if there is one.
-        counted: neither ring may have lost open ends of these two ranks, so that those left can be counted.
+        counted: neither ring can have lost open ends of these two ranks, so those left can be counted.
     """
 
     group: int
@@ -71,13 +71,13 @@ class Hidden:
     """An operation that only stacks show.
 
     Attributes:
-        call: the function of torch.distributed, or "send or recv".
-        ranks: who is in it.
+        call: the torch.distributed function, or "send or recv".
+        ranks: the ranks in it.
         text: the call with its arguments, "recv(src=1, tag=7)"; "" if they are not known.
         peer: the other end of a send or recv; None if there is none, or it is not known.
-        members: of its group; None if they are not known.
-        remote: it waits for the answer to a remote call, and nothing says of which rank.
-        tag, sends: of a send or recv: whether it is a send.
+        members: the members of its group; None if they are not known.
+        remote: it waits for the reply to a remote call, from an unknown rank.
+        tag, sends: the tag of a send or recv, and whether it is a send.
     """
 
     call: str
@@ -99,10 +99,10 @@ class Mismatch:
     """One collective on which ranks disagree.
 
     Attributes:
-        minority: the ranks that differ from most; empty for a tie, and if `unseen` ones could reverse it.
+        minority: the ranks that differ from the majority; empty for a tie, or if `unseen` ranks could reverse it.
         rows: one row of each rank.
         sides: ranks by what they recorded, the largest side first; one side if its own sizes contradict each other.
-        unseen: members that have been in it, or may have been, and whose dump no longer shows it.
+        unseen: members that were or may have been in it, and whose dump no longer shows it.
     """
 
     what: Disagreement
@@ -125,7 +125,7 @@ class OpenOperations:
         in_flight: collectives that all have entered and that may just be running.
         holding: those of `ops` that may just be running, but hold a rank that others wait for.
         mismatches: collectives on which ranks disagree, open or not.
-        young: collectives that some have not entered, and the others only just before they were dumped.
+        young: collectives that some have not entered, and that the others entered just before they were dumped.
     """
 
     ops: list[OpenOp]
@@ -139,17 +139,17 @@ class OpenOperations:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """All that waits in a job.
+    """Everything that waits in a job.
 
     Attributes:
         open: the open operations; the number of a node is an index in its `ops`, `pairs` or `mismatches`, or a rank.
         graph: the wait-for graph.
         blocked: what each rank waits in.
-        order: of each operation that waits for an earlier one, the ranks that launched them in this order.
-        ambiguous: operations of groups of which members may never have shown themselves, with the ranks that may be
-            them.
-        hidden: operations that only stacks show; a node of that kind has an index in it.
-        aside: what the side threads of ranks wait in, whose own threads are elsewhere.
+        order: for each operation that waits for an earlier one, the ranks that launched them in this order.
+        ambiguous: operations of groups that may have members which no dump shows, with the ranks that may be those
+            members.
+        hidden: operations that only stacks show; the number of a hidden node is an index in it.
+        aside: what a rank's side threads wait in while its own thread is elsewhere.
     """
 
     open: OpenOperations

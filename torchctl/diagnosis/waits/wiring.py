@@ -1,11 +1,10 @@
 """The wait-for graph of a job: operations wait for the ranks that have not entered them, ranks for operations.
 
-How this works. An operation that is open points to each member that has not entered it; a rank points to the
-operations that it has open itself. An operation that all members have entered points to what its members have
-launched before it and not finished. Stacks correct this: a rank that is in its own code waits for no
-operation, whatever it has launched; a rank inside torch.distributed without an open entry is in something that
-the recorder does not show (gloo's send and recv, monitored_barrier), and that points to the ranks that are in
-no operation at all.
+How this works. An open operation points to each member that has not entered it; a rank points to its own open
+operations. An operation that all members have entered points to what its members launched before it and have not
+finished. Stacks correct this: a rank that is in its own code waits for no operation, whatever it has launched; a rank
+inside torch.distributed without an open entry is in something that the recorder does not show (gloo's send and recv,
+monitored_barrier), and that points to the ranks that are in no operation at all.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from torchctl.diagnosis.waits.waiting import Hidden, Node, OpenOp, Waits
 from torchctl.flightrec.table.trace import State
 
 _P2P_CALL = "send or recv"
-_OF_ALL = ("new_group", "init_process_group")  # which every rank of the job must call, also those outside of the group
+_OF_ALL = ("new_group", "init_process_group")  # every rank of the job must call these, even outside of the group
 
 
 def waits_of(proofs: Proofs) -> Waits:
-    """Return all that waits in a job."""
+    """Return everything that waits in a job."""
     waits = Waits(open_operations(proofs), Graph(), {}, {}, [])
     _Connecting(proofs, waits).connect()
     return waits
@@ -35,7 +34,7 @@ class _Connecting:
 
     Attributes:
         inside: the open operations that each rank is in by its dump.
-        first_open: of each group with an open disagreement, its number.
+        first_open: the number of the open disagreement, by group.
     """
 
     def __init__(self, proofs: Proofs, waits: Waits) -> None:
@@ -43,7 +42,7 @@ class _Connecting:
         self.graph = waits.graph
         self.inside = self._nodes_by_rank()
         self.first_open = {
-            one.group: number  # at most one of each group
+            one.group: number  # at most one per group
             for number, one in enumerate(self.open.mismatches)
             if (self.trace.state[list(one.rows.values())] <= State.LATE).any()
         }
@@ -95,9 +94,9 @@ class _Connecting:
         return Node("rank" if rank in self.proofs.activity else "lost", rank)
 
     def _mismatch_before(self, op: OpenOp) -> int | None:
-        """Return the disagreement that an operation comes after, where that one is still open itself.
+        """Return the open disagreement that an operation comes after; None if there is none.
 
-        A rank that takes part in another operation than the others goes on alone, and they never meet again.
+        A rank that enters a different operation than the others goes on alone, and they never meet again.
         """
         number = self.first_open.get(op.group)
         return number if number is not None and op.seq > self.open.mismatches[number].seq else None
@@ -132,7 +131,7 @@ class _Connecting:
                 self._behind(node, ends)
 
     def _behind(self, node: Node, rows: dict[int, int]) -> None:
-        """Let an entered operation wait for what its members have launched before it, and not finished."""
+        """Make an entered operation wait for what its members launched before it and have not finished."""
         for rank, row in rows.items():
             for other in self.inside.get(rank, ()):
                 if other == node:
@@ -151,7 +150,7 @@ class _Connecting:
         return both and trace.group[row] == trace.group[other] and trace.seq[row] == trace.seq[other]
 
     def _independent(self, one: Node, other: Node) -> bool:
-        """Whether two operations run side by side: gloo has threads of its own for each group."""
+        """Whether two operations run in parallel: gloo has separate threads for each group."""
         first, second = self.waits.group_of(one), self.waits.group_of(other)
         return first != second and self.proofs.is_gloo(first)
 
@@ -182,7 +181,7 @@ class _Connecting:
             self._wait(node, self._awaited(made, idle, lost))
 
     def _awaited(self, made: Hidden, idle: list[int], lost: list[int]) -> Iterable[Node]:
-        """Return whom an operation waits for that only stacks show: its other end, its absent members, or the idle."""
+        """Return what a hidden operation waits for: its other end, its absent members, or the idle ranks."""
         if made.remote:
             return ()
         if made.peer is not None:
@@ -194,10 +193,10 @@ class _Connecting:
         return (self._without_dump(rank) if rank not in self.proofs.usable else Node("rank", rank) for rank in wanted)
 
     def _let_go_of_side_threads(self) -> None:
-        """Take out the waits of side threads that come back to their own rank: it is its own thread that others need.
+        """Remove the waits of side threads that lead back to their own rank: others need the rank's own thread.
 
         A rank whose side thread waits for others may wait for that thread, or go on beside it: nothing shows which. In
-        a circle it is this rank's own thread, one way or the other, that the others' operation lacks.
+        a circle, either way, what the others' operation lacks is this rank's own thread.
         """
         aside = [rank for rank, activity in self.proofs.activity.items() if activity.aside]
         for component in self.graph.components() if aside else ():
