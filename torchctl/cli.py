@@ -1,4 +1,4 @@
-"""The root command: loads commands when they are asked for, and is the one place that prints errors."""
+"""The root command: imports commands on first use, and is the only place that prints errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 from torchctl import __version__
 from torchctl.errors import EXIT_FAILED, EXIT_INTERRUPTED, TorchctlError
 
-# Commands as --help lists them; the module of each, under torchctl.commands, has its name and holds it as `command`.
+# Commands in the order of --help; each is the `command` of the torchctl.commands module with its name.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Look": ("ps", "ping", "traceback", "nccl-trace", "handlers"),
     "Diagnose": ("diagnose", "doctor", "collect"),
@@ -74,14 +74,14 @@ class Root(click.Group):
             click.echo("torchctl: interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            # The reader (head, less) has gone: not worth a word, but no success either; click does the same.
+            # The reader (head, less) has exited: not worth a message, but not a success either; click does the same.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
         except OSError as error:
             if self.debug:
                 raise
             click.echo(f"torchctl: cannot write the output: {error.strerror or error}", err=True)
-            with contextlib.suppress(OSError, ValueError):  # what is still buffered would fail again at exit
+            with contextlib.suppress(OSError, ValueError):  # flushing the rest at exit would fail again
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
         except TorchctlError as error:
@@ -129,8 +129,8 @@ def main() -> NoReturn:
     try:
         cli.main(prog_name="torchctl")
     except SystemExit as end:
-        # torch takes 0.2 to 0.4 s to unload, and Python's way out would abort over a thread that a stopped store has
-        # left in torch's client. The kernel takes back all that a command holds.
+        # torch takes 0.2 to 0.4 s to unload, and a normal interpreter exit would abort because of a thread that a
+        # stopped store leaves in torch's client. The kernel frees everything that a command holds.
         if "torch" in sys.modules:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):

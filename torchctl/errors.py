@@ -9,19 +9,19 @@ TorchctlError                 exit 1
 ├── NoWorkersError            3  nothing to talk to was found
 ├── StoreError                1  a store refused, or its state forbids what was asked
 │   ├── KeyAbsentError        1  the key does not exist
-│   ├── NotACounterError      1  a counter is wanted, and the key holds something else
+│   ├── NotACounterError      1  the key should be a counter but holds something else
 │   ├── StoreUnreachableError 3  no TCPStore answers there, or it was lost
-│   ├── StoreTimeoutError     5  a key or a rank did not come in time
+│   ├── StoreTimeoutError     5  a key or a rank did not arrive in time
 │   └── StoreInterruptedError 130 Ctrl-C in a wait; the message says what was left behind
 └── WorkerError                  one worker; carries rank and endpoint
     ├── UnreachableError      3
     │   ├── NoSuchSocketError 3  no file at that path
     │   ├── RefusedError      3  nothing listens there
-    │   ├── AccessDeniedError 3  the operating system or the server's token says no
+    │   ├── AccessDeniedError 3  the operating system or the server's token check denies access
     │   ├── BusyError         3  backlog full, or all connections in use
-    │   ├── DegradedError     3  the worker's sentinel answers, and has not what was asked for
-    │   ├── UnknownHostError  3  the host name is not known
-    │   ├── CertificateError  3  TLS: the other end is not proved to be the worker
+    │   ├── DegradedError     3  the worker's sentinel answers, but cannot provide what was requested
+    │   ├── UnknownHostError  3  the host name does not resolve
+    │   ├── CertificateError  3  TLS: the certificate does not prove that this is the worker
     │   └── NotAWorkerError   3  something else answered
     ├── TooLargeError         1  the reply is over the size limit
     ├── HandlerError          4  the handler ran and failed, or refused its parameters
@@ -47,10 +47,10 @@ class TorchctlError(Exception):
 
     Args:
         message: one sentence.
-        hint: the next step; the class's own when left out.
+        hint: the next step; defaults to the class's hint.
 
     Attributes:
-        details: what the JSON object of a run that ends so says beside the error.
+        details: more fields for the JSON object of a run that ends with this error.
     """
 
     exit_code: int = EXIT_FAILED
@@ -78,7 +78,7 @@ class SecretFileError(TorchctlError):
 
 
 class DumpError(TorchctlError):
-    """A dump that is truncated, hostile, or no dump at all."""
+    """A dump that is truncated, hostile, or not a dump at all."""
 
     kind = "bad_dump"
 
@@ -105,7 +105,7 @@ class NoWorkersError(TorchctlError):
 
 
 class StoreError(TorchctlError):
-    """A store, or what is in it, forbids what was asked."""
+    """A store refused the request, or its contents do not allow it."""
 
     kind = "store"
 
@@ -133,14 +133,14 @@ class StoreUnreachableError(StoreError):
 
 
 class StoreTimeoutError(StoreError):
-    """A key or a rank did not come before the deadline."""
+    """A key or a rank did not arrive before the deadline."""
 
     exit_code = EXIT_DEADLINE
     kind = "timeout"
 
 
 class StoreInterruptedError(StoreError):
-    """The operator ended a wait."""
+    """The operator interrupted a wait."""
 
     exit_code = 130
     kind = "interrupted"
@@ -152,11 +152,11 @@ class WorkerError(TorchctlError):
     Args:
         detail: what happened, read after the endpoint: "refused the connection".
         endpoint: the address that was asked, as shown to the operator.
-        rank: the worker's global rank, None while unknown.
+        rank: the worker's global rank, None if unknown.
 
     Attributes:
-        blocked: whether something keeps its process from answering; None while unknown.
-        why: what that is, or what the process does instead; "" while unknown.
+        blocked: whether something keeps its process from answering; None if unknown.
+        why: what that is, or what the process is doing instead; "" if unknown.
     """
 
     kind = "worker"
@@ -170,7 +170,7 @@ class WorkerError(TorchctlError):
         super().__init__(f"{endpoint} {detail}", hint=hint)
 
     def because(self, cause: str) -> None:
-        """Add what was found out about the cause."""
+        """Append the cause to the message."""
         self.detail = f"{self.detail}; {cause}"
         self.message = f"{self.endpoint} {self.detail}"
 
@@ -179,7 +179,7 @@ class WorkerError(TorchctlError):
 
 
 class UnreachableError(WorkerError):
-    """No connection, or no one on the other end that speaks our protocol."""
+    """No connection, or the other end does not speak our protocol."""
 
     exit_code = EXIT_UNREACHABLE
     kind = "unreachable"
@@ -194,7 +194,7 @@ class NoSuchSocketError(UnreachableError):
 
 
 class RefusedError(UnreachableError):
-    """The address exists and nothing listens there."""
+    """The address exists, but nothing listens there."""
 
     kind = "refused"
     hint = "the process has ended or never started its server; check the job's log"
@@ -215,7 +215,7 @@ class BusyError(UnreachableError):
 
 
 class DegradedError(UnreachableError):
-    """The worker cannot answer, and its sentinel, which says why, has not what was asked for."""
+    """The worker cannot answer; its sentinel says why, but cannot provide what was requested."""
 
     kind = "degraded"
     hint = (
@@ -239,7 +239,7 @@ class CertificateError(UnreachableError):
 
 
 class NotAWorkerError(UnreachableError):
-    """Something listens there that is no torch or torchctl worker server."""
+    """Whatever listens there is not a torch or torchctl worker server."""
 
     kind = "not_a_worker"
     hint = "check the address: a worker answers `GET /handler/` with a JSON list of handlers"
@@ -253,7 +253,7 @@ class TooLargeError(WorkerError):
 
 
 class HandlerError(WorkerError):
-    """The worker answered and its handler failed; `status` is the HTTP status."""
+    """The worker answered, but its handler failed; `status` is the HTTP status."""
 
     exit_code = EXIT_HANDLER
     kind = "handler_failed"
@@ -291,7 +291,7 @@ class NotAskedError(DeadlineError):
 
 
 class StoppedError(WorkerError):
-    """The command was interrupted before this worker had answered."""
+    """The command was interrupted before this worker answered."""
 
     exit_code = EXIT_INTERRUPTED
     kind = "interrupted"

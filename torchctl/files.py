@@ -1,4 +1,4 @@
-"""Files that the operator asked for, written whole or not at all."""
+"""Writes the files that the operator asked for, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _HINT = "choose another path for --output"
 
 
 def write_file(path: str, content: bytes, *, hint: str = _HINT) -> None:
-    """Write a file atomically; an interrupted run leaves the old file, or none.
+    """Write a file atomically: an interrupted run leaves the old file, or none.
 
     Raises:
-        TorchctlError: the folder is missing, not writable or full; or a pipe or folder has the name.
+        TorchctlError: the folder is missing, not writable or full; or the path is a pipe or a folder.
     """
     if _is_device(path, hint):
         with _named_failure(path, hint), open(path, "wb") as stream:

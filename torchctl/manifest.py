@@ -1,8 +1,8 @@
-"""The folder that `torchctl collect` and `torchctl diagnose --save` fill and other commands read: names and manifest.
+"""File names and manifest of the folder that `torchctl collect` and `diagnose --save` fill and other commands read.
 
 How this works: each part of a worker's answers is a file, named by part and rank. For each worker, `collect.json`
-records its files, how its host's clock differs from ours, and what is missing and why. Both ends of the format are
-here. A folder of an older `diagnose --save`, which had its own names and manifest, is read as this format.
+records its files, how its host's clock differs from ours, and what is missing and why. Both the writer and the reader
+are here. A folder written by an older `diagnose --save`, which used other names, is converted on reading.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _FORMER_TRACE = re.compile(r"(\w+)_trace_rank_(\d{1,9})\.(?:pickle|json)")
 
 
 class Answer(NamedTuple):
-    """One part as a worker gave it.
+    """One part of a worker's answers, as the worker sent it.
 
     Attributes:
         answered_at: seconds since the epoch.
-        only: a trace of the generic recorder that answers for NCCL's too: the worker has no other.
+        only: this trace of the generic recorder also answers for NCCL's: the worker has no other.
     """
 
     body: bytes
@@ -48,16 +48,16 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """What the manifest says of one worker.
+    """What the manifest records about one worker.
 
     Attributes:
-        degraded: why it did not answer for itself, so that its stacks were read from outside.
+        degraded: why it did not answer for itself and its stacks were read from outside.
         since: when that was first seen, by its host's clock, in seconds since the epoch.
-        silent: it gave nothing by itself in time although its process ran.
+        silent: its process was running, but did not answer in time.
         left: its process had ended and left its socket behind.
-        moved: it went on between the two looks of a diagnosis; None if there was one look.
+        moved: it made progress between the two looks of a diagnosis; None if there was only one look.
         files: names within the folder, by part.
-        failures: why there is none of a part, read after the endpoint.
+        failures: why a part is missing, by part; read after the endpoint.
     """
 
     endpoint: str
@@ -82,9 +82,9 @@ class Manifest:
     """A folder's workers.
 
     Attributes:
-        not_found: ranks that no worker was found of, by job.
-        one_moment: all workers were looked at together, twice, by a diagnosis.
-        former: the folder is of an older `diagnose --save`; nothing may be added to it.
+        not_found: ranks for which no worker was found, by job.
+        one_moment: a diagnosis looked at all workers together, twice.
+        former: an older `diagnose --save` wrote the folder; nothing may be added to it.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -94,11 +94,11 @@ class Manifest:
 
     @property
     def world_size(self) -> int | None:
-        """The largest that a worker has reported."""
+        """The largest world size that a worker reported."""
         return max((entry.world_size or 0 for entry in self.entries), default=0) or None
 
     def present(self) -> dict[int, Entry]:
-        """Return the process of each rank: of several the one that started last, and of those that left files."""
+        """Return each rank's process: the one that started last, preferring those that left files."""
         by_rank: dict[int, list[Entry]] = {}
         for entry in self.entries:
             if entry.rank is not None:
@@ -107,13 +107,13 @@ class Manifest:
 
 
 def present_of(entries: Sequence[Entry]) -> Entry:
-    """Return the process that has a rank now: where no start is known, the one that was found last."""
+    """Return the process that has a rank now: the one that started last, or was found last if no start is known."""
     kept = [entry for entry in entries if entry.files] or entries
     return max(enumerate(kept), key=lambda pair: (pair[1].start_time or 0.0, pair[0]))[1]
 
 
 class FolderWriter:
-    """Writes workers' answers into a folder, each whole or not at all, and then the manifest.
+    """Writes workers' answers to a folder, each whole or not at all, then the manifest.
 
     Args:
         known: the workers whose files are already there.
@@ -124,12 +124,12 @@ class FolderWriter:
         self._names = {name: entry for entry in known for name in entry.files.values()}
 
     def write(self, entry: Entry, part: str, answer: Answer) -> None:
-        """Write one part of a worker's answers and enter its name.
+        """Write one part of a worker's answers and record its file name in the entry.
 
         Raises:
-            TorchctlError: it cannot be written.
+            TorchctlError: the file cannot be written.
         """
-        from torchctl.files import write_file  # with tempfile, which readers need not wait for
+        from torchctl.files import write_file  # imports tempfile, which readers do not need
 
         body = answer.body
         if part == STACKS:
@@ -159,7 +159,7 @@ class FolderWriter:
         return path
 
     def _name(self, entry: Entry, part: str) -> str:
-        """Return a file's name; a second worker that claims the same rank gets a number of its own."""
+        """Return a file name; if a second worker claims the same rank, its name gets a number."""
         whose = f"rank_{entry.rank}" if entry.rank is not None else "worker"
         number = 1
         while True:
@@ -171,10 +171,10 @@ class FolderWriter:
 
 
 def read_manifest(folder: str) -> Manifest | None:
-    """Return the manifest of a folder, None if there is none; callers share it and leave it as it is.
+    """Return the manifest of a folder, or None if it has none. Callers share it and must not modify it.
 
     Raises:
-        TorchctlError: `collect.json` exists and is something else.
+        TorchctlError: `collect.json` exists but is not a manifest.
     """
     path = os.path.join(folder, MANIFEST)
     try:
@@ -186,7 +186,7 @@ def read_manifest(folder: str) -> Manifest | None:
     return _read(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-@lru_cache(maxsize=4)  # one command asks for it several times, and of a large job it takes a quarter of a second
+@lru_cache(maxsize=4)  # a command reads it several times; for a large job, parsing takes 0.25 s
 def _read(path: str, *state: int) -> Manifest:
     try:
         with open(path, "rb") as file:
@@ -201,7 +201,7 @@ def _read(path: str, *state: int) -> Manifest:
 
 
 def entries_of(paths: Iterable[str]) -> dict[str, Entry]:
-    """Return whose each file is, as far as the manifests beside the files say; one that cannot be read says nothing."""
+    """Return each file's entry, from the manifests in the files' folders; unreadable manifests are ignored."""
     wanted = set(paths)
     found: dict[str, Entry] = {}
     for folder in {os.path.dirname(path) for path in wanted}:
@@ -215,13 +215,13 @@ def entries_of(paths: Iterable[str]) -> dict[str, Entry]:
 
 
 def taken_at(stacks: bytes) -> str:
-    """Return when stacks were taken, in a form that sorts by time; "" if their first line does not say."""
+    """Return when stacks were taken, in a form that sorts by time, or "" if their first line does not say."""
     match = _TIME.match(stacks[:10_000])
     return match[1].decode() if match else ""
 
 
 def headline(stacks: bytes) -> dict[str, Any] | None:
-    """Return what the first line of a file of stacks says of whose they are; None if we have not written it."""
+    """Return the owner that the first line of a stack file names, or None if torchctl did not write that line."""
     first = stacks[:10_000].partition(b"\n")[0]
     if not first.startswith(b"# torchctl {"):
         return None
@@ -233,7 +233,7 @@ def headline(stacks: bytes) -> dict[str, Any] | None:
 
 
 def _headline(entry: Entry, answered_at: float) -> str:
-    """Return a line that says whose stacks follow; readers of faulthandler's text pass over it."""
+    """Return a line that says whose stacks follow; readers of faulthandler's text skip it."""
     from datetime import datetime, timezone
 
     moment = datetime.fromtimestamp(answered_at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -243,10 +243,10 @@ def _headline(entry: Entry, answered_at: float) -> str:
 
 
 def _entry(worker: dict[str, Any]) -> Entry:
-    """Return a manifest's worker in the form that its readers rely on; a file is always one of the same folder.
+    """Return a manifest's worker, checked; its files are always in the manifest's own folder.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: it has another form.
+        ValueError, TypeError, KeyError, AttributeError: it is malformed.
     """
     texts = [worker["endpoint"], *worker["files"].values(), *worker["failures"].values()]
     numbers = [worker[name] for name in ("rank", "pid", "world_size")]
@@ -269,7 +269,7 @@ def _entry(worker: dict[str, Any]) -> Entry:
 
 
 def _former(folder: str) -> Manifest | None:
-    """Return what an older `torchctl diagnose --save` has kept in a folder as a manifest; None if it has not."""
+    """Return a manifest of what an older `torchctl diagnose --save` wrote in a folder, or None if it wrote nothing."""
     try:
         with open(os.path.join(folder, FORMER), "rb") as file:
             document = json.loads(file.read(_MAX_BYTES))

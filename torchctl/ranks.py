@@ -1,11 +1,11 @@
-"""Rank lists, "0,3-7", to sets of integers and back."""
+"""Parses and formats rank lists such as "0,3-7"."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-Member = int | str  # a worker: its rank; or another name where the rank is unknown or claimed twice
-MAX_RANKS = 1_000_000  # ten times the largest job known; keeps "0-999999999999" from filling the memory
+Member = int | str  # a worker: its rank, or another name if the rank is unknown or claimed twice
+MAX_RANKS = 1_000_000  # ten times the largest known job; keeps "0-999999999999" from exhausting memory
 
 
 def parse_ranks(text: str) -> list[int]:
@@ -15,7 +15,7 @@ def parse_ranks(text: str) -> list[int]:
         text: comma-separated ranks and inclusive ranges, such as ``0,3-7``.
 
     Raises:
-        ValueError: a part is no rank or range, a range runs backwards, or there are over a million ranks.
+        ValueError: a part is not a rank or range, a range runs backwards, or there are over a million ranks.
     """
     ranks: set[int] = set()
     for part in text.split(","):
@@ -32,7 +32,7 @@ def parse_ranks(text: str) -> list[int]:
 
 
 def fold_ranks(ranks: Iterable[int]) -> str:
-    """Return ranks as the shortest list of ranges: ``[0, 3, 4, 5]`` becomes ``0,3-5``."""
+    """Return ranks as the shortest list of ranges, such as ``0,3-5`` for ``[0, 3, 4, 5]``."""
     runs: list[list[int]] = []
     for rank in sorted(set(ranks)):
         if runs and rank == runs[-1][1] + 1:
@@ -43,7 +43,7 @@ def fold_ranks(ranks: Iterable[int]) -> str:
 
 
 def few_ranks(ranks: Iterable[int], most: int = 12) -> str:
-    """Return ranks as `fold_ranks` does; of more than `most` ranges only the first, and how many ranks there are."""
+    """Return ranks as `fold_ranks` does; if there are over `most` ranges, only the first ones and a count of ranks."""
     listed = list(ranks)
     parts = fold_ranks(listed).split(",")
     if len(parts) <= most:
@@ -52,7 +52,7 @@ def few_ranks(ranks: Iterable[int], most: int = 12) -> str:
 
 
 def member_order(member: Member) -> tuple[bool, int, str]:
-    """Sort ranks first, by number, then names."""
+    """Return a sort key that puts ranks first, by number, then names."""
     return (False, member, "") if isinstance(member, int) else (True, 0, member)
 
 

@@ -1,26 +1,26 @@
-"""Text that people read and type: made safe for a terminal, time spans, HOST:PORT."""
+"""Text that people read and type: control characters, time spans, HOST:PORT."""
 
 from __future__ import annotations
 
 import re
 
 # C0 and C1 controls, DEL, bidirectional overrides, line separators and lone surrogates:
-# what could move the cursor, recolour the screen, reorder a line or break the output's encoding.
+# anything that could move the cursor, recolor the screen, reorder a line or break the output's encoding.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-# What a host name, an IPv4 or an IPv6 address with its zone may hold; nothing a shell or a URL could misread.
+# Characters of host names and of IPv4 and IPv6 addresses with a zone; none that a shell or a URL could misread.
 HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 _IN_BRACKETS = re.compile(r"\[([^\]]*)\]:(\d{1,5})")
 _PLAIN = re.compile(r"([^:\[\]]*):(\d{1,5})")
 
 
 def printable(text: str, *, keep_newlines: bool = False) -> str:
-    """Return `text` with every control character shown as an escape (``\\x1b``) instead of sent raw.
+    """Return `text` with every control character replaced by a visible escape (``\\x1b``).
 
     Args:
-        text: anything a worker, a file or a store has sent.
-        keep_newlines: leave line feeds and tabs as they are, for text of several lines.
+        text: anything from a worker, a file or a store.
+        keep_newlines: keep line feeds and tabs, for multi-line text.
     """
 
     def show(match: re.Match[str]) -> str:
@@ -56,7 +56,7 @@ def parse_host_port(text: str) -> tuple[str, int]:
     """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``.
 
     Raises:
-        ValueError: no port, a port outside 1 to 65535, or a host with characters that no host has.
+        ValueError: no port, a port outside 1 to 65535, or a host with invalid characters.
     """
     match = _IN_BRACKETS.fullmatch(text) or _PLAIN.fullmatch(text)
     if match is None:
