@@ -1,5 +1,5 @@
-"""Why a process does not answer, told from what the kernel shows of it: /proc, control groups, its last word.
+"""Finds out why a process does not answer, from what the kernel shows: /proc, control groups, its last word.
 
-Used by the sentinel beside each worker and by `torchctl doctor`: the standard library only, and few modules of it,
-since every rank pays for the sentinel's memory.
+Used by the sentinel beside each worker and by `torchctl doctor`. Imports only a few standard library modules, since
+every rank pays for the sentinel's memory.
 """

@@ -1,9 +1,9 @@
-"""The last word of a worker: when and how it died, and at which step, in a small file that outlives it.
+"""A worker's last word: when and how it died, and at which step, in a small file that outlives it.
 
 How this works: the sentinel writes it, since a dead process cannot. It writes only to the runtime folder, which is ours
-and closed to others, to a file whose name does not exist yet; never beside a socket elsewhere. The sentinel is not the
-worker's parent and cannot wait for it: it reads the exit status until the parent reaps the dead process, or asks its
-pidfd afterwards, which works on kernel 6.15 and later.
+and closed to others, and only to a new file, never beside a socket elsewhere. The sentinel is not the worker's parent
+and cannot wait for it: it can read the exit status from /proc until the parent reaps the dead process, and on kernel
+6.15 and later from the pidfd even afterwards.
 
 Source: proc(5), field 52 of stat; include/uapi/linux/pidfd.h, PIDFD_GET_INFO.
 """
@@ -29,11 +29,11 @@ _MAX_BYTES = 8192
 _BEING_WRITTEN_S = 60.0
 _LAST_DATE = 4102444800.0  # 2100: anything later is not a real time of death
 _MAX_NUMBER = 1 << 63
-_MAX_FILES = 4096  # looked at; a crash loop must not make `ps` slow
+_MAX_FILES = 4096  # read at most; a crash loop must not make `ps` slow
 _EXIT_STATUS = 49  # index of field 52 among those from the third on
 _PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
 _PIDFD_INFO_EXIT = 1 << 3
-_INFO = struct.Struct("=Q52xi")  # mask, what does not matter here, exit code
+_INFO = struct.Struct("=Q52xi")  # mask, fields that we skip, exit code
 
 
 class LastWord(NamedTuple):
@@ -42,8 +42,8 @@ class LastWord(NamedTuple):
     Attributes:
         died: seconds since the epoch.
         cause: "SIGKILL", "exit code 3", or "" if it could not be seen.
-        note: what was wrong before, or who killed it, if that is known.
-        path: of the file.
+        note: what was wrong before, or who killed it, if known.
+        path: the file's path.
     """
 
     pid: int
@@ -60,9 +60,9 @@ class LastWord(NamedTuple):
 
 
 def write(folder: str, word: LastWord) -> None:
-    """Save a last word in the runtime folder, which is created if missing; silently do nothing if that fails.
+    """Save a last word in the runtime folder, creating the folder if needed.
 
-    A full disk or an unwritable folder is not a reason to fail: the last word is just lost.
+    A full disk or an unwritable folder is not an error: the last word is just lost.
     """
     document = {"schema": SCHEMA, **word._asdict()}
     del document["path"]
@@ -84,7 +84,7 @@ def write(folder: str, word: LastWord) -> None:
 
 
 def read_all(folder: str, *, now: float | None = None) -> list[LastWord]:
-    """Return the last words in a folder, the latest first; remove those older than a day.
+    """Return the last words in a folder, latest first; remove those older than a day.
 
     Raises:
         RuntimeDirError: the folder cannot be trusted.
@@ -115,7 +115,7 @@ def forget(folder: str) -> int:
 
 
 def exit_status(pid: int, pidfd: int | None, *, proc: str = PROC) -> int | None:
-    """Return a dead process's status as `waitpid` would give it, None if it cannot be seen (yet)."""
+    """Return a dead process's status as `waitpid` would, or None if it is not visible (yet)."""
     fields = stat_fields(f"{proc}/{pid}/stat")
     if len(fields) > _EXIT_STATUS and fields[0] in ("Z", "X") and fields[_EXIT_STATUS].isdigit():
         return int(fields[_EXIT_STATUS])
@@ -132,7 +132,7 @@ def exit_status(pid: int, pidfd: int | None, *, proc: str = PROC) -> int | None:
 
 
 def in_words(status: int | None) -> str:
-    """Return what an exit status says: ``SIGKILL``, ``exit code 3``; "" for None."""
+    """Return an exit status in words: ``SIGKILL``, ``exit code 3``, or "" for None."""
     if status is None:
         return ""
     number = status & 0x7F
@@ -183,7 +183,7 @@ def _read(path: str) -> LastWord | None:
 
 
 def _is_settled(path: str, now: float) -> bool:
-    """Whether a file has not been written to for a while: one that is just being written is not broken."""
+    """Whether a file has not been written to for a while; one that is still being written is not broken."""
     try:
         return abs(now - os.lstat(path).st_mtime) > _BEING_WRITTEN_S
     except OSError:

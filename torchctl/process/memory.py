@@ -1,4 +1,4 @@
-"""Whether a process's control group is at its memory limit or frozen, in cgroup v1 and v2.
+"""Checks whether a process's control group is at its memory limit or frozen, in cgroup v1 and v2.
 
 How this works: /proc/PID/cgroup names the group per hierarchy and /proc/PID/mountinfo where each hierarchy is
 mounted. In a container, only part of the hierarchy may be mounted: then the mount's root is removed from the group's
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from torchctl.process.samples import PROC, read
 
-_FULL = 0.95  # of the limit, without what the kernel can drop: little is left then for anything new
-_TIGHT = 0.8  # the same, where the limit was met just now
+_FULL = 0.95  # of the limit, not counting what the kernel can drop: hardly any room is left
+_TIGHT = 0.8  # likewise, if the limit was hit just now
 _NO_LIMIT = 1 << 60  # v1 writes "no limit" as a number near 2**63, v2 as the word max
 
 
@@ -22,13 +22,13 @@ class ControlGroup(NamedTuple):
     """What a process's memory group reports.
 
     Attributes:
-        path: of the fullest group, as a folder here; "" if none was found.
-        used, limit: in bytes; the limit is None if there is none.
-        reclaimable: of `used`, cached files, which the kernel drops when it needs room: the group of a job that reads a
-            lot is always full of them, which is fine.
-        struggles: how often the limit was reached so far (v2 `max`, v1 `failcnt`), over all groups above.
-        kills: processes of the group that the kernel's out-of-memory killer has ended so far.
-        frozen: the group is frozen, so that nothing in it runs.
+        path: the fullest group's folder; "" if none was found.
+        used, limit: in bytes; `limit` is None if no limit is set.
+        reclaimable: the part of `used` that is cached files, which the kernel drops when it needs room. The group of a
+            job that reads a lot is always full of them, which is fine.
+        struggles: how often the limit was hit so far (v2 `max`, v1 `failcnt`), summed over the group and its parents.
+        kills: how many processes in the group the kernel's out-of-memory killer has killed so far.
+        frozen: the group is frozen: nothing in it runs.
     """
 
     path: str = ""
@@ -41,12 +41,12 @@ class ControlGroup(NamedTuple):
 
     @property
     def full(self) -> bool:
-        """Whether it is at its limit with memory that cannot be dropped."""
+        """Whether memory that cannot be dropped fills it to its limit."""
         return self.limit is not None and self.used - self.reclaimable >= self.limit * _FULL
 
     @property
     def tight(self) -> bool:
-        """Whether it is near its limit with memory that cannot be dropped."""
+        """Whether memory that cannot be dropped fills it nearly to its limit."""
         return self.limit is not None and self.used - self.reclaimable >= self.limit * _TIGHT
 
 
@@ -54,8 +54,8 @@ def group_of(pid: int, *, proc: str = PROC, root: str = "") -> ControlGroup:
     """Return the memory group of a process.
 
     Args:
-        proc: where /proc is.
-        root: put before the mounts' paths: recorded trees are read so in tests.
+        proc: where /proc is mounted.
+        root: prefix for the mounts' paths; tests use it to read recorded trees.
     """
     mounts = _mounts(read(f"{proc}/{pid}/mountinfo"))
     found = ControlGroup()
@@ -79,7 +79,7 @@ def group_of(pid: int, *, proc: str = PROC, root: str = "") -> ControlGroup:
 
 
 def _fuller(found: ControlGroup, groups: list[ControlGroup], frozen: bool) -> ControlGroup:
-    """Return the group that is nearest to its limit; struggles add up, frozen stays."""
+    """Return the group closest to its limit, with the sum of all `struggles`, and frozen if any is."""
     best = found
     for one in groups:
         if one.limit and (not best.limit or one.used / one.limit > best.used / best.limit):
@@ -108,13 +108,13 @@ def _v1(folder: str) -> ControlGroup:
 
 
 def _words(path: str) -> dict[str, int]:
-    """Return a file of lines ``name number``."""
+    """Return the numbers by name in a file of ``name number`` lines."""
     pairs = (line.partition(" ")[::2] for line in read(path).splitlines())
     return {name: number for name, text in pairs if (number := _number(text)) is not None}
 
 
 def _mounts(text: str) -> dict[str, tuple[str, str]]:
-    """Return controller to (root within the hierarchy, mount point); "" is the unified hierarchy."""
+    """Return (root within the hierarchy, mount point) by controller; "" is the unified hierarchy."""
     mounts: dict[str, tuple[str, str]] = {}
     for line in text.splitlines():
         before, _, after = line.partition(" - ")

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, as the kernel has noted it.
+"""Who is at the other end of a Unix socket, as recorded by the kernel.
 
 Source: unix(7), SO_PEERCRED and struct ucred.
 """
@@ -13,7 +13,7 @@ _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
 class Peer(NamedTuple):
-    """A process: to a client the one that called `listen`, to a server the one that connected.
+    """The peer process: for a client the one that called `listen`, for a server the one that connected.
 
     Attributes:
         pid: 0 if the process is not visible from here (another pid namespace).

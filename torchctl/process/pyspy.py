@@ -1,7 +1,7 @@
-"""py-spy, which reads a process's stacks from outside: where it is, how it is called, what its errors mean.
+"""py-spy, which reads a process's stacks from outside: where to find it, how to call it, what its errors mean.
 
-How it is run differs for good reasons: the command line starts it as a child, the sentinel without waiting for it, and
-the worker's own server detached, since a trainer must not find a child that it has not started.
+Callers start it in different ways: the command line as a child, the sentinel without waiting for it, and the worker's
+own server detached, since a trainer must not find a child that it did not start.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import sys
 from collections.abc import Sequence
 
 TIMEOUT_S = 10.0  # for a dump without native frames, on a busy machine
-UNNOTICED = ("--nonblocking", "--full-filenames")  # the process is not stopped for it
+UNNOTICED = ("--nonblocking", "--full-filenames")  # do not stop the process
 _MAX_CHARS = 300
 
 
 def find_pyspy() -> str | None:
-    """Return py-spy's path: beside the running interpreter, else on PATH; None if it is not installed."""
+    """Return py-spy's path, beside the running interpreter or else on PATH, or None if it is not installed."""
     beside = [os.path.dirname(sys.executable)] if sys.executable else []
     for folder in beside + os.environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(folder, "py-spy")  # not shutil.which: shutil brings three compressors into a trainer
+        path = os.path.join(folder, "py-spy")  # not shutil.which: shutil imports three compressors into a trainer
         if folder and os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     return None
@@ -31,5 +31,5 @@ def dump_command(program: str, pid: int, options: Sequence[str] = UNNOTICED) -> 
 
 
 def complaint(text: str) -> str:
-    """Return what py-spy says of its failure on one line, without its own stack, which explains nothing."""
+    """Return py-spy's error message as one line, without its own stack trace, which explains nothing."""
     return " ".join(text.partition("Stack backtrace:")[0].split())[:_MAX_CHARS]

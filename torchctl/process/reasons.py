@@ -1,14 +1,14 @@
-"""From two samples of a silent process to the reason of its silence.
+"""Determines from two samples of a silent process why it does not answer.
 
-How this works: a thread that waits for CPython's interpreter lock does so in a futex with a time limit, the switch
-interval of 5 ms, over and over. So it sleeps in a futex at every look and still goes to sleep 200 times a second;
-one that waits for an ordinary lock never wakes up. When the server's thread has waited so for the whole second
-between two samples, someone holds the lock.
+How this works: a thread that waits for CPython's interpreter lock waits on a futex with a timeout, the switch
+interval of 5 ms, over and over. So both samples find it asleep on a futex, yet it goes to sleep 200 times a second;
+a thread that waits for an ordinary lock never wakes up. If the server's thread waits like this for the whole second
+between two samples, another thread holds the lock.
 
-That someone is stuck only if no one else gets the lock meanwhile. With 200 Python threads at full load each turn
-is 5 ms, and the server's comes after a second or later; there the waiting threads themselves get turns, which shows
-in their time on a processor: far more per wake-up than the server's own, which merely looked. Such a process is
-slow and healthy, and no reason is given for it.
+That thread is stuck only if no other thread gets the lock in that time. With 200 Python threads at full load, each
+turn is 5 ms and the server waits a second or longer for its turn. But then the waiting threads do get turns, and it
+shows in their CPU time: far more per wake-up than the server's thread, which merely checked the lock. Such a process
+is slow but healthy, so no reason is returned for it.
 
 Source: CPython's Python/ceval_gil.c, take_gil (3.10 to 3.13).
 """
@@ -20,12 +20,12 @@ from typing import NamedTuple
 from torchctl.process.memory import ControlGroup
 from torchctl.process.samples import PROC, Sample, Thread, read
 
-_LEAST_WAKES_PER_S = 40.0  # of 200 for a waiter of the lock, on a busy machine
-# The server's thread waits in nothing else that has a time limit: there a machine far too busy may wake it late.
+_LEAST_WAKES_PER_S = 40.0  # a lock waiter wakes 200 times a second, less often on a busy machine
+# The server's thread waits on nothing else that has a timeout, so few wake-ups, as on an overloaded machine, suffice.
 _LEAST_WAKES_OF_SERVER_PER_S = 3.0
 _MOST_WAKES_PER_S = 260.0
-_TURN_NS = 1_500_000  # of processor time beyond what looking costs; a turn with the lock is 5 ms
-_LEAST_TURNS = 20  # threads: with fewer the server's turn comes within half a second
+_TURN_NS = 1_500_000  # of CPU time beyond the cost of checking; a turn with the lock is 5 ms
+_LEAST_TURNS = 20  # threads; with fewer, the server gets its turn within half a second
 _SWAPPING_FAULTS_PER_S = 50.0
 
 
@@ -42,13 +42,13 @@ class Reason(NamedTuple):
 def reasons(
     before: Sample, after: Sample, server_tid: int, groups: tuple[ControlGroup, ControlGroup], *, proc: str = PROC
 ) -> list[Reason]:
-    """Return what the evidence supports, the strongest first; empty for a process that may simply be slow.
+    """Return the reasons that the evidence supports, strongest first; empty if the process may just be slow.
 
     Args:
-        before, after: two looks, about a second apart.
-        server_tid: the thread that should answer; 0 for a process without a server, of which any thread may show
-            that the lock is held.
-        groups: its memory group at both looks.
+        before, after: two samples, about a second apart.
+        server_tid: the thread that should answer; 0 for a process without a server, where any thread may show that
+            the lock is held.
+        groups: its memory group at both samples.
     """
     found = _of_the_process(after, proc)
     if not found:
@@ -97,7 +97,7 @@ def _state(one: Sample, tid: int) -> str:
 
 
 def lock_waiters(before: Sample, after: Sample, server_tid: int = 0) -> set[int]:
-    """Return the threads that have waited for the interpreter lock from the first sample to the second."""
+    """Return the threads that waited for the interpreter lock from the first sample to the second."""
     elapsed = max(after.time - before.time, 0.001)
     found = set()
     for tid, now in after.threads.items():
@@ -114,12 +114,12 @@ def lock_waiters(before: Sample, after: Sample, server_tid: int = 0) -> set[int]
 
 
 def _in_futex(one: Thread) -> bool:
-    # Running: it has just woken up to look. Where wchan may not be read, the rate of waking alone speaks.
+    # Running: it just woke up to check. If wchan is unreadable, the wake-up rate alone decides.
     return one.state == "R" or (one.state == "S" and ("futex" in one.wait or not one.wait))
 
 
 def _turns_are_taken(before: Sample, after: Sample, server_tid: int) -> bool:
-    """Whether many threads that compete for the lock have each had it for a while."""
+    """Whether many of the threads that compete for the lock each held it for a while."""
     looking = _run_per_switch(before, after, server_tid)
     if looking is None:
         looking = min(
@@ -132,7 +132,7 @@ def _turns_are_taken(before: Sample, after: Sample, server_tid: int) -> bool:
         if tid == server_tid or then is None or now.run_ns is None or then.run_ns is None:
             continue
         if not now.switches or now.switches == then.switches:
-            continue  # it has not competed: computes without the lock, or holds it all the time
+            continue  # it did not compete: it computes without the lock, or holds it all the time
         extra = (now.run_ns - then.run_ns) - looking * (now.switches - (then.switches or 0))
         turns += extra > _TURN_NS
     return turns >= _LEAST_TURNS
@@ -147,14 +147,14 @@ def _run_per_switch(before: Sample, after: Sample, tid: int) -> float | None:
 
 
 def _by(before: Sample, after: Sample, waiting: set[int]) -> str:
-    """Return who holds the lock if that can be determined: the one thread that computed all the time."""
+    """Return who holds the lock, if only one thread computed the whole time, else what the main thread does."""
     elapsed_ns = (after.time - before.time) * 1e9
     busy = []
     for tid, now in after.threads.items():
         then = before.threads.get(tid)
         if tid in waiting or then is None or now.run_ns is None or then.run_ns is None:
             continue
-        # Where the machine is far too busy it has computed little and wanted to all the time.
+        # On an overloaded machine a thread may be runnable the whole time but compute little.
         if now.run_ns - then.run_ns > elapsed_ns / 4 or (then.state, now.state) == ("R", "R"):
             busy.append(now)
     if len(busy) == 1:

@@ -1,8 +1,8 @@
-"""One look at a process through /proc: its state, and of each thread what it waits in and how often it woke up.
+"""Samples a process through /proc: its state, and for each thread where it waits and how often it woke up.
 
-How this works: nothing here stops, signals or attaches to the process; every file is read once, and one that cannot
-be read (rights, an older kernel, a thread that has ended) leaves its fields unknown. Two samples some time apart
-tell waiting from moving; what they mean is judged in `reasons`.
+How this works: nothing here stops, signals or attaches to the process. Every file is read once; if it cannot be read
+(permissions, an older kernel, a thread that has ended), its fields stay unknown. Two samples some time apart
+distinguish waiting from moving; `reasons` judges what they mean.
 
 Source: proc(5); Documentation/scheduler/sched-stats.rst for schedstat.
 """
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 PROC = "/proc"
 _START = 19  # index of field 22 of stat among those from the third on
-MAX_THREADS = 2000  # looked at; a process with more is judged by these
+MAX_THREADS = 2000  # sampled at most; a process with more is judged by these
 
 
 class Thread(NamedTuple):
@@ -23,9 +23,9 @@ class Thread(NamedTuple):
 
     Attributes:
         state: the kernel's letter: R running, S asleep, D uninterruptible, T stopped, t traced, Z dead.
-        wait: the kernel function it sleeps in, "" if it runs or that may not be read.
-        switches: how often it went to sleep of its own accord, so far.
-        run_ns: time on a processor so far, None if the kernel does not count it.
+        wait: the kernel function it sleeps in; "" if it is running or wchan is unreadable.
+        switches: voluntary context switches so far; None if unknown.
+        run_ns: CPU time so far; None if the kernel does not count it.
     """
 
     tid: int
@@ -41,12 +41,12 @@ class Sample(NamedTuple):
 
     Attributes:
         time: `time.monotonic` seconds.
-        state: of the main thread; "" when the process is gone.
-        start_ticks: when it was started, in clock ticks since boot: with the pid, its identity.
-        tracer_pid: who traces it, 0 for no one.
-        major_faults: pages that had to be read from disk, so far.
-        swap_kib: of its memory, what lies in swap.
-        threads: by thread id; the main one has the process's id.
+        state: the main thread's state; "" if the process is gone.
+        start_ticks: start time in clock ticks since boot; identifies the process together with the pid.
+        tracer_pid: the tracer's pid; 0 if it is not traced.
+        major_faults: pages that had to be read from disk so far.
+        swap_kib: swapped-out memory.
+        threads: by thread id; the main thread's id is the pid.
     """
 
     time: float
@@ -60,7 +60,7 @@ class Sample(NamedTuple):
 
 
 def sample(pid: int, tids: list[int] | None = None, *, proc: str = PROC) -> Sample:
-    """Look at a process, and at `tids` of its threads; at all when left out."""
+    """Sample a process and those of its threads in `tids`; by default all."""
     fields = stat_fields(f"{proc}/{pid}/stat")
     status = status_fields(f"{proc}/{pid}/status")
     if tids is None:
@@ -79,7 +79,7 @@ def sample(pid: int, tids: list[int] | None = None, *, proc: str = PROC) -> Samp
 
 
 def thread_ids(pid: int, *, proc: str = PROC) -> list[int]:
-    """Return the ids of a process's threads; none when it is gone."""
+    """Return the ids of a process's threads; empty if it is gone."""
     try:
         return sorted(int(name) for name in os.listdir(f"{proc}/{pid}/task") if name.isdigit())
     except OSError:
@@ -87,7 +87,7 @@ def thread_ids(pid: int, *, proc: str = PROC) -> list[int]:
 
 
 def thread(pid: int, tid: int, *, proc: str = PROC) -> Thread | None:
-    """Look at one thread; None when it is gone."""
+    """Sample one thread; return None if it is gone."""
     folder = f"{proc}/{pid}/task/{tid}"
     fields = stat_fields(f"{folder}/stat")
     if not fields:
@@ -106,19 +106,19 @@ def thread(pid: int, tid: int, *, proc: str = PROC) -> Thread | None:
 
 
 def start_ticks(pid: int | str, *, proc: str = PROC) -> int | None:
-    """Return when a process was started, in clock ticks since boot; None if it is gone, or dead and not collected.
+    """Return when a process was started, in clock ticks since boot, or None if it is gone or a zombie.
 
     Args:
-        pid: or "self" for the calling process, which has that name under any /proc.
+        pid: a process id, or "self" for the calling process.
     """
     fields = stat_fields(f"{proc}/{pid}/stat")
     return _start_of(fields) if fields and fields[0] not in ("Z", "X") else None
 
 
 def stat_fields(path: str) -> list[str]:
-    """Return the fields of a stat file from the third (the state) on; empty when it cannot be read.
+    """Return the fields of a stat file from the third (the state) on; empty if it cannot be read.
 
-    The second, the name, may hold spaces and brackets; what follows its last bracket cannot.
+    The second field, the name, may contain spaces and parentheses; the fields after it cannot.
     """
     return read(path).rpartition(")")[2].split()
 
@@ -134,7 +134,7 @@ def status_fields(path: str) -> dict[str, str]:
 
 
 def read(path: str) -> str:
-    """Return a small file's text, "" when it cannot be read."""
+    """Return a small file's text, or "" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(1 << 20).decode("utf-8", "replace")

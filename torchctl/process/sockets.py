@@ -12,11 +12,11 @@ _LISTENING = "00010000"  # flags in /proc/net/unix: __SO_ACCEPTCON
 
 
 def socket_inodes(pid: int) -> set[str]:
-    """Return the inodes of a process's open sockets, as /proc/net lists them; none if that may not be read."""
+    """Return the inodes of a process's open sockets, as /proc/net lists them; empty if /proc denies access."""
     found = set()
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # closed since
                 target = os.readlink(f"/proc/{pid}/fd/{name}")
                 if target.startswith("socket:["):
                     found.add(target[len("socket:[") : -1])
@@ -24,7 +24,7 @@ def socket_inodes(pid: int) -> set[str]:
 
 
 def listening_path(pid: int) -> str:
-    """Return the path of a Unix socket that a process listens at, a worker's if there is one; "" for none."""
+    """Return the path of a Unix socket that a process listens on, preferably a worker's, or "" if there is none."""
     inodes = socket_inodes(pid)
     found = []
     for line in read(f"/proc/{pid}/net/unix").splitlines()[1:]:

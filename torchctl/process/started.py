@@ -1,4 +1,4 @@
-"""When a process was started, from the clock ticks since boot that the kernel counts it in.
+"""Converts a process's start time from the kernel's clock ticks since boot.
 
 Source: proc(5), field 22 of /proc/PID/stat and btime of /proc/stat.
 """
@@ -13,7 +13,7 @@ from torchctl.process.samples import read
 
 
 def start_time(ticks: int | None) -> float | None:
-    """Return a start time in seconds since the epoch; None if /proc does not say.
+    """Return a start time in seconds since the epoch, or None if /proc does not say.
 
     Args:
         ticks: from `samples.start_ticks`.
@@ -23,7 +23,7 @@ def start_time(ticks: int | None) -> float | None:
 
 
 def age_s(ticks: int | None) -> float | None:
-    """Return how many seconds ago a process was started, by a clock that no one sets; None for None."""
+    """Return how many seconds ago a process was started, by a clock that is never set; None for None."""
     return None if ticks is None else round(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - _seconds(ticks)), 3)
 
 
@@ -33,9 +33,9 @@ def _seconds(ticks: int) -> float:
 
 @lru_cache(maxsize=1)
 def _boot_time() -> int | None:
-    """Return when this host was started, in seconds since the epoch.
+    """Return when this host was booted, in seconds since the epoch.
 
-    It is read once: it moves when the clock is set, and a process must not seem to have been started twice.
+    Read only once: the value changes when the clock is set, and a process must not get two start times.
     """
     for line in read("/proc/stat").splitlines():
         if line.startswith("btime "):
