@@ -1,4 +1,4 @@
-"""What worker and command line agree on: routes, headers and limits. No I/O.
+"""What the worker and the command line agree on: routes, headers and limits. No I/O.
 
 Source: torch/csrc/distributed/c10d/control_plane/WorkerServer.cpp (torch 2.13) for routes and texts.
 """
@@ -25,36 +25,36 @@ TLS_WANTED = "this port speaks TLS; give the CA of its certificate: torchctl ...
 ROUTES = "the routes are: GET /, GET /handler/, POST /handler/NAME"
 
 SENTINEL_VARIABLE = "TORCHCTL_SENTINEL"
-# Which of torch's two recorders a trace came from; none before torch is loaded.
+# Which of torch's two recorders a trace came from; absent until torch is loaded.
 RECORDER_HEADER = "Torchctl-Recorder"
 NCCL_RECORDER, GENERIC_RECORDER, NO_RECORDER = "nccl", "generic", "none"
 
-# In a job's TCPStore: torch's debug server keeps PREFIX/rankN, we add PREFIX/torchctl_rankN (pid and start time).
+# Keys in a job's TCPStore: torch's debug server sets PREFIX/rankN, we add PREFIX/torchctl_rankN (pid and start time).
 STORE_PREFIX = "debug_server"
 STORE_ABOUT = "torchctl_rank"
 WORKER_HOST_VARIABLE = "TORCHCTL_WORKER_HOST"
 WORKER_PORT_VARIABLE = "TORCHCTL_WORKER_PORT"
 
-MAX_SOCKET_PATH_BYTES = 107  # sun_path of Linux holds 108 with its NUL
+MAX_SOCKET_PATH_BYTES = 107  # Linux's sun_path holds 108, including the NUL
 MAX_BODY_BYTES = 1 << 20
-MAX_LINE_BYTES = 8192  # request line or one header; as Apache and cpp-httplib
+MAX_LINE_BYTES = 8192  # request line or one header; same as Apache and cpp-httplib
 MAX_HEADERS = 64
 MAX_PARAMS = 64
 MAX_CONNECTIONS = 64
-BACKLOG = 128  # Python's default of 5 turns the 7th waiting client away with EAGAIN
+BACKLOG = 128  # with Python's default of 5, the 7th waiting client gets EAGAIN
 REQUEST_TIMEOUT_S = 5.0  # to send one request
-IDLE_TIMEOUT_S = 2.0  # between two requests of a connection
-SEND_TIMEOUT_S = 30.0  # to take one answer; traces are megabytes, links may be slow
+IDLE_TIMEOUT_S = 2.0  # between two requests on one connection
+SEND_TIMEOUT_S = 30.0  # to receive one answer; traces are megabytes, links may be slow
 DRAIN_TIMEOUT_S = 1.0  # to stop sending after a refusal
 SHUTDOWN_TIMEOUT_S = 0.4
-WRONG_TOKEN_DELAY_S = 1.0  # of the answer: with the 16 bytes that a token has at least, no guessing gets anywhere
+WRONG_TOKEN_DELAY_S = 1.0  # before the answer: a token has at least 16 bytes, so guessing is hopeless
 
-DEFAULT_TIMEOUT_S = 5.0  # of a whole command
+DEFAULT_TIMEOUT_S = 5.0  # for a whole command
 MAX_REPLY_BYTES = 256 << 20  # a full trace of 2000 entries as JSON is 1 MB
 
 
 def token_problem(token: str) -> str:
-    """Return why a token cannot be used, "" when it can; the sentence never holds the token."""
+    """Return why a token cannot be used, or "" if it can; the text never contains the token."""
     if not (token.isascii() and token.isprintable() and " " not in token):
         return "has characters that cannot go in an HTTP header: use visible ASCII only"
     if len(token) < MIN_TOKEN_BYTES:
@@ -63,5 +63,5 @@ def token_problem(token: str) -> str:
 
 
 def compact_json(value: Any) -> str:
-    """Return JSON without spaces, keys sorted: what the server sends."""
+    """Return JSON as the server sends it: no spaces, sorted keys."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True)

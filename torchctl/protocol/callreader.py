@@ -1,7 +1,7 @@
-"""Reads the document of `torchctl.protocol.calls`: its sender cannot be trusted. No I/O.
+"""Reads the document of `torchctl.protocol.calls` from a sender that cannot be trusted. No I/O.
 
-How this works: keys that are not known are passed over, so that a newer worker may say more. Texts are cut; a number
-out of its range, a list that is too long and any other form is refused as a whole.
+How this works: unknown keys are ignored, so that a newer worker may add some. Long texts are cut. A number out of
+range, a list that is too long or any other malformed value makes the reader reject the whole document.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def calls_from_text(text: str | bytes) -> Calls:
     """Return the document in a text.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text is something else.
     """
     try:
         return calls_from_json(json.loads(text))
@@ -47,10 +47,10 @@ def calls_from_text(text: str | bytes) -> Calls:
 
 
 def calls_from_json(document: Any) -> Calls:
-    """Return the document, checked.
+    """Return the checked document.
 
     Raises:
-        ValueError: it has another form; the message says what is wrong.
+        ValueError: it is malformed; the message says what is wrong.
     """
     try:
         if document["schema"] != SCHEMA:

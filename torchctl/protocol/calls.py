@@ -1,51 +1,51 @@
-"""What each thread of a worker is calling: the document that handler `calls` answers.
+"""What each thread of a worker is calling: the document that the `calls` handler returns.
 
-The document comes three ways: as the answer of `calls`; below the key ``calls`` of `info?calls=true`, so that each look
-of a diagnosis has one without a request more; and as the last line of `dump_traceback?calls=true`, behind
-`stacktext.CALLS_LINE`, so that wherever stacks are kept (`collect`, `--save`, a relay) the calls are with them. A
-worker of an older version ignores the parameter.
+The document arrives in one of three ways: as the answer of `calls`; under the key ``calls`` of `info?calls=true`, so
+that each look of a diagnosis gets it without an extra request; and as the last line of `dump_traceback?calls=true`,
+after `stacktext.CALLS_LINE`, so that wherever stacks are kept (`collect`, `--save`, a relay), the calls are kept too.
+An older worker ignores the parameter.
 
-One JSON object; its reader is `callreader`::
+It is one JSON object, read by `callreader`::
 
     schema     "torchctl.calls/1"
     pid        of the process
-    rank       None if it is not known
+    rank       None if unknown
     time       seconds since the epoch, by the worker's clock
-    arguments  False if this interpreter shows no local variables to us: then no call has arguments
+    arguments  False if this interpreter does not let us read local variables: then no call has arguments
     complete   False if threads or groups were left out
     groups     the process groups that this process is in, each
                name, description    as torch has them: "0", "default_pg"
-               ranks        global ranks as runs [first, last, step]; of gloo's groups too
+               ranks        global ranks as runs [first, last, step], for gloo's groups too
                rank         the process's own rank in the group
                backend      "gloo", "cpu:gloo,cuda:nccl"
-               default      True for the one of init_process_group
+               default      True for the group created by init_process_group
                sequence     how many operations the process has begun in it, None if torch does not say;
-                            sends and receives count with some backends (gloo) and not with others (nccl)
-    threads    each thread with a Python frame but for torchctl's own, the main one first
+                            some backends (gloo) count sends and receives, others (nccl) do not
+    threads    each thread with a Python frame except torchctl's own, main thread first
                id, native_id, name, main    as in the stacks; native_id None and name "" if Python has none
-               cpu_ns       CPU time of the thread so far, None if it is not known
-               wchan        the kernel function that it sleeps in, "" if it runs or the kernel does not say
+               cpu_ns       the thread's CPU time so far, None if unknown
+               wchan        the kernel function it sleeps in, "" if it is running or the kernel does not say
                frame        [file, line, function] of the innermost frame
-               calls        functions of torch.distributed that it is in, outermost first, each
+               calls        torch.distributed functions it is in, outermost first, each
                             function, depth (0 is the innermost frame), line
-                            group           index in `groups`; None if it is unknown or the call has none
-                            src, dst, tag, group_src, group_dst, rank, world_size    numbers, those that were given;
-                                            src and dst are ranks of the job
-                            async_op        where given
+                            group           index in `groups`; None if unknown or the call has none
+                            src, dst, tag, group_src, group_dst, rank, world_size    numbers, if given;
+                                            src and dst are global ranks
+                            async_op        if given
                             op              "SUM"
                             to              the other end of a remote call: a worker's name or number
-                            ranks           runs, of new_group and the like
-                            keys            keys or prefixes of keys in a store, the group's name in init
-                            tensors         {name of the argument: [[dtype, shape, device], ...]}, 8 of a list at most
-                            p2p             of batch_isend_irecv: [[operation, peer, tag], ...]
-               wait         the call at the innermost frame that has left no frame, None if it is in none; see `Wait`
-    p2p        sends and receives that have been begun and not waited for, with `record_p2p`: operation, peer, tag,
-               group (index, None if unknown), since (seconds since the epoch); None if they are not recorded
+                            ranks           runs, for new_group and the like
+                            keys            store keys or key prefixes; for init, the group's name
+                            tensors         {argument name: [[dtype, shape, device], ...]}, at most 8 of a list
+                            p2p             for batch_isend_irecv: [[operation, peer, tag], ...]
+               wait         the call without a frame of its own that the innermost frame is in, None if none; see `Wait`
+    p2p        sends and receives begun but not yet waited for, if `record_p2p` is on: operation, peer, tag,
+               group (index, None if unknown), since (seconds since the epoch); None if not recorded
 
-No value of a tensor, no repr and nothing of a class of the user's is in it: names, shapes, dtypes, and numbers that
-are arguments of torch's own functions.
+It contains no tensor values, no reprs and no instances of the user's classes: only names, shapes, dtypes, and numbers
+passed to torch's own functions.
 
-Source: torch/distributed/distributed_c10d.py (torch 2.13) for the names of arguments.
+Source: torch/distributed/distributed_c10d.py (torch 2.13) for argument names.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ SCHEMA = "torchctl.calls/1"
 
 MAX_THREADS = 4096
 MAX_GROUPS = 4096
-MAX_CALLS = 16  # of one thread
-MAX_TENSORS = 8  # of one argument
+MAX_CALLS = 16  # per thread
+MAX_TENSORS = 8  # per argument
 MAX_KEYS = 16
 MAX_P2P = 256
-MAX_TEXT = 200  # characters of a name or key
+MAX_TEXT = 200  # characters per name or key
 NUMBERS = ("src", "dst", "tag", "group_src", "group_dst", "rank", "world_size")
 
 
 class Tensor(NamedTuple):
-    """One tensor argument; `shape` is None if a dimension is no plain number."""
+    """One tensor argument; `shape` is None if a dimension is not a plain number."""
 
     dtype: str
     shape: tuple[int, ...] | None
@@ -75,7 +75,7 @@ class Tensor(NamedTuple):
 
 
 class P2P(NamedTuple):
-    """A send or receive; `peer` is a global rank, None for any; `since` is when it was begun, None if not known."""
+    """A send or receive; `peer` is a global rank, None for any; `since` is when it began, None if unknown."""
 
     operation: str
     peer: int | None
@@ -85,10 +85,10 @@ class P2P(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A function of torch.distributed that a thread is in; the fields are the document's.
+    """A torch.distributed function that a thread is in; fields as in the document.
 
     Attributes:
-        numbers: those of `NUMBERS` that were given.
+        numbers: the arguments in `NUMBERS` that were given.
     """
 
     function: str
@@ -106,21 +106,21 @@ class Call(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """The call at the innermost frame: of a function in C, which leaves no frame, or of Python's library around one.
+    """The call at the innermost frame: a C function, which leaves no frame, or a standard library wrapper around one.
 
     Attributes:
         call: as in the source, "work.wait", "time.sleep"; "with self.lock" for entering a lock.
-        kind: of the receiver: "work", "store", "tensor", "lock", "queue", "event", "condition", "semaphore", "barrier",
-            "thread", "future", "process", "socket", "connection", "stream"; "" if it is another or unknown.
-        type: the receiver's, "torch.Tensor", "_thread.RLock"; "" if its kind is "".
-        via: the function of Python's library that the job's code has called, "Queue.get"; "" if it called C itself.
-        keys: those that a store is asked for.
-        operation: of a work, "recv", "allreduce"; "" if torch does not say.
-        p2p: of a work that `record_p2p` knows.
-        thread: the id of the thread that holds the lock, or that is waited for; None if it is not known. A plain lock
-            is held by the thread that is inside of a `with` over it.
+        kind: the receiver's kind: "work", "store", "tensor", "lock", "queue", "event", "condition", "semaphore",
+            "barrier", "thread", "future", "process", "socket", "connection", "stream"; "" if other or unknown.
+        type: the receiver's type, "torch.Tensor", "_thread.RLock"; "" if its kind is "".
+        via: the standard library function that the job's code called, "Queue.get"; "" if it called C directly.
+        keys: the keys requested from a store.
+        operation: a work's operation, "recv", "allreduce"; "" if torch does not say.
+        p2p: the send or receive of a work that `record_p2p` recorded.
+        thread: the id of the thread that holds the lock, or that is waited for; None if unknown. A plain lock's
+            holder is the thread inside a `with` block on it.
         process: the pid of the process that is waited for.
-        sync: it waits for a device where the tensor is on one.
+        sync: the call waits for a device if the tensor is on one.
     """
 
     call: str
@@ -136,7 +136,7 @@ class Wait(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A process group; the fields are the document's."""
+    """A process group; fields as in the document."""
 
     name: str
     description: str
@@ -153,7 +153,7 @@ class Group(NamedTuple):
 
 
 class ThreadCalls(NamedTuple):
-    """One thread; the fields are the document's."""
+    """One thread; fields as in the document."""
 
     ident: int
     native_id: int | None
@@ -167,7 +167,7 @@ class ThreadCalls(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """What the threads of one process are calling; the fields are the document's."""
+    """What the threads of one process are calling; fields as in the document."""
 
     pid: int
     rank: int | None

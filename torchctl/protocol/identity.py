@@ -1,6 +1,6 @@
-"""Who a worker says it is, in every form that travels: headers of an answer, JSON, and a relay's line. No I/O.
+"""A worker's identity in every form in which it is sent: reply headers, JSON, and a relay's line. No I/O.
 
-A reader ignores fields that it does not know and takes those that are missing as unknown, so an older and a newer
+A reader ignores fields that it does not know and treats missing ones as unknown, so older and newer versions of
 torchctl understand each other.
 """
 
@@ -15,7 +15,7 @@ PID_HEADER = "Torchctl-Pid"
 WORLD_SIZE_HEADER = "Torchctl-World-Size"
 JOB_HEADER = "Torchctl-Job"
 STEP_HEADER = "Torchctl-Step"  # the last reported training step
-# Only in a sentinel's answers: since when (seconds since the epoch), a space, and why the worker does not answer.
+# Only in a sentinel's replies: since when (seconds since the epoch), a space, and why the worker does not answer.
 DEGRADED_HEADER = "Torchctl-Degraded"
 
 MAX_JOB_CHARS = 200
@@ -28,11 +28,11 @@ _RANK, _PID, _WORLD_SIZE, _JOB, _STEP, _DEGRADED = (
 
 
 class Identity(NamedTuple):
-    """Who a worker says it is; None is what it does not say (torch's own server says nothing).
+    """Who a worker says it is; None for anything it does not say (torch's own server says nothing).
 
     Attributes:
-        degraded: why the worker does not answer itself, if its sentinel has answered instead; None for its own answer.
-        since: when that was first seen, by the clock of its host, in seconds since the epoch; whole when it was read.
+        degraded: why the sentinel answered in the worker's place; None if the worker answered itself.
+        since: when that was first seen, by the host's clock, in seconds since the epoch; whole seconds once parsed.
     """
 
     rank: int | None = None
@@ -45,7 +45,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> Identity:
-        """Return what an answer's headers say.
+        """Return the identity in a reply's headers.
 
         Args:
             headers: by name, in lower case or in a mapping that ignores case.
@@ -62,7 +62,7 @@ class Identity(NamedTuple):
         )
 
     def header_lines(self) -> list[str]:
-        """Return the header lines that say the same; what is unknown, or what no header can carry, is left out."""
+        """Return the identity as header lines, without unknown fields and those that no header can carry."""
         lines = [
             f"{name}: {value}"
             for name, value in (
@@ -81,7 +81,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Identity:
-        """Return what a JSON object says, such as `as_json` gives; a field of another type or size is unknown."""
+        """Return the identity in a JSON object like that of `as_json`; a field of the wrong type or size is unknown."""
         job, degraded = document.get("job_id"), document.get("degraded")
         reason = degraded[:_MAX_REASON_CHARS] if isinstance(degraded, str) else ""
         return cls(
@@ -103,12 +103,12 @@ NOBODY = Identity()
 
 
 def parse_number(text: str | None, digits: int = _NUMBER_DIGITS) -> int | None:
-    """Return the whole number that a text is, None for any other text and for one with more digits."""
+    """Return a text as a whole number, or None if it is something else or has too many digits."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) <= digits else None
 
 
 def checked_number(value: Any, digits: int = _NUMBER_DIGITS) -> int | None:
-    """Return a value of JSON if `parse_number` could have read it from a text, else None."""
+    """Return a JSON value if it is a number in the range of `parse_number`, else None."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return value if whole and 0 <= value < 10**digits else None
 

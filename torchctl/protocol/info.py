@@ -1,4 +1,4 @@
-"""The `info` document: the fields that every builder of one gives, and how a reader knows it. No I/O."""
+"""The `info` document: the fields that every builder fills in, and how a reader recognizes it. No I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torchctl.protocol.identity import Identity
 
-SCHEMA_PREFIX = "torchctl.info/"  # a higher number behind it has fields of other meanings; more fields need none
+SCHEMA_PREFIX = "torchctl.info/"  # a version follows: it goes up if a field changes its meaning, not for new fields
 SCHEMA = f"{SCHEMA_PREFIX}1"
 
 
@@ -24,15 +24,15 @@ def info_document(
     sentinel: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return what `info` answers; None is what the one who answers does not know.
+    """Return the `info` document; None for anything that the sender does not know.
 
     Args:
-        time: now, by the clock of the host.
-        start_time: of the process, in seconds since the epoch; `uptime_s` is how long ago that was.
-        server_version: "none" for a process that has no server and is looked at from outside.
+        time: now, by the host's clock.
+        start_time: the process's start in seconds since the epoch; `uptime_s` is how long ago that was.
+        server_version: "none" for a process that has no server and is inspected from outside.
         step_time: when `who.step` was reported.
         sentinel: the sentinel's pid.
-        more: what only some can say.
+        more: fields that only some senders know.
     """
     return {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""What launchers put into a rank's environment: torchrun, Slurm, Open MPI, MPICH. No I/O."""
+"""Environment variables that launchers set for a rank: torchrun, Slurm, Open MPI, MPICH. No I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torchctl.protocol.identity import parse_number
 
-# One row per launcher: rank, local rank, world size. The first row whose rank is set speaks for all three.
+# One row per launcher: rank, local rank, world size. All three come from the first row whose rank is set.
 _LAUNCHERS = (
     ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
     ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
@@ -18,7 +18,7 @@ _JOB_VARIABLES = ("TORCHCTL_JOB_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PBS
 
 
 class JobPlace(NamedTuple):
-    """Where a process is in its job; None is unknown, never a guess."""
+    """A process's place in its job; None means unknown, never a guess."""
 
     rank: int | None
     local_rank: int | None
@@ -36,7 +36,7 @@ def place_in(environment: Mapping[str, str]) -> JobPlace:
 
 
 def job_in(environment: Mapping[str, str]) -> str | None:
-    """Return the job's id: the launcher's own, else the rendezvous address that its ranks share."""
+    """Return the job's id: the launcher's, or else the rendezvous address that its ranks share."""
     for name in _JOB_VARIABLES:
         value = environment.get(name)
         if value and value != "none":  # torchrun's default run id is the word "none"

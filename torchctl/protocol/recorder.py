@@ -1,8 +1,8 @@
-"""When an entry of a flight recorder has ended: what a worker's digest may leave out, and the reader takes for done.
+"""Decides when a flight-recorder entry has ended: a worker's digest may omit it, and the reader treats it as done.
 
-Recorders write the same words for different things. NCCL's recorder moves an entry from scheduled (to started, with
-timing on) to completed, and retires it when the watchdog lets go of it: retired but not completed is an operation that
-timed out. Gloo's entries stay scheduled forever, and retired says that they are done, or done with an error. Members
+Recorders use the same words for different things. NCCL's recorder moves an entry from scheduled (to started, if timing
+is on) to completed, and retires it when the watchdog releases it: retired but not completed means that the operation
+timed out. Gloo's entries stay scheduled forever, and retired means that they finished, perhaps with an error. Members
 of a coalesced batch are never updated: the entry that closes the batch carries their state.
 
 Source: torch/csrc/distributed/c10d/FlightRecorder.hpp and ProcessGroupGloo.cpp (torch 2.13).
@@ -17,15 +17,15 @@ _BATCH_END = "coalesced"
 
 
 def has_ended(state: object, completed_ns: int | None, retired: bool | None, profiling_name: str) -> bool:
-    """Whether an entry's operation has finished; what a watchdog has given up has not.
+    """Whether an entry's operation has finished; one that a watchdog gave up on has not.
 
     Args:
         state: the recorder's word.
-        completed_ns: when the completion was seen; unset is None in pickle and 0 in JSON.
+        completed_ns: when completion was seen; if unset, None in pickle and 0 in JSON.
     """
     return state == COMPLETED or bool(completed_ns) or (bool(retired) and profiling_name.startswith(_GLOO))
 
 
 def closes_batch(name: str) -> bool:
-    """Whether an operation, with or without its backend, ends a coalesced batch and speaks for its members."""
+    """Whether an operation's name, with or without its backend, marks the entry that closes a coalesced batch."""
     return name.endswith(_BATCH_END)

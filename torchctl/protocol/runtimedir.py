@@ -1,8 +1,8 @@
-"""The folder where workers of this user put their sockets, and whether it can be trusted.
+"""The folder where this user's workers put their sockets, and whether it can be trusted.
 
-Worker and command line follow the same rule: `TORCHCTL_RUNTIME_DIR`, else `/tmp/torchctl-<uid>`. /tmp is
-open to all users, so the folder counts only while it is a real folder, ours, and closed to others;
-checked by lstat, since a link could point anywhere.
+Worker and command line follow the same rule: `TORCHCTL_RUNTIME_DIR`, else `/tmp/torchctl-<uid>`. /tmp is open to all
+users, so the folder is trusted only if it is a real folder, ours, and closed to others. The check uses lstat, since a
+link could point anywhere.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def runtime_dir() -> str:
 
 
 def check_runtime_dir(path: str) -> bool:
-    """Return True for a folder that can be trusted, False for none at all.
+    """Return True if the folder can be trusted, False if it does not exist.
 
     Raises:
-        RuntimeDirError: it is a link, no folder, not ours, or open to group or others.
+        RuntimeDirError: it is a link, not a folder, not ours, or open to group or others.
     """
     try:
         status = os.lstat(path)
@@ -48,7 +48,7 @@ def check_runtime_dir(path: str) -> bool:
 
 
 def make_runtime_dir(path: str) -> None:
-    """Create the folder with mode 0700 where it is missing, and check it.
+    """Create the folder with mode 0700 if it is missing, and check it.
 
     Raises:
         RuntimeDirError: as `check_runtime_dir`, or it cannot be created.

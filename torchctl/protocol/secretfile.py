@@ -1,4 +1,4 @@
-"""Files that hold a secret, a token or a key: read only while they are closed to others."""
+"""Files that hold a token or a key: refused if they are open to others."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MAX_BYTES = 4096  # of a token file
 
 
 def read_token_file(path: str) -> str:
-    """Return the token in a file, without the line's end.
+    """Return the token in a file, without the line ending.
 
     Raises:
-        SecretFileError: it cannot be read, is open to others, or holds nothing that can be a token.
+        SecretFileError: the file cannot be read, is open to others, or does not hold a usable token.
     """
     try:
         with open(path, "rb") as file:
@@ -33,10 +33,10 @@ def check_secret_file(path: str, what: str) -> None:
     """Check that a file is ours or root's and closed to others.
 
     Args:
-        what: the words for it, "the TLS key".
+        what: what to call it in a message, "the TLS key".
 
     Raises:
-        SecretFileError: it is not, or is not there.
+        SecretFileError: it is not, or does not exist.
     """
     try:
         status = os.stat(path)

@@ -1,6 +1,6 @@
-"""What a worker's socket file is called: in the runtime folder, and where the operator's own variable names it.
+"""Names of workers' socket files, in the runtime folder and at the path that the operator's variable gives.
 
-The server composes these names and the command line reads them, so both ends of the rule are here.
+The server composes these names and the command line parses them, so both are here.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _PLACEHOLDERS = ("{rank}", "{local_rank}", "{pid}")
 
 
 class SocketName(NamedTuple):
-    """What a socket's name says of its worker; None is what it does not say."""
+    """What a socket's name says about its worker; None for anything it does not say."""
 
     rank: int | None = None
     pid: int | None = None
 
 
 def compose(rank: int | None, pid: int) -> str:
-    """Return a socket's name in the runtime folder: ``rank3-4711.sock``, ``4711.sock`` if the rank is unknown."""
+    """Return a socket's name in the runtime folder: ``rank3-4711.sock``, or ``4711.sock`` if the rank is unknown."""
     return f"{'' if rank is None else f'rank{rank}-'}{pid}{SUFFIX}"
 
 
 def parse(path: str) -> SocketName:
-    """Return what a socket's name says; nothing for a name that `compose` does not give.
+    """Return what a socket's name says: nothing if `compose` cannot have made it.
 
-    A number alone counts as a pid: ask only about sockets of a runtime folder, for elsewhere it may be a rank.
+    A bare number counts as a pid, so pass only sockets in a runtime folder: elsewhere it may be a rank.
     """
     match = _NAME.fullmatch(os.path.basename(path))
     if match is None:
@@ -41,14 +41,14 @@ def parse(path: str) -> SocketName:
 
 
 def filled_in(text: str, place: JobPlace, pid: int) -> str:
-    """Return an address with ``{rank}``, ``{local_rank}`` and ``{pid}`` filled in; "unknown" for what is not known."""
+    """Return an address with ``{rank}``, ``{local_rank}`` and ``{pid}`` filled in, or "unknown" for missing values."""
     for name, number in zip(_PLACEHOLDERS, (place.rank, place.local_rank, pid), strict=True):
         text = text.replace(name, "unknown" if number is None else str(number))
     return text
 
 
 def named_by_variable(value: str, place: JobPlace, pid: int) -> str:
-    """Return the path that the variable's value gives one process of a host.
+    """Return the socket path of one process, from the variable's value.
 
     Local ranks that share a path without placeholders get ``PATH.<local_rank>``; local rank 0 gets the path itself.
     """
@@ -57,8 +57,8 @@ def named_by_variable(value: str, place: JobPlace, pid: int) -> str:
 
 
 def found_by_variable(value: str) -> list[str]:
-    """Return the files of this host that `named_by_variable` may have named, in no order."""
-    import glob  # 4 ms, which a `ping` that names its socket need not pay
+    """Return the files on this host that `named_by_variable` may have named, in no particular order."""
+    import glob  # takes 4 ms, which a `ping` that names its socket need not spend
 
     pattern = plain = glob.escape(value)
     for name in _PLACEHOLDERS:
