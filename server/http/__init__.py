@@ -1,1 +1,1 @@
-"""Who may ask, and how bytes become a request."""
+"""Who may send requests, and how bytes become a request."""

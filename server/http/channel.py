@@ -1,12 +1,11 @@
-"""A client's connection as bytes in and out: every wait has a deadline, and no number that is not ours is touched.
+"""A client's connection as bytes in and out: every wait has a deadline, and we touch no descriptor that is not ours.
 
-How this works: a socket with a timeout would wait on its number and then read from that number, whatever it had become
+How this works: a socket with a timeout would wait on its descriptor and then read from it, whatever it had become
 in the meantime. So waiting and reading are two steps here, and in between we check that the descriptor is still our
 socket (see `ownership`). The wait itself is harmless: the kernel keeps waiting for the file that was there when it
-began. A connection that the trainer has closed ends as if the client had hung up.
+began. If the trainer closes a connection, it ends as if the client had hung up.
 
-An answer is sent with MSG_NOSIGNAL: a trainer that has restored SIGPIPE's default must not be killed by a client that
-hangs up.
+We send answers with MSG_NOSIGNAL: a client that hangs up must not kill a trainer that has restored SIGPIPE's default.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ class Channel:
         connection: as accepted.
         door: the listening socket's, see `door_of`.
 
-    All but `hang_up` and `close` raise OSError when the client has gone or the descriptor is no longer ours, and
-    TimeoutError, which is one, at the deadline.
+    All but `hang_up` and `close` raise OSError if the client is gone or the descriptor is no longer ours, and
+    TimeoutError (an OSError) at the deadline.
     """
 
     def __init__(self, connection: socket.socket, door: object) -> None:
         self.family = connection.family
         self._own = OwnSocket(connection)
-        # Its number may have become the trainer's since the accept: then it did not come from our listener.
+        # The trainer may have reused the number since the accept: then this socket is not from our listener.
         try:
             came_in = door_of(connection) == door and self._own.is_there()
         except OSError:
@@ -66,13 +65,13 @@ class Channel:
 
     @property
     def socket(self) -> socket.socket:
-        """The socket, for the one call that is made right now."""
+        """The socket, for one immediate call only."""
         if not self._own.is_there():
             raise ConnectionAbortedError("the descriptor is no longer ours")
         return self._own.sock
 
     def receive(self, size: int, deadline: float, flags: int = 0) -> bytes:
-        """Return what has arrived, or arrives before the deadline; empty when the client has sent everything."""
+        """Return what arrives before the deadline, or empty bytes if the client has finished sending."""
         while True:
             self._wait(select.POLLIN, deadline)
             try:
@@ -90,17 +89,17 @@ class Channel:
                 self._wait(select.POLLOUT, deadline)
 
     def pause(self, seconds: float) -> None:
-        """Wait, and stop early if the connection is hung up, to make room or to shut down."""
+        """Wait, but stop early if the connection is hung up to make room or to shut down."""
         with contextlib.suppress(TimeoutError):
             self._wait(0, time.monotonic() + seconds)  # POLLHUP is always reported
             raise ConnectionResetError("hung up")
 
     def finish_sending(self) -> None:
-        """Signal that we send nothing more."""
+        """Signal that we will send nothing more."""
         self._own.shut_down(socket.SHUT_WR)
 
     def drain(self, timeout_s: float) -> None:
-        """Read and drop what still arrives, for at most `timeout_s`: unread data would reset the answer."""
+        """Read and discard what still arrives, for at most `timeout_s`: unread data would reset the connection."""
         deadline = time.monotonic() + timeout_s
         while self.receive(_CHUNK_BYTES, deadline):
             if time.monotonic() >= deadline:
@@ -124,7 +123,7 @@ class Channel:
 
 
 def door_of(sock: socket.socket) -> object:
-    """Return what a listening socket has in common with the connections that it accepts, and with no other socket.
+    """Return what a listening socket shares with the connections that it accepts and with no other socket.
 
     Raises:
         OSError: the descriptor is closed, or not a socket.

@@ -1,9 +1,9 @@
-"""One client's connection: reads requests under a deadline, has them answered, writes the answers.
+"""One client's connection: read requests under a deadline, have them answered, write the answers.
 
 How this works: one thread runs `serve` from the first byte to the close. All bytes go through a `Channel`, which
-touches no descriptor that the trainer has taken away; `DeadlineReader` sees to it that no client holds the thread by
-sending slowly. Whether a request is served is `verdict`'s to say, before its body is read; what the answer is,
-`dispatch`'s. Nothing here prints, logs, or lets an exception out.
+touches no descriptor that the trainer has taken away; `DeadlineReader` makes sure that no client holds the thread by
+sending slowly. `verdict` decides whether to serve a request, before its body is read; `dispatch` makes the answer.
+Nothing here prints, logs, or lets an exception out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ONE_WRITE_BYTES = 65536
 
 
 class Host(Protocol):
-    """What a connection needs of the listener that has accepted it."""
+    """What a connection needs from the listener that accepted it."""
 
     gate: gate.Gate
     tls: ServerTls | None
@@ -64,7 +64,7 @@ class Connection:
         self._only_one = only_one
 
     def serve(self) -> None:
-        """Serve the client's requests, once it is let in."""
+        """Admit the client, then serve its requests."""
         try:
             self._let_in()
             while not self._closing:
@@ -73,13 +73,13 @@ class Connection:
             with contextlib.suppress(OSError, ValueError):
                 self._refuse(Refused(bad.status, bad.text, stranger=True))
         except (OSError, ValueError):
-            pass  # no handshake; the client is gone, or was closed to make room
+            pass  # the handshake failed, or the client is gone or was hung up to make room
 
     def _let_in(self) -> None:
-        """Check the peer of a Unix socket; on a TLS port make the handshake, within the time of one request.
+        """Check the peer of a Unix socket; on a TLS port, perform the handshake within the time of one request.
 
         Raises:
-            BadRequest: another user's process, or a client without TLS where TLS is spoken.
+            BadRequest: another user's process, or a client without TLS on a TLS port.
             OSError: the handshake failed.
         """
         if self._channel.family == socket.AF_UNIX:
@@ -122,7 +122,7 @@ class Connection:
         self._closing = self._only_one or not head.keeps_open
         self._slot.waiting_since = None
         response = self._answer(verdict, head, body)
-        self._slot.waiting_since = time.monotonic()  # from here on for the client to read, and to ask again
+        self._slot.waiting_since = time.monotonic()  # from here on we wait for the client
         self._send(response)
         self._reader.next_request()
 
@@ -145,7 +145,7 @@ class Connection:
             return _refusal(Refused(bad.status, bad.text))
 
     def _refuse(self, refused: Refused) -> None:
-        """Answer a bad request in its turn, then read a little of what still comes, so that the answer is not lost."""
+        """Answer a bad request in its turn, then drain what still arrives, so that the answer is not lost."""
         self._closing = True
         if refused.wrong_token:
             guesses.note()
@@ -159,7 +159,7 @@ class Connection:
         self._channel.drain(protocol.DRAIN_TIMEOUT_S)
 
     def _send(self, response: Response, *, stranger: bool = False) -> None:
-        """Write an answer; who has not been let in as far as a handler learns the rank, for its error, and no more."""
+        """Write an answer; a stranger learns only the rank, for its error message."""
         head = [
             status_line(response.status),
             f"Server: torchctl/{__version__}",

@@ -1,4 +1,4 @@
-"""The table of a server's open connections: at most so many, the idlest makes room."""
+"""The table of a server's open connections: limited, and the idlest makes room."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Slot:
 
     Attributes:
         waiting_since: `time.monotonic` seconds; None while a handler runs. A client that does not read its answer
-            keeps a connection no better than one that sends no request.
+            counts as idle, just like one that sends no request.
     """
 
     __slots__ = ("channel", "thread", "waiting_since")
@@ -25,23 +25,23 @@ class Slot:
 
 
 class Connections:
-    """All connections of one server, over all its listeners.
+    """All connections of one server, across its listeners.
 
     Args:
-        limit: how many may be open; beyond it the one that has waited longest is hung up.
+        limit: how many may be open; beyond that, the one that has waited longest is hung up.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._slots: dict[Channel, Slot] = {}
-        self._ending: list[threading.Thread] = []  # their connection is closed; they may not have returned yet
+        self._ending: list[threading.Thread] = []  # their connections are closed; they may not have returned yet
         self._room = threading.Condition(threading.Lock())
 
     def add(self, channel: Channel, *, patience_s: float = 0.25) -> Slot | None:
-        """Enter a new connection, hanging up the idlest when the table is full.
+        """Add a new connection, hanging up the idlest if the table is full.
 
         Returns:
-            Its slot; None when all connections are being served and none ended within `patience_s`.
+            Its slot, or None if all connections are being served and none ended within `patience_s`.
         """
         with self._room:
             if len(self._slots) >= self.limit:
@@ -49,7 +49,7 @@ class Connections:
                 if not waiting:
                     return None
                 min(waiting, key=lambda slot: slot.waiting_since or 0.0).channel.hang_up()
-                # Its thread ends at once on the end of file; waiting for it is what bounds the threads.
+                # Its thread ends at once on the end of file; waiting for it bounds the number of threads.
                 if not self._room.wait_for(lambda: len(self._slots) < self.limit, patience_s):
                     return None
             slot = self._slots[channel] = Slot(channel)
@@ -57,7 +57,7 @@ class Connections:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many are open that places are wanted for who comes next."""
+        """Whether so many are open that new clients may need the slots."""
         return len(self._slots) > self.limit // 4
 
     def remove(self, channel: Channel) -> None:
@@ -74,10 +74,10 @@ class Connections:
         return self._slots[channel]
 
     def slots(self) -> list[Slot]:
-        """Return the open connections' slots."""
+        """Return the slots of the open connections."""
         return list(self._slots.values())
 
     def threads(self) -> list[threading.Thread]:
-        """Return the threads of all connections, open or just closed."""
+        """Return the threads of all connections, whether open or just closed."""
         with self._room:
             return [slot.thread for slot in self._slots.values() if slot.thread is not None] + self._ending

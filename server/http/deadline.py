@@ -17,7 +17,7 @@ class DeadlineReader(io.RawIOBase):
 
     Attributes:
         deadline: of the current request, in `time.monotonic` seconds.
-        silent: no byte of it has come.
+        silent: none of its bytes has arrived yet.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -43,6 +43,6 @@ class DeadlineReader(io.RawIOBase):
         return len(data)
 
     def next_request(self) -> None:
-        """Allow the idle time for the next request to begin."""
+        """Give the next request the idle time to begin."""
         self.silent = True
         self.deadline = time.monotonic() + protocol.IDLE_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""From a request that is served to its response: the pages, a handler's parameters, the handler itself."""
+"""From an accepted request to its response: the pages, a handler's parameters, the handler itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torchctl.server.http.verdict import Route, Served
 from torchctl.server.request import Request, Response
 
 _FORM = "application/x-www-form-urlencoded"
-# As cpp-httplib, torch's HTTP library, reads form bodies: up to this size (CPPHTTPLIB_FORM_URL_ENCODED...).
+# cpp-httplib, torch's HTTP library, reads form bodies up to this size (CPPHTTPLIB_FORM_URL_ENCODED...).
 _FORM_BYTES = 8192
 
 
 def respond(served: Served, head: Head, body: bytes, *, read_only: bool, allow_pause: bool) -> Response:
-    """Return the response to a request that is served.
+    """Return the response to an accepted request.
 
     Raises:
         BadRequest: its parameters cannot be read.
@@ -36,7 +36,7 @@ def _page(content: str, content_type: str) -> Response:
 
 
 def _params(head: Head, body: bytes) -> dict[str, str]:
-    """Return query parameters, and a small form body's fields after them; the first of a name counts."""
+    """Return the query parameters, then the fields of a small form body; the first one with a name wins."""
     fields: list[tuple[str, str]] = []
     try:
         if head.query:
@@ -52,7 +52,7 @@ def _params(head: Head, body: bytes) -> dict[str, str]:
 
 
 def run_handler(name: str, request: Request) -> Response:
-    """Call a handler by name and return what it answered: 404 without one, 500 when it raises."""
+    """Call a handler by name and return its response: 404 if there is none, 500 if it raises."""
     response = Response()
     try:
         function = registry.get_handler(name)

@@ -1,11 +1,11 @@
-"""Who may ask: the rules at the door of one listener, without any I/O of its own but one `getsockopt`.
+"""Who may send requests: the access rules of one listener, without any I/O except one `getsockopt`.
 
-How this works: a Unix socket lets in its owner and root, by the credentials that the kernel has noted at the connect;
-the file's mode says the same, but the mode can be changed and a descriptor handed on. A TCP listener asks for the
-token where there is one. On loopback, where every web page of this host's browser can connect, it also refuses a
-request that names a foreign host (a name that an attacker's DNS has led here) or comes from a page of another origin.
+How this works: a Unix socket admits its owner and root, by the credentials that the kernel recorded at the connect; the
+file's mode says the same, but the mode can be changed and a descriptor passed on. A TCP listener requires the token if
+one is set. On loopback, where any web page in this host's browser can connect, it also refuses a request that names a
+foreign host (a name that an attacker's DNS points here) or comes from a page of another origin.
 
-The sentinel asks here too, in a process that counts its memory: `hmac` would load OpenSSL for one function, and
+The sentinel uses these rules too, in a process that must stay small: `hmac` would load OpenSSL for one function, and
 `ipaddress` is a megabyte.
 """
 
@@ -23,12 +23,12 @@ _IPV4_WITHIN = bytes(10) + b"\xff\xff"  # ::ffff:127.0.0.1
 
 
 class Gate(NamedTuple):
-    """The rules of one listener.
+    """The access rules of one listener.
 
     Attributes:
-        token: what clients must present, None when nothing is asked for.
-        own_names: the host names by which a loopback listener may be called, None for one that takes any Host.
-        read_only: handlers that change or cost something are switched off.
+        token: what clients must present, or None if nothing is required.
+        own_names: the host names that a loopback listener accepts, or None if it accepts any Host.
+        read_only: costly handlers are turned off.
     """
 
     token: bytes | None = None
@@ -36,16 +36,16 @@ class Gate(NamedTuple):
     read_only: bool = False
 
     def knows(self, authorization: str) -> bool:
-        """Whether an Authorization header carries the token, compared in constant time."""
+        """Return whether an Authorization header carries the token, compared in constant time."""
         if self.token is None:
             return True
         return _compare_digest(authorization.encode("latin-1", "replace"), b"Bearer " + self.token)
 
     def web_problem(self, host: str | None, origin: str | None) -> str:
-        """Return why a request looks like a web page's and not an operator's, "" when it does not.
+        """Return why a request seems to come from a web page and not from an operator, or "" if it does not.
 
         Args:
-            host: the Host header, None when there is none; only old tools leave it out, browsers never do.
+            host: the Host header, or None if there is none; only old tools omit it, browsers never do.
             origin: the Origin header; browsers send it with every POST.
         """
         if self.own_names is None:
@@ -62,27 +62,27 @@ class Gate(NamedTuple):
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a text is an address of the loopback interface, in IPv4, IPv6, or IPv4 within IPv6."""
+    """Return whether a text is a loopback address: IPv4, IPv6, or IPv4-mapped IPv6."""
     try:
         return socket.inet_pton(socket.AF_INET, address)[0] == 127
     except (OSError, ValueError):
         pass
     try:
         packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
-    except (OSError, ValueError):  # no address; a NUL in it
+    except (OSError, ValueError):  # not an address; contains a NUL
         return False
     return packed == _IPV6_LOOPBACK or (packed[:12] == _IPV4_WITHIN and packed[12] == 127)
 
 
 def own_names(host: str) -> frozenset[str]:
-    """Return the names of a loopback listener that was started for `host`."""
+    """Return the names that a loopback listener started for `host` accepts."""
     return frozenset({"localhost", host.lower(), socket.gethostname().lower()} - {""})
 
 
 def peer_problem(connection: socket.socket) -> str:
-    """Return why the process at the other end of a Unix socket may not ask, "" when it may.
+    """Return why the process at the other end of a Unix socket may not send requests, or "" if it may.
 
-    Own uid and root may. The kernel notes the uid at the connect, as this process's user namespace sees it.
+    Our own uid and root may. The kernel records the uid at the connect, as this process's user namespace sees it.
     """
     uid = peer_of(connection).uid
     return "" if uid in (os.geteuid(), 0) else f"this socket only serves uid {os.geteuid()} and root, not uid {uid}"

@@ -1,4 +1,4 @@
-"""HTTP as it is on the wire: a request's head from any buffered stream, and the first line of an answer."""
+"""HTTP on the wire: a request's head from any buffered stream, and the first line of a response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from torchctl import protocol
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/(\d)\.(\d)")
-# Of the statuses that we answer ourselves; a handler of the user's may choose any.
+# Only the statuses that we send ourselves; a user's handler may choose any.
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
 _REASONS |= {405: "Method Not Allowed", 408: "Request Timeout", 411: "Length Required", 413: "Content Too Large"}
 _REASONS |= {414: "URI Too Long", 426: "Upgrade Required", 431: "Request Header Fields Too Large"}
@@ -19,7 +19,7 @@ _ONLY_ONCE = ("content-length", "transfer-encoding", "authorization", "host", "o
 
 
 class BadRequest(Exception):
-    """What the client sent is no request that we serve: an HTTP status and one sentence."""
+    """The client sent something that we do not serve: an HTTP status and one sentence."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -28,7 +28,7 @@ class BadRequest(Exception):
 
 
 class Lines(Protocol):
-    """What a head is read from."""
+    """The stream that a head is read from."""
 
     def readline(self, size: int, /) -> bytes: ...
 
@@ -38,7 +38,7 @@ class Head(NamedTuple):
 
     Attributes:
         minor: 0 or 1, of HTTP/1.x.
-        host: whom the client thinks to talk to; None when it does not say.
+        host: the host that the client thinks it is talking to, or None if it does not say.
         fields: header fields by lower-case name.
     """
 
@@ -51,16 +51,16 @@ class Head(NamedTuple):
 
     @property
     def keeps_open(self) -> bool:
-        """Whether the client may send another request on this connection."""
+        """Return whether the client may send another request on this connection."""
         options = {option.strip() for option in self.fields.get("connection", "").lower().split(",")}
         return "close" not in options and (self.minor != 0 or "keep-alive" in options)
 
     @property
     def body_bytes(self) -> int:
-        """The length of the body.
+        """Return the length of the body.
 
         Raises:
-            BadRequest: it is chunked, too long, or no number.
+            BadRequest: the body is chunked or too long, or its length is not a number.
         """
         if "transfer-encoding" in self.fields:
             raise BadRequest(411, "send Content-Length; chunked bodies are not supported")
@@ -73,10 +73,10 @@ class Head(NamedTuple):
 
 
 def read_head(stream: Lines) -> Head | None:
-    """Read the head of one request; None at the end of the stream.
+    """Read the head of one request, or return None at the end of the stream.
 
     Raises:
-        BadRequest: malformed, or too large.
+        BadRequest: it is malformed or too large.
     """
     line = _line(stream)
     if line in (b"\r\n", b"\n"):  # RFC 9112 2.2: tolerate an empty line before the request
@@ -92,7 +92,7 @@ def read_head(stream: Lines) -> Head | None:
         raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are supported")
     fields = _read_fields(stream)
     target, host = match[2].decode("ascii"), fields.get("host")
-    if target.lower().startswith("http://"):  # absolute form, as through a proxy; its host counts instead of Host
+    if target.lower().startswith("http://"):  # absolute form, as through a proxy; its host overrides Host
         host, _, rest = target[7:].partition("/")
         target = f"/{rest}"
     path, _, query = target.partition("?")
@@ -124,9 +124,9 @@ def _line(stream: Lines) -> bytes:
 
 
 def status_line(status: int) -> str:
-    """Return the first line of an answer."""
+    """Return the first line of a response."""
     if status not in _REASONS:
-        from http import HTTPStatus  # late: 62 members that hardly anyone asks for
+        from http import HTTPStatus  # late: 62 members that are rarely needed
 
         with contextlib.suppress(ValueError):
             return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"

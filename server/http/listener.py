@@ -2,9 +2,9 @@
 
 How this works: one daemon thread per listener sleeps in `poll` on the listening socket and on one end of a
 socket pair, without a timeout, so that an idle server never wakes up and `stop` is noticed at once. Each
-connection gets a thread of its own (`ThreadingMixIn`), bounded by the table in `connections`. All our threads
-block every signal that is not a fault of their own: a signal meant for the trainer must reach a thread of the
-trainer. What happens when the trainer forks is in `forking`.
+connection gets its own thread (`ThreadingMixIn`), bounded by the table in `connections`. All our threads
+block every signal except their own faults: a signal meant for the trainer must reach one of the trainer's
+threads. See `forking` for what happens when the trainer forks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torchctl.server.http.gate import Gate
 if TYPE_CHECKING:
     from torchctl.server.http.tls import ServerTls
 
-# Raised by the thread's own instructions: blocking these would turn a crash report into a silent kill.
+# Caused by the thread's own instructions: blocking these would turn a crash report into a silent kill.
 _OWN_FAULTS = {getattr(signal, f"SIG{name}") for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT", "TRAP", "SYS")}
 _OUT_OF_DESCRIPTORS_PAUSE_S = 1.0
 _BUSY = b"all connections of this server are in use; try again in a few seconds\n"
@@ -41,7 +41,7 @@ _BUSY_REPLY = (
 
 
 class Attendant(Protocol):
-    """What takes part in an accepting thread's poll, beside its listener: the link to the sentinel."""
+    """What shares an accepting thread's poll with its listener: the link to the sentinel."""
 
     def join(self, poll: select.poll) -> None: ...
 
@@ -57,8 +57,8 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     Args:
         address: what `bind` takes.
-        connections: the table of the whole server.
-        gate: who may ask.
+        connections: the whole server's table.
+        gate: who may send requests.
 
     Raises:
         OSError: the address cannot be bound.
@@ -69,7 +69,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     request_queue_size = protocol.BACKLOG
     allow_pause = False
     tls: ServerTls | None = None
-    companion: Attendant | None = None  # of the server, on the thread of its first listener
+    companion: Attendant | None = None  # the server's; runs on the thread of its first listener
 
     def __init__(self, address: Any, connections: Connections, gate: Gate) -> None:
         ownership.fill_standard()
@@ -89,7 +89,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start accepting, on a thread of its own; nothing where the trainer has closed our descriptors.
+        """Start accepting on a new thread; do nothing if the trainer has closed our descriptors.
 
         Raises:
             RuntimeError: no thread can be started.
@@ -102,7 +102,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     @property
     def accepting(self) -> bool:
-        """Whether the thread is there."""
+        """Whether the accepting thread exists."""
         return self._thread is not None
 
     def pause(self, timeout_s: float) -> bool:
@@ -115,7 +115,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if thread is None or thread is threading.current_thread():
             return False
         if not self._own.give_up_lost():
-            return False  # it has ended, or sleeps for good in a `poll` on what was ours: no thread is waiting for it
+            return False  # it has ended, or sleeps forever in `poll` on a file that was ours: do not wait for it
         with contextlib.suppress(OSError):
             self._stop_end.send(b"x", socket.MSG_NOSIGNAL)
         thread.join(timeout_s)
@@ -128,11 +128,11 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return True
 
     def stop(self, timeout_s: float) -> None:
-        """Stop accepting for good and close the listening socket; connections that are open go on."""
+        """Stop accepting for good and close the listening socket; open connections continue."""
         self.pause(timeout_s)
         self._own.give_up_lost()
         with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # the port is free even while a sentinel has not let go of it yet
+            self.socket.shutdown(socket.SHUT_RDWR)  # frees the port even if a sentinel has not released it yet
         self.release()
 
     def release(self) -> None:
@@ -142,13 +142,13 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             own.close()
 
     def stop_companion(self) -> None:
-        """Say goodbye to the sentinel, which then lets go of the sockets."""
+        """Say goodbye to the sentinel, which then releases the sockets."""
         companion, self.companion = self.companion, None
         if companion is not None:
             companion.stop()
 
     def serve_forever(self, poll_interval: float = 0.0) -> None:
-        """Accept until `stop`; `poll_interval` is socketserver's and not needed here."""
+        """Accept until `stop`; `poll_interval` is socketserver's and unused."""
         block_signals()
         poll = select.poll()
         listening, wake = self.socket.fileno(), self._wake_end.fileno()
@@ -156,18 +156,18 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             poll.register(listening, select.POLLIN)
             poll.register(wake, select.POLLIN)
         except ValueError:
-            return  # shut down before this thread had its first turn
+            return  # shut down before this thread first ran
         companion = self.companion
         if companion is not None:
             companion.join(poll)
         while self._own.give_up_lost():
             ready = poll.poll()
             if not self._own.give_up_lost():
-                return  # what is ready there is the trainer's
+                return  # what is ready now belongs to the trainer
             for descriptor, _ in ready:
                 if descriptor == wake:
                     return
-                with contextlib.suppress(Exception):  # out of memory, say: one client is lost, stderr stays clean
+                with contextlib.suppress(Exception):  # such as out of memory: one client is lost, stderr stays clean
                     if descriptor == listening:
                         self._accept()
                     elif companion is not None:
@@ -177,7 +177,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         try:
             connection, address = self.socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another process took it, or the client has gone already
+            return  # another process took it, or the client is already gone
         except OSError:
             # The trainer has used up its descriptors or memory: do not spin on a socket that stays readable.
             self._wake_end.settimeout(_OUT_OF_DESCRIPTORS_PAUSE_S)
@@ -187,7 +187,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         try:
             channel = Channel(connection, self._door)
         except OSError:
-            return  # the trainer has closed it in between, or the client has gone already
+            return  # the trainer has closed it in the meantime, or the client is already gone
         if self.connections.add(channel) is None:
             _turn_away(channel)
             return
@@ -212,23 +212,23 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         thread.start()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection, on its thread."""
+        """Serve a connection on its own thread."""
         Connection(self.connections.slot_of(request), self).serve()
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection and free its place."""
+        """Close a connection and free its slot."""
         self.connections.remove(request)
         request.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: the trainer's stderr is not ours."""
+        """Print nothing: stderr belongs to the trainer."""
 
 
 class UnixListener(Listener, socketserver.ThreadingUnixStreamServer):
-    """Listens on a socket file, mode 0600 from birth; `address` is its path."""
+    """Listens on a socket file, mode 0600 from the start; `address` is its path."""
 
     def server_bind(self) -> None:
-        """Bind; a stale file is replaced, anything else in the way is an error."""
+        """Bind, replacing a stale file; anything else in the way is an error."""
         self.identity = unixpath.bind(self.socket, str(self.server_address))
         self._absolute = os.path.abspath(str(self.server_address))  # the trainer may change its folder
 
@@ -238,7 +238,7 @@ class UnixListener(Listener, socketserver.ThreadingUnixStreamServer):
 
 
 class TcpListener(Listener):
-    """Listens on one IPv4 or IPv6 address, in TLS where there is one; `address` is (host, port)."""
+    """Listens on one IPv4 or IPv6 address, with TLS if given; `address` is (host, port)."""
 
     allow_reuse_address = True
 
@@ -250,7 +250,7 @@ class TcpListener(Listener):
         super().__init__(address, connections, gate)
 
     def server_bind(self) -> None:
-        """Bind; an IPv6 address leaves the same port of IPv4 free for the twin."""
+        """Bind; an IPv6 address leaves the same IPv4 port free for the other listener."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         super().server_bind()
@@ -261,7 +261,7 @@ def _turn_away(channel: Channel) -> None:
     with contextlib.suppress(OSError):
         channel.send(_BUSY_REPLY, now)
         channel.finish_sending()
-        channel.receive(protocol.MAX_LINE_BYTES, now)  # an unread request would reset the answer
+        channel.receive(protocol.MAX_LINE_BYTES, now)  # an unread request would reset the connection
     channel.close()
 
 

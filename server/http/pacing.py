@@ -1,8 +1,8 @@
-"""Refusals at a pace: who sends garbage must not take the interpreter from the training.
+"""Rate-limit refusals: a client that sends garbage must not take the interpreter away from the training.
 
-How this works: a number of requests is refused at once; beyond it each refusal waits for its moment, so that the whole
-process refuses so many a second and no more. Who asks properly waits for nothing. In a crowd no one is kept waiting:
-there the places are wanted more than the pace.
+How this works: a burst of requests is refused at once; beyond that each refusal waits for its turn, so that the whole
+process sends only so many refusals a second. Proper requests never wait. If many connections are open, no refusal
+waits: freeing the connections then matters more than the rate.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import threading
 import time
 
 BURST = 50
-PER_SECOND = 200.0  # at some 0.2 ms of the interpreter each
+PER_SECOND = 200.0  # about 0.2 ms of interpreter time each
 MAX_WAIT_S = 1.0
 
 
 class Pace:
-    """When the next of many may have its turn."""
+    """Decides when the next refusal gets its turn."""
 
     def __init__(self) -> None:
         self._free_at = float("-inf")
@@ -40,5 +40,5 @@ class Pace:
             return min(max(0.0, wait_s), MAX_WAIT_S)
 
 
-# Of the whole process: its listeners share one interpreter.
+# For the whole process: its listeners share one interpreter.
 refusals = Pace()

@@ -1,4 +1,4 @@
-"""TLS on the server's side. Imported only by a server that was given a certificate."""
+"""Server-side TLS. Imported only by a server that has a certificate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchctl.errors import ServerError
 from torchctl.protocol.secretfile import check_secret_file
 from torchctl.server.http.channel import Channel
 
-_HANDSHAKE_RECORD = b"\x16"  # RFC 8446 5.1: what the first byte of a TLS client is
+_HANDSHAKE_RECORD = b"\x16"  # RFC 8446 5.1: the first byte that a TLS client sends
 _CHUNK_BYTES = 65536
 
 
@@ -18,19 +18,19 @@ class ServerTls:
 
     Args:
         cert: path of the certificate with its chain, PEM.
-        key: path of its private key, PEM, without a passphrase, closed to others.
+        key: path of its private key, PEM, without a passphrase, readable only by its owner.
 
     Raises:
-        ServerError: they cannot be read, or do not belong together.
-        SecretFileError: the key is open to others.
+        ServerError: they cannot be read, or do not match.
+        SecretFileError: others can access the key file.
     """
 
     def __init__(self, cert: str, key: str) -> None:
         check_secret_file(key, "the TLS key")
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL before 3.0 would let clients ask for it forever
-        self._context.num_tickets = 0  # no one resumes, and a client that only sends would never read them
+        self._context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL before 3.0 would let clients renegotiate forever
+        self._context.num_tickets = 0  # no one resumes sessions, and a client that only sends would never read them
         try:
             self._context.load_cert_chain(cert, key, password=lambda: "")  # without it OpenSSL asks on the terminal
         except (OSError, ValueError) as error:
@@ -41,13 +41,13 @@ class ServerTls:
             ) from error
 
     def over(self, channel: Channel) -> TlsStream:
-        """Return TLS over a connection. The handshake is still to come."""
+        """Return TLS over a connection, before the handshake."""
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         return TlsStream(channel, self._context.wrap_bio(incoming, outgoing, server_side=True), incoming, outgoing)
 
 
 class TlsStream:
-    """TLS over a channel, on buffers in memory: OpenSSL itself would read from and write to the descriptor's number."""
+    """TLS over a channel, on memory buffers: OpenSSL itself would use the descriptor's number without a check."""
 
     def __init__(
         self, channel: Channel, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
@@ -58,10 +58,10 @@ class TlsStream:
         self._outgoing = outgoing
 
     def shake_hands(self, deadline: float) -> None:
-        """Make the handshake.
+        """Perform the handshake.
 
         Raises:
-            OSError: the client speaks another TLS, was too slow, or is gone.
+            OSError: the client's TLS is incompatible, or the client was too slow or is gone.
         """
         while True:
             try:
@@ -69,20 +69,20 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 self._exchange(deadline)
             except ssl.SSLError:
-                self._flush(deadline)  # the alert that says why
+                self._flush(deadline)  # the alert with the reason
                 raise
             else:
                 return self._flush(deadline)
 
     def receive(self, size: int, deadline: float) -> bytes:
-        """Return what has come, or comes before the deadline; empty when the client has sent all."""
+        """Return what arrives before the deadline, or empty bytes if the client has finished sending."""
         while True:
             try:
                 return self._session.read(size)
             except ssl.SSLWantReadError:
                 self._exchange(deadline)
             except ssl.SSLEOFError:
-                return b""  # without TLS's own goodbye: a request has a length, so that nothing is taken for whole
+                return b""  # no close_notify; a request has a length, so a truncated one is still noticed
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send all of it."""
@@ -92,7 +92,7 @@ class TlsStream:
             self._flush(deadline)
 
     def _exchange(self, deadline: float) -> None:
-        """Send what TLS has to say, and read on."""
+        """Send TLS's pending output and feed it what arrives."""
         self._flush(deadline)
         data = self._channel.receive(_CHUNK_BYTES, deadline)
         if data:
@@ -106,10 +106,10 @@ class TlsStream:
 
 
 def is_tls(channel: Channel, deadline: float) -> bool:
-    """Whether a client begins with TLS; waits for its first byte.
+    """Wait for a client's first byte and return whether it starts TLS.
 
     Raises:
-        OSError: nothing comes, TimeoutError among them, or the client has gone.
+        OSError: nothing arrives (TimeoutError), or the client is gone.
     """
     first = channel.receive(1, deadline, socket.MSG_PEEK)
     if not first:

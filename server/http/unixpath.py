@@ -1,8 +1,8 @@
-"""The socket file of a Unix listener: its path, its birth, and what may be replaced.
+"""The socket file of a Unix listener: its path, its creation, and when it may replace an old file.
 
 How this works: a file left by a killed process refuses connections; only such a file is replaced. Check,
 removal and bind happen under a lock on the folder, since two ranks that restart at once could otherwise
-each remove the other's new socket. The lock goes with the descriptor and leaves no file behind.
+each remove the other's new socket. The lock ends with its descriptor and leaves no file behind.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torchctl.errors import AddressInUseError, ServerError
 from torchctl.process.peer import peer_of
 from torchctl.process.samples import start_ticks
 
-_LOCK_TIMEOUT_S = 10.0  # who holds it needs a millisecond, or seconds on a machine that is very busy
+_LOCK_TIMEOUT_S = 10.0  # its holder needs a millisecond, or seconds on a very busy machine
 Identity = tuple[int, int]  # device and inode
 
 
 def bind(listening: socket.socket, path: str) -> Identity:
-    """Bind to `path` with mode 0600 from birth, replacing a stale socket file.
+    """Bind to `path` with mode 0600 from the start, replacing a stale socket file.
 
     Returns:
         The file's device and inode, for `unlink`.
 
     Raises:
-        ServerError: the path is too long, its folder is missing, or something that is no socket is there.
+        ServerError: the path is too long, its folder is missing, or something that is not a socket is there.
         AddressInUseError: a live server listens there; the message names its owner.
     """
     _check_length(path)
@@ -50,7 +50,7 @@ def bind(listening: socket.socket, path: str) -> Identity:
 
 
 def unlink(path: str, identity: Identity) -> None:
-    """Remove the socket file if it is still the one that `bind` made."""
+    """Remove the socket file if it is still the one that `bind` created."""
     with contextlib.suppress(OSError):
         status = os.lstat(path)
         if (status.st_dev, status.st_ino) == identity:
@@ -58,7 +58,7 @@ def unlink(path: str, identity: Identity) -> None:
 
 
 def is_stale(path: str) -> bool:
-    """Whether a socket file has no one behind it: the kernel refuses the connection."""
+    """Return whether no process listens at a socket file: the kernel refuses the connection."""
     return _owner(path) is None
 
 
@@ -87,7 +87,7 @@ def _remove_stale(path: str) -> None:
 
 
 def _owner(path: str) -> str | None:
-    """Return who listens at a socket file, in words; None when no one does."""
+    """Return who listens at a socket file, in words, or None if no one does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -104,7 +104,7 @@ def _owner(path: str) -> str | None:
             raise
         pid, uid = peer_of(probe)
     if pid and start_ticks(pid) is None and os.path.exists("/proc/self/stat"):
-        return None  # who listened has died: only its sentinel still holds the socket, and lets go of it just now
+        return None  # the listener has died: only its sentinel still holds the socket, and is about to release it
     return f"pid {pid} (uid {uid}{_command_of(pid)})"
 
 
@@ -118,7 +118,7 @@ def _command_of(pid: int) -> str:
 
 @contextlib.contextmanager
 def _folder_locked(folder: str) -> Iterator[None]:
-    """Hold the folder's lock; go on without it where the file system has none or a holder is stuck."""
+    """Hold the folder's lock; go on without it if the file system has no locks or the holder is stuck."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + _LOCK_TIMEOUT_S

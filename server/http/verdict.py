@@ -1,8 +1,8 @@
-"""Whether a request is served, and as what: one pure function that server and sentinel both ask.
+"""Whether to serve a request, and on which route: one pure function, used by both the server and the sentinel.
 
-How this works: the questions come in the order in which an answer gives away least. Is it a web page that asks, does
-the client know the token: who fails here is a stranger, and learns nothing of the worker but its rank. Then what is
-wanted: a route that there is, by the right method, and a handler that a read-only server does not switch off.
+How this works: the checks are in the order that gives away the least. First, is this a web page, and does the client
+know the token? A client that fails here is a stranger, and learns only the worker's rank. Then, does the route exist,
+is the method right, and is the handler on, if the server is read-only?
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torchctl.server.http.query import unquoted
 
 
 class Route(Enum):
-    """What there is to ask for."""
+    """The routes."""
 
     INDEX = "/"
     NAMES = "/handler/"
@@ -26,20 +26,20 @@ class Route(Enum):
 
 
 class Served(NamedTuple):
-    """A request to be answered; `handler` is the name that it asks for, "" on the other routes."""
+    """A request to serve; `handler` is the handler's name, or "" on the other routes."""
 
     route: Route
     handler: str = ""
 
 
 class Refused(NamedTuple):
-    """A request to be refused.
+    """A request to refuse.
 
     Attributes:
-        status, text: of the answer.
-        allow: the methods that the route takes, where the method was wrong.
-        stranger: the client may not ask here at all.
-        wrong_token: it came with a token, and with the wrong one: the answer has to wait.
+        status, text: of the response.
+        allow: the methods that the route accepts, if the method was wrong.
+        stranger: the client may not send requests here at all.
+        wrong_token: it sent a wrong token, so the response is delayed.
     """
 
     status: int
@@ -50,18 +50,18 @@ class Refused(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return the headers that HTTP wants with such a status."""
+        """Return the headers that HTTP requires with this status."""
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {"Allow": self.allow} if self.allow else {}
 
 
 def judge(head: Head, gate: Gate, is_costly: Callable[[str], bool]) -> Served | Refused:
-    """Decide on one request.
+    """Decide whether to serve one request.
 
     Args:
-        gate: the rules of the listener that it came to.
-        is_costly: whether a handler changes or costs something, by its name.
+        gate: the access rules of the listener that received it.
+        is_costly: returns whether a handler changes something or is expensive, by name.
     """
     problem = gate.web_problem(head.host, head.fields.get("origin"))
     if problem:
