@@ -1,1 +1,1 @@
-"""How a question reaches one worker or thousands, and what comes back."""
+"""Send a question to one worker or thousands, and collect the outcomes."""

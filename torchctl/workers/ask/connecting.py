@@ -1,4 +1,4 @@
-"""Connections for thousands of workers on one asyncio loop: opened without blocking, as many as descriptors reach."""
+"""Connect to thousands of workers on one asyncio loop, without blocking, as far as file descriptors allow."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 from torchctl.workers.ask.resolving import Resolver
 
-_RETRY_S = 0.005  # while a Unix socket's backlog is full
+_RETRY_S = 0.005  # between attempts while a Unix socket's backlog is full
 
 
 async def connect_tcp(host: str, port: int, resolver: Resolver) -> socket.socket:
-    """Return a connection to the first of a host's addresses that takes one.
+    """Return a connection to the first of a host's addresses that accepts one.
 
     Raises:
-        OSError: none does; the last one's reason.
+        OSError: none does; the error is that of the last address.
     """
     loop = asyncio.get_running_loop()
     failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
@@ -41,13 +41,13 @@ async def connect_tcp(host: str, port: int, resolver: Resolver) -> socket.socket
 async def connect_unix(path: str, note_busy: Callable[[bool], None]) -> socket.socket:
     """Return a connection to a Unix socket, waiting while its backlog is full.
 
-    The kernel says EAGAIN then, which asyncio would take for success.
+    The kernel returns EAGAIN in that case, which asyncio would treat as success.
 
     Args:
-        note_busy: told whether the last attempt found the backlog full.
+        note_busy: called with whether the last attempt found the backlog full.
 
     Raises:
-        OSError: nothing listens, and the like.
+        OSError: nothing listens, or another connection error.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -65,7 +65,7 @@ async def connect_unix(path: str, note_busy: Callable[[bool], None]) -> socket.s
 
 
 def raise_file_limit(needed: int) -> int:
-    """Return how many descriptors this process may have, raising its soft limit towards the hard one if need be."""
+    """Raise the soft limit on file descriptors towards the hard one if needed, and return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return needed if soft == resource.RLIM_INFINITY else soft

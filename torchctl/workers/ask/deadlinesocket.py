@@ -8,13 +8,13 @@ from typing import Any
 
 
 class DeadlineSocket(socket.socket):
-    """A socket with a deadline over all that is read and written; TLS's own class comes behind it as a second base.
+    """A socket with one deadline for all reads and writes; the TLS version adds `ssl.SSLSocket` as a second base.
 
     Attributes:
         deadline: `time.monotonic` seconds.
 
     Raises:
-        TimeoutError: from each operation, when the deadline is over.
+        TimeoutError: from any operation, once the deadline has passed.
     """
 
     deadline = float("inf")
@@ -27,7 +27,7 @@ class DeadlineSocket(socket.socket):
         super().settimeout(left)
 
     def settimeout(self, value: float | None) -> None:
-        """Ignore what http.client and urllib3 would set: the deadline rules."""
+        """Ignore the timeouts that http.client and urllib3 set, because the deadline decides."""
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         self.limit()

@@ -1,8 +1,9 @@
-"""Many workers, one deadline: an outcome from each. The one place that knows which transport reaches whom.
+"""Ask many workers with one deadline. The only place that knows which transport reaches which worker.
 
-How this works: an endpoint says how its worker is reached. One worker alone is asked over urllib3, several on one
-asyncio loop, a process without a server by py-spy, another host through its relay. If a command needs several of these,
-they run beside each other: the first on the calling thread, which hears Ctrl-C and passes it on, the others on threads.
+How this works: an endpoint says how to reach its worker. A single worker is asked over urllib3, several on one
+asyncio loop, a process without a server through py-spy, another host through its relay. If a command needs several of
+these, they run in parallel: the first on the calling thread, which receives Ctrl-C and passes it on, the others on
+threads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torchctl.workers.ask.transport import Transport
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")
-_PROCESSES = 8  # py-spys at a time: each is a process that reads another's memory
+_PROCESSES = 8  # py-spy runs at a time; each is a process that reads another's memory
 
 
 def ask_all(
@@ -33,14 +34,14 @@ def ask_all(
     progress: Progress | None = None,
     relays: Transport | None = None,
 ) -> list[Outcome[T]]:
-    """Ask every worker at once and return one outcome per endpoint, in their order, relays' last.
+    """Ask all workers at once and return one outcome per endpoint, in their order, those from relays last.
 
     Args:
-        endpoints: whom to ask.
-        deadline: `time.monotonic` seconds; nothing is waited for longer.
-        jobs: how many are asked at the same time; by default all, as far as descriptors reach.
+        endpoints: the workers to ask.
+        deadline: `time.monotonic` seconds; no wait lasts longer.
+        jobs: how many are asked at the same time; by default all, as far as file descriptors allow.
         progress: shows how many have answered, if there are several workers.
-        relays: how hosts are reached; needed if an endpoint is one.
+        relays: the transport for other hosts; required if an endpoint is a host.
     """
     listening = [one for one in endpoints if not one.node and one.pid is None]
     processes = [one for one in endpoints if one.pid is not None]
@@ -62,7 +63,7 @@ def ask_all(
 
 
 def ask_one(endpoint: Endpoint, question: Question[T], deadline: float) -> Outcome[T]:
-    """Ask one worker; as `ask_all`."""
+    """Ask one worker and return its outcome; see `ask_all`."""
     return ask_all([endpoint], question, deadline)[0]
 
 
@@ -74,7 +75,7 @@ def _to_listeners(count: int, jobs: int | None, progress: Progress | None) -> Tr
     return Many(jobs, progress)
 
 
-# Imported on the thread that asks, where Ctrl-C does not break an import.
+# Imported on the asking thread, where Ctrl-C cannot interrupt an import.
 def _alone(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
     from torchctl.workers.ask.one import send
 
@@ -90,7 +91,7 @@ def _from_outside(endpoint: Endpoint, request: Request, deadline: float) -> Repl
 def _beside(
     parts: Sequence[tuple[Transport, list[Endpoint]]], question: Question[T], deadline: float
 ) -> list[list[Outcome[T]]]:
-    """Ask by several transports at the same time, the first on this thread; Ctrl-C stops all."""
+    """Ask through several transports in parallel, the first on this thread; Ctrl-C stops all."""
     (transport, asked), *others = parts
     threads = [_Part(other, endpoints, question, deadline) for other, endpoints in others]
     try:
@@ -114,10 +115,10 @@ def _beside(
 
 
 class _Part(Generic[T]):
-    """One transport, asking on a daemon thread from now on.
+    """One transport that starts asking on a daemon thread at once.
 
     Attributes:
-        ended: waited for instead of the thread: `Thread.join`, interrupted, takes the thread for ended (Python 3.11).
+        ended: wait for this, not the thread: an interrupted `Thread.join` marks the thread as ended (Python 3.11).
     """
 
     def __init__(self, transport: Transport, endpoints: list[Endpoint], question: Question[T], deadline: float) -> None:
@@ -136,7 +137,7 @@ class _Part(Generic[T]):
             self.ended.set()
 
     def outcomes(self) -> list[Outcome[T]]:
-        """Return what came; raise what went wrong."""
+        """Return the outcomes, or raise the exception that ended the thread."""
         if self._failure:
             raise self._failure[0]
         return self._found

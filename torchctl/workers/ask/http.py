@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes: a request written, a response parsed by llhttp (`httptools`) as its pieces come. No I/O."""
+"""HTTP/1.1 as bytes: write a request, and parse a response piece by piece with llhttp (`httptools`). No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_HEAD_BYTES = 1 << 16
 
 
 def request_bytes(endpoint: Endpoint, request: Request) -> bytes:
-    """Return the request as it is sent."""
+    """Return the bytes of the request."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host or "localhost"
     where = f"{host}:{endpoint.port}" if endpoint.port else host
     head = [f"{request.method} {request.path} HTTP/1.1", f"Host: {where}"]
@@ -24,13 +24,13 @@ def request_bytes(endpoint: Endpoint, request: Request) -> bytes:
 
 
 class ResponseParser:
-    """Takes a response's bytes in any pieces.
+    """Parses a response whose bytes arrive in arbitrary pieces.
 
     Args:
-        max_bytes: limit of the body.
+        max_bytes: limit on the body.
 
     Attributes:
-        complete: the whole response is there.
+        complete: whether the whole response has arrived.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -44,15 +44,15 @@ class ResponseParser:
         self._size = 0
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes, ``b""`` for the end of the connection.
+        """Parse the next bytes; ``b""`` means that the connection was closed.
 
         Raises:
             ValueError: this is not an HTTP response.
-            ConnectionResetError: the connection ended within the response.
-            TooLargeError: the body is over its limit.
+            ConnectionResetError: the connection was closed in the middle of the response.
+            TooLargeError: the body exceeds the limit.
         """
         if not data:
-            # Without a length the connection's end is the body's.
+            # Without a length, closing the connection ends the body.
             if not self._in_body or self._headers.keys() & {"content-length", "transfer-encoding"}:
                 raise ConnectionResetError("the connection closed early")
             self.complete = True
@@ -73,7 +73,7 @@ class ResponseParser:
         """Return the complete response."""
         return make_reply(self._parser.get_status_code(), b"".join(self._chunks), self._headers, elapsed_s)
 
-    # Called by httptools:
+    # Callbacks for httptools:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.complete:
@@ -90,7 +90,7 @@ class ResponseParser:
             self._chunks.append(body)
 
     def on_message_complete(self) -> None:
-        if self._parser.get_status_code() < 200:  # 100 Continue and the like: the answer is still to come
+        if self._parser.get_status_code() < 200:  # 100 Continue and so on: the answer follows
             self._headers.clear()
             self._in_body = False
             return

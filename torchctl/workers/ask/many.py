@@ -1,14 +1,14 @@
-"""Thousands of workers at once, on one thread: asyncio's loop, bare sockets, httptools' parser.
+"""Ask thousands of workers at once, on one thread: asyncio's loop, bare sockets, httptools' parser.
 
-How this works: a task per worker connects, sends, and feeds what it reads to llhttp (`httptools`); there are no streams
-or transports in between. Measured with 1024 pings beside others (``tests/bench/bench_fanout.py``): this 83 ms,
+How this works: one task per worker connects, sends, and feeds what it reads to llhttp (`httptools`); there are no
+streams or transports in between. Measured with 1024 pings (``tests/bench/bench_fanout.py``): this takes 83 ms,
 asyncio's protocols with httptools 99 ms, a bare epoll loop 77 ms, aiohttp 390 ms.
 
-One deadline ends everything. At most `jobs` workers are being asked at a time, and waiting in that queue is not a
-worker's fault: one that was never asked is a `NotAskedError`, not a timeout. While others wait, a worker that stays
-silent for its share of the time gives up its turn, though we still listen to it, so that silent workers cannot starve
-the rest. Names
-are looked up on daemon threads, since a look-up cannot be interrupted and must not outlive the deadline.
+One deadline ends everything. At most `jobs` workers are asked at a time, and waiting in that queue does not count
+against a worker: one that was never asked gets a `NotAskedError`, not a timeout. While others wait, a worker that is
+silent for its share of the time loses its turn, so that silent workers cannot starve the rest; if it answers later,
+the answer still counts. Names are looked up on daemon threads, because a look-up cannot be interrupted and must not
+outlive the deadline.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _PROGRESS_S = 0.1
 
 
 class Many:
-    """The transport for workers that listen, any number of them.
+    """The transport for any number of listening workers.
 
     Args:
-        jobs: how many are asked at the same time; None for all, as far as descriptors reach.
+        jobs: how many are asked at the same time; None for all, as far as file descriptors allow.
         progress: shows how many have answered.
     """
 
@@ -66,17 +66,17 @@ class Many:
             loop.close()
         outcomes = run.all_outcomes()
         if interrupts and not is_stopped(outcomes):
-            raise KeyboardInterrupt  # the asking was over: it is for the caller
+            raise KeyboardInterrupt  # everything was answered, so Ctrl-C is for the caller
         return outcomes
 
     def stop(self) -> None:
         if self._stopping is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended before us
+            with contextlib.suppress(RuntimeError):  # the loop has already ended
                 self._stopping()
 
 
 class _Worker(Generic[T]):
-    """One worker being asked, and how far that has come."""
+    """One worker being asked, and its progress."""
 
     __slots__ = ("began", "busy", "connected", "conversation", "endpoint", "holds_turn", "index")
 
@@ -99,7 +99,7 @@ class _Worker(Generic[T]):
 
 
 class _Run(Generic[T]):
-    """One fan-out: the queue, those being asked, the outcomes."""
+    """One fan-out: the queue, the workers being asked, and the outcomes."""
 
     def __init__(
         self,
@@ -118,13 +118,13 @@ class _Run(Generic[T]):
         self._progress = progress
         self._outcomes: list[Outcome[T] | None] = [None] * len(endpoints)
         self._done = 0
-        self._turns = 0  # taken
+        self._turns = 0  # turns in use
         self._running: dict[asyncio.Task[None], _Worker[T]] = {}
         self._interrupted = False
         self._resolver = Resolver()
 
     async def main(self) -> None:
-        """Ask all, until the deadline or `stop`."""
+        """Ask all workers, until the deadline or `stop`."""
         if self._deadline <= time.monotonic():
             return
         self._stop, self._room = asyncio.Event(), asyncio.Event()
@@ -146,12 +146,12 @@ class _Run(Generic[T]):
             self._progress.close()
 
     def stop(self) -> None:
-        """Ask no more and wait no longer."""
+        """Stop asking and waiting."""
         self._interrupted = True
         self._stop.set()
 
     def all_outcomes(self) -> list[Outcome[T]]:
-        """Return one outcome per endpoint, once `main` has ended."""
+        """Return one outcome per endpoint, after `main` has returned."""
         never = "was not asked: the deadline passed while it waited for its turn"
         return [
             outcome
@@ -166,7 +166,7 @@ class _Run(Generic[T]):
         ]
 
     async def _feed(self) -> None:
-        """Start one task after the other as turns come free, then wait for the last."""
+        """Start a task whenever a turn is free, then wait for the last one."""
         loop = asyncio.get_running_loop()
         queued = len(self._endpoints) > self._jobs
         share = (self._deadline - time.monotonic()) / (len(self._endpoints) // self._jobs + 2)
@@ -209,7 +209,7 @@ class _Run(Generic[T]):
                     request = conversation.answer(reply)
         except WorkerError as error:
             outcome: Outcome[T] = Outcome(endpoint, None, error, conversation.identity)
-        except Exception as error:  # as in `converse`: one worker's defect must not hide the others' answers
+        except Exception as error:  # as in `converse`: a bug with one worker must not hide the others' answers
             outcome = Outcome(endpoint, None, defect(endpoint, error))
         else:
             outcome = Outcome(endpoint, conversation.value, None, conversation.identity)
@@ -246,7 +246,7 @@ class _Run(Generic[T]):
         assert self._progress is not None
         while True:
             await asyncio.sleep(_PROGRESS_S)
-            first = next(iter(self._running.values()), None)  # tasks are kept in the order of their beginning
+            first = next(iter(self._running.values()), None)  # tasks are in the order they started
             slowest = "" if first is None else _name(first.endpoint)
             self._progress.update(self._done, len(self._endpoints), slowest)
 
@@ -269,14 +269,14 @@ def _name(endpoint: Endpoint) -> str:
 
 @contextlib.contextmanager
 def _interrupting(loop: asyncio.AbstractEventLoop, run: _Run[Any]) -> Iterator[list[int]]:
-    """Let Ctrl-C stop the run instead of breaking it; the list gets the signals that came, however late."""
+    """Make Ctrl-C stop the run cleanly; the yielded list collects all signals received, however late."""
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield seen
         return
     loop.add_signal_handler(signal.SIGINT, run.stop)
-    # In place of asyncio's handler, which does nothing: the loop learns of a signal by its wake-up descriptor, and only
-    # while it runs.
+    # Replaces asyncio's handler, which does nothing: the loop learns of a signal through its wake-up descriptor, and
+    # only while it runs.
     signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
     try:
         yield seen

@@ -1,9 +1,9 @@
-"""One worker: HTTP over a Unix socket or TCP, one request, one deadline, every failure one of our errors.
+"""Ask one worker: HTTP over a Unix socket or TCP, with one deadline; every failure becomes one of our errors.
 
-How this works: urllib3 speaks HTTP over a connection class of ours. Its own timeouts are per read, so that
-a server that drips bytes would never run into one; `DeadlineSocket` instead gives every read and write
-what is left until one deadline. There are no retries and no redirects, since the connection is used
-directly, without a pool; and the body is read in pieces up to a size limit.
+How this works: urllib3 speaks HTTP over our own connection class. Its timeouts are per read, so a server that
+drips bytes would never hit one; `DeadlineSocket` instead gives every read and write the time left until one
+deadline. There are no retries and no redirects, because the connection is used directly, without a pool. The body
+is read in pieces up to a size limit.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
     """Send one request and return the reply, whatever its status.
 
     Args:
-        deadline: `time.monotonic` seconds by which the whole reply must be here.
+        deadline: `time.monotonic` seconds; the whole reply must have arrived by then.
 
     Raises:
-        WorkerError: there is no reply; see `torchctl.errors`.
+        WorkerError: there was no reply; see `torchctl.errors`.
     """
     began = time.monotonic()
     connection = _Connection(endpoint, deadline)
     body = request.body if request.method == "POST" else None
     try:
         headers = request_headers(endpoint)
-        # A server may refuse before it has read everything: then its answer counts, not our broken pipe.
+        # A server may refuse before it has read the whole request; then its answer counts, not our broken pipe.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(request.method, request.path, body, headers, preload_content=False)
         with contextlib.closing(connection.getresponse()) as response:
@@ -85,7 +85,7 @@ class _Connection(HTTPConnection):
         try:
             sock.deadline = self.deadline
             left = max(0.001, self.deadline - time.monotonic())
-            # With a Python timeout a full backlog is EAGAIN at once; a blocking connect under SO_SNDTIMEO waits.
+            # With a Python timeout, a full backlog gives EAGAIN at once; a blocking connect with SO_SNDTIMEO waits.
             limit = struct.pack("ll", int(left), int(left % 1 * 1e6))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             sock.connect(self.endpoint.path)

@@ -1,4 +1,4 @@
-"""What came of asking one worker: a value or a typed failure; and what the outcomes of many amount to. No I/O."""
+"""The outcome of asking one worker, a value or a typed failure, and the exit code for many outcomes. No I/O."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What came of asking one worker: exactly one of `value` and `error`.
+    """The outcome of asking one worker: exactly one of `value` and `error`.
 
     Attributes:
-        identity: who it said it is, in its last reply; all None if it said nothing.
+        identity: the worker's identity according to its last reply; all None if it never replied.
     """
 
     endpoint: Endpoint
@@ -35,7 +35,7 @@ class Outcome(Generic[T]):
 
 
 def exit_code(outcomes: Sequence[Outcome[T]]) -> int:
-    """Return 0 when all answered, the failures' own code when all failed alike, 130 when interrupted, else 3."""
+    """Return 0 if all answered, the failures' code if all failed alike, 130 if interrupted, else 3."""
     codes = {outcome.error.exit_code for outcome in outcomes if outcome.error is not None}
     if not codes:
         return EXIT_OK
@@ -46,7 +46,7 @@ def exit_code(outcomes: Sequence[Outcome[T]]) -> int:
 
 
 def is_stopped(outcomes: Sequence[Outcome[Any]]) -> bool:
-    """Whether Ctrl-C came before all had answered."""
+    """Return whether Ctrl-C came before all had answered."""
     return any(isinstance(one.error, StoppedError) for one in outcomes)
 
 
@@ -57,11 +57,11 @@ def stopped(endpoint: Endpoint) -> WorkerError:
 
 
 def late(endpoint: Endpoint) -> WorkerError:
-    """Return the error for a worker of which nothing is known but that the deadline came."""
+    """Return the error for a worker that missed the deadline, with nothing else known about it."""
     return DeadlineError("gave no answer before the deadline", endpoint=str(endpoint), rank=endpoint.rank)
 
 
 def defect(endpoint: Endpoint, error: Exception) -> WorkerError:
-    """Return the error for a mistake of our own."""
+    """Return the error for a bug in torchctl."""
     text = f"could not be asked: {type(error).__name__}: {error}"
     return WorkerError(text, endpoint=str(endpoint), rank=endpoint.rank)

@@ -1,7 +1,7 @@
-"""Processes without a server, asked from outside: stacks by py-spy, identity from /proc.
+"""Inspect processes without a server from outside: stacks from py-spy, identity from /proc.
 
-How this works: a process is asked the same questions as a worker. Where a worker would answer over a socket, py-spy's
-text or what /proc shows is used, so both appear on one screen. The process is never stopped (``--nonblocking``).
+How this works: a process gets the same questions as a worker. Instead of a reply over a socket, the answer is
+py-spy's text or what /proc shows, so both appear on one screen. The process is never stopped (``--nonblocking``).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from torchctl.workers.endpoint import Endpoint
 
 
 def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
-    """Answer a request in the place of a process; only stacks and `info` can be had from outside.
+    """Answer a request on behalf of a process; only stacks and `info` are available from outside.
 
     Raises:
-        WorkerError: there is no such process, it may not be read, py-spy is missing or failed, or the deadline came.
+        WorkerError: the process does not exist or may not be read, py-spy is missing or failed, or time ran out.
     """
     assert endpoint.pid is not None
     identity = identity_of(endpoint)
@@ -55,13 +55,13 @@ def send(endpoint: Endpoint, request: Request, deadline: float) -> Reply:
     now = sample(endpoint.pid, [endpoint.pid])
     found = reasons(now, now, 0, (ControlGroup(), ControlGroup()))
     if found:
-        # Read from outside it stands still all the same: not one of those that run.
+        # It could be read from outside, but it is blocked: do not count it as running.
         identity = identity._replace(degraded="; ".join(one.text for one in found))
     return Reply(200, body, "", elapsed, identity, time.time())
 
 
 def _instead(pid: int) -> str:
-    """Return what to try for what cannot be had from outside."""
+    """Return a hint for what is not available from outside."""
     path = listening_path(pid)
     if path:
         return f"the process listens at {path}: give that with --socket instead of --pid"
@@ -71,7 +71,7 @@ def _instead(pid: int) -> str:
 
 
 def identity_of(endpoint: Endpoint) -> Identity:
-    """Return what a process's environment says of its place.
+    """Return a process's identity according to its environment.
 
     Raises:
         RefusedError: there is no such process.

@@ -1,4 +1,4 @@
-"""What a transport reports while it asks, for a progress line."""
+"""The interface through which a transport reports progress."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Shows how far the asking has come."""
+    """Shows the progress of asking."""
 
     def update(self, done: int, total: int, slowest: str) -> None:
-        """Take the number of workers done, of all, and the name of the one waited for the longest."""
+        """Show how many of the workers are done, and the name of the one waited for the longest."""
 
     def close(self) -> None:
-        """Take back what was shown."""
+        """Clear the progress line."""

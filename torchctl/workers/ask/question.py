@@ -1,8 +1,9 @@
-"""A question to a worker: the requests it takes and what becomes of the replies, without saying how they travel.
+"""A question to a worker: the requests it sends and how it handles the replies, independent of the transport.
 
-How this works: a question is written as a generator that yields requests and is sent replies. It may ask again by
-what it learns (a handler may be missing on torch's own server). A transport does the I/O and knows no question; a
-question knows no transport. So each question is written once, for one worker, for thousands, and for other hosts.
+How this works: a question is a generator that yields requests and is sent replies. It may send further requests
+depending on the replies (a handler may be missing on torch's own server). A transport does the I/O and does not know
+the question, and a question does not know the transport. So each question is written once, and works for one worker,
+for thousands, and on other hosts.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from torchctl.workers.endpoint import Endpoint
 T = TypeVar("T")
 
 
-# What a question's function returns when called: it yields requests, is sent replies, and returns the value.
+# The generator that a question's function returns: it yields requests, is sent replies, and returns the value.
 Asking = Generator[Request, Reply, T]
 
 
 class Question(Generic[T]):
-    """Wraps a generator function, as its decorator for one; `ask.fanout` asks it.
+    """Wraps a generator function, possibly as a decorator; `ask.fanout` asks it.
 
     Args:
         ask: called with the endpoint, for its errors; yields `Request` and is sent `Reply`.
 
     Attributes:
-        name, arguments: by which `torchctl relay` on another host asks the same; "" for one it cannot ask.
+        name, arguments: identify the question to `torchctl relay` on another host; "" if relays cannot ask it.
     """
 
     name = ""
@@ -41,12 +42,12 @@ class Question(Generic[T]):
         self.arguments: dict[str, Any] = {}
 
     def arguments_on(self, host: str) -> dict[str, Any]:
-        """Return the arguments for the relay of one host."""
+        """Return the arguments for the relay on one host."""
         return self.arguments
 
 
 class Conversation(Generic[T]):
-    """One worker's run of a question: `begin`, then `answer` or `fail` until they return None.
+    """A question in progress with one worker: call `begin`, then `answer` or `fail` until they return None.
 
     Attributes:
         last: the latest reply.
@@ -65,7 +66,7 @@ class Conversation(Generic[T]):
 
     @property
     def identity(self) -> Identity:
-        """Who the worker said it is."""
+        """Return the identity that the worker reported."""
         return NOBODY if self.last is None else self.last.identity
 
     def begin(self) -> Request | None:
@@ -73,10 +74,10 @@ class Conversation(Generic[T]):
         return self._advance(lambda: next(self._asking))
 
     def answer(self, reply: Reply) -> Request | None:
-        """Take a reply; return the next request, None when `value` is there.
+        """Handle a reply and return the next request, or None once `value` is set.
 
         Raises:
-            WorkerError: the reply is a refusal that the question does not handle, or it makes no sense.
+            WorkerError: the reply is an error that the question does not handle, or is malformed.
         """
         self.last = reply
         assert self._request is not None
@@ -85,7 +86,7 @@ class Conversation(Generic[T]):
         return self._advance(lambda: self._asking.send(reply))
 
     def fail(self, error: WorkerError) -> Request | None:
-        """Take a failed request; as `answer`."""
+        """Handle a failed request; otherwise like `answer`."""
         return self._advance(lambda: self._asking.throw(error))
 
     def _advance(self, step: Callable[[], Request]) -> Request | None:

@@ -1,4 +1,4 @@
-"""A worker's reply, and what its status means: shared by all transports. No I/O."""
+"""A worker's reply and the meaning of its status, shared by all transports. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torchctl.errors import (
 from torchctl.protocol.identity import NOBODY, Identity
 from torchctl.workers.endpoint import Endpoint
 
-_MESSAGE_CHARS = 500  # of a failing handler's text
+_MESSAGE_CHARS = 500  # kept of a failing handler's text
 _OTHER_DOOR = "connect as the user who owns the job, and use the host's own name or 127.0.0.1"
 _LATER = "set TORCHCTL_TOKEN or --token-file to the server's token and try again in a few seconds"
 
@@ -29,11 +29,11 @@ class Reply(NamedTuple):
 
     Attributes:
         status: HTTP status.
-        body: all of it, as sent.
-        recorder: which recorder a trace came from, "nccl", "generic" or "none"; "" when not said.
+        body: the whole body, as sent.
+        recorder: which recorder a trace came from, "nccl", "generic" or "none"; "" if the reply does not say.
         elapsed_s: from the connection attempt to the last byte.
-        identity: whose answer it is.
-        answered_at: when the last byte had come, by this host's clock, in seconds since the epoch.
+        identity: the worker that answered.
+        answered_at: when the last byte arrived, by this host's clock, in seconds since the epoch.
     """
 
     status: int
@@ -53,17 +53,17 @@ class Reply(NamedTuple):
 
 
 def make_reply(status: int, body: bytes, headers: Mapping[str, str], elapsed_s: float) -> Reply:
-    """Return the answer with what its headers tell.
+    """Return the reply, including what its headers say.
 
     Args:
-        headers: by name, in lower case or in a mapping that ignores case.
+        headers: by lower-case name, or a mapping that ignores case.
     """
     recorder = headers.get(protocol.RECORDER_HEADER.lower(), "")
     return Reply(status, body, recorder, elapsed_s, Identity.from_headers(headers), time.time())
 
 
 def degraded_words(identity: Identity) -> str:
-    """Return since when and why a worker does not answer itself, "" for one that does."""
+    """Return since when and why a worker does not answer by itself, or "" if it does."""
     if identity.degraded is None:
         return ""
     since = "" if identity.since is None else time.strftime(" since %H:%M:%S", time.localtime(identity.since))
@@ -71,7 +71,7 @@ def degraded_words(identity: Identity) -> str:
 
 
 def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
-    """Return the error for an answer that is not 200."""
+    """Return the error for a reply whose status is not 200."""
     text = reply.body[: 4 * _MESSAGE_CHARS].decode("utf-8", "replace").strip()[:_MESSAGE_CHARS]
     where, rank = str(endpoint), reply.rank if reply.rank is not None else endpoint.rank
     if reply.status == 404 and text.startswith("Handler "):
@@ -98,7 +98,7 @@ def failure(endpoint: Endpoint, handler: str, reply: Reply) -> WorkerError:
 
 
 def wants_token(endpoint: Endpoint, rank: int | None) -> AccessDeniedError:
-    """Return the error for a worker that did not accept our token, or got none."""
+    """Return the error for a worker that rejected our token, or did not receive one."""
     if endpoint.untrusted:
         return AccessDeniedError(
             "requires a token, and none was sent: only the store named this address",

@@ -1,4 +1,4 @@
-"""A request to a worker, without saying how it travels. No I/O."""
+"""A request to a worker, independent of the transport. No I/O."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Request(NamedTuple):
     """One HTTP request.
 
     Attributes:
-        handler: the handler's name; "" for a path that is no handler's.
-        path: with its query.
-        max_bytes: limit of the reply's body.
+        handler: the handler's name; "" if the path is not a handler's.
+        path: the path with its query.
+        max_bytes: limit on the reply's body.
     """
 
     method: str
@@ -35,16 +35,16 @@ def handler_request(
     body: bytes = b"",
     max_bytes: int = protocol.MAX_REPLY_BYTES,
 ) -> Request:
-    """Return the request that calls a handler; a reply other than 200 is raised where the request was yielded."""
+    """Return the request that calls a handler; a status other than 200 raises where the request was yielded."""
     query = f"?{urlencode(params)}" if params else ""
     return Request("POST", f"{protocol.HANDLER_PATH}{quote(handler, safe='')}{query}", handler, body, max_bytes)
 
 
 def request_headers(endpoint: Endpoint) -> dict[str, str]:
-    """Return a request's headers; the token goes to TCP addresses that the operator named, and nowhere else.
+    """Return a request's headers, with the token only if it goes to a TCP address that the operator named.
 
     Raises:
-        AccessDeniedError: TORCHCTL_TOKEN holds something that no token can be.
+        AccessDeniedError: TORCHCTL_TOKEN is not a valid token.
     """
     headers = {"User-Agent": "torchctl", "Accept-Encoding": "identity", "Connection": "close"}
     token = endpoint.token or os.environ.get(protocol.TOKEN_VARIABLE, "").strip()

@@ -1,4 +1,4 @@
-"""Host names to addresses for an asyncio loop, on daemon threads: a look-up that hangs must not hold anyone up."""
+"""Resolve host names for an asyncio loop, on daemon threads, so that a hanging look-up blocks nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_THREADS = 32
 
 
 class Resolver:
-    """Looks each host up once; numeric addresses take no look-up."""
+    """Looks up each host once; numeric addresses need no look-up."""
 
     def __init__(self) -> None:
         self._futures: dict[str, asyncio.Future[list[Address]]] = {}
@@ -23,10 +23,10 @@ class Resolver:
         self._lock = threading.Lock()
 
     async def addresses(self, host: str, port: int) -> list[Address]:
-        """Return what to connect to, in the system's order.
+        """Return the addresses to connect to, in the system's order.
 
         Raises:
-            OSError: the name is not known; `socket.gaierror` where the resolver says so.
+            OSError: the name cannot be resolved; `socket.gaierror` if the resolver reported it.
         """
         with contextlib.suppress(OSError):
             socket.inet_pton(socket.AF_INET, host)
@@ -63,7 +63,7 @@ class Resolver:
                 ]
             except (OSError, UnicodeError) as error:
                 found = error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, "no such name")
-            with contextlib.suppress(RuntimeError):  # the loop has ended before us
+            with contextlib.suppress(RuntimeError):  # the loop has already ended
                 loop.call_soon_threadsafe(self._end, host, found)
 
     def _end(self, host: str, found: list[Address] | OSError) -> None:
@@ -72,6 +72,6 @@ class Resolver:
             return
         if isinstance(found, OSError):
             future.set_exception(found)
-            future.exception()  # seen, even when no one waits for it now
+            future.exception()  # mark it as retrieved, even if nothing waits for it now
         else:
             future.set_result(found)

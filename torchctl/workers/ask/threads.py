@@ -1,8 +1,8 @@
-"""Conversations on daemon threads, for what blocks: one worker over urllib3, processes that py-spy reads.
+"""Hold conversations on daemon threads, for blocking transports: one worker over urllib3, and py-spy.
 
-How this works: the look-up of a name cannot be interrupted and knows no deadline. So the work is done on threads that
-may be left behind, and the caller waits for them with a limit. Python raises Ctrl-C on the main thread, whatever that
-is running: here it is this wait, and never the HTTP client, whose finalisers complain of an object that is half made.
+How this works: a name look-up cannot be interrupted and has no deadline. So the work runs on threads that may be left
+behind, and the caller waits for them with a limit. Python raises KeyboardInterrupt in whatever the main thread runs:
+here that is this wait and never the HTTP client, whose finalizers would complain about a half-built object.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from torchctl.workers.ask.request import Request
 from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")
-_GRACE_S = 0.5  # at most, for a thread whose socket hits the deadline to say so in its own, more exact words
+_GRACE_S = 0.5  # at most; lets a thread whose socket hits the deadline report its own, more exact error
 
-# Carries one request to one worker, by a deadline in `time.monotonic` seconds; raises WorkerError.
+# Sends one request to one worker, with a deadline in `time.monotonic` seconds; raises WorkerError.
 Send = Callable[[Endpoint, Request, float], Reply]
 
 
 class Threads:
-    """A transport that asks by a function that blocks.
+    """A transport built on a blocking function.
 
     Args:
-        send: carries one request.
-        most: threads at a time.
+        send: sends one request.
+        most: maximum number of threads.
     """
 
     def __init__(self, send: Send, most: int) -> None:
         self._send = send
         self._most = most
-        self._progressed = threading.Semaphore(0)  # a worker is done, or all is to stop
+        self._progressed = threading.Semaphore(0)  # released when a worker is done, or on stop
         self._stopped = False
 
     def ask(self, endpoints: Sequence[Endpoint], question: Question[T], deadline: float) -> list[Outcome[T]]:
@@ -53,7 +53,7 @@ class Threads:
                     break
         except KeyboardInterrupt:
             if None not in queue.found:
-                raise  # the asking was over: it is for the caller
+                raise  # everything was answered, so Ctrl-C is for the caller
             self._stopped = True
         error = stopped if self._stopped else late
         return [
@@ -78,7 +78,7 @@ class Threads:
 
 
 class _Queue(Generic[T]):
-    """Who is still to be asked, and what came of the others."""
+    """The workers still to be asked, and the outcomes so far."""
 
     def __init__(self, endpoints: Sequence[Endpoint], question: Question[T]) -> None:
         self.endpoints = endpoints
@@ -88,13 +88,13 @@ class _Queue(Generic[T]):
         self._lock = threading.Lock()
 
     def next(self) -> int | None:
-        """Return the index of the next endpoint; None when there is none left."""
+        """Return the index of the next endpoint, or None if there are none left."""
         with self._lock:
             return next(self._indexes, None)
 
 
 def converse(endpoint: Endpoint, question: Question[T], send: Callable[[Request], Reply]) -> Outcome[T]:
-    """Hold one worker's whole conversation, one request after the other."""
+    """Hold the whole conversation with one worker, one request at a time."""
     conversation = Conversation(question, endpoint)
     try:
         request = conversation.begin()
@@ -107,6 +107,6 @@ def converse(endpoint: Endpoint, question: Question[T], send: Callable[[Request]
                 request = conversation.answer(reply)
     except WorkerError as error:
         return Outcome(endpoint, None, error, conversation.identity)
-    except Exception as error:  # a defect of ours with one worker must not hide the others' answers
+    except Exception as error:  # a bug with one worker must not hide the others' answers
         return Outcome(endpoint, None, defect(endpoint, error))
     return Outcome(endpoint, conversation.value, None, conversation.identity)

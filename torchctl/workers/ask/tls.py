@@ -1,8 +1,8 @@
-"""TLS on the operator's side: always verified, against one file of authorities. Imported only where `--ca` is given.
+"""TLS on the operator's side: always verified, against one file of CA certificates. Imported only if `--ca` is given.
 
-How this works: one worker's socket becomes an `ssl` socket that keeps the deadline of the plain one. Many workers are
-asked on asyncio's bare sockets, for which the standard library has no TLS: there an `SSLObject` turns what is to be
-sent into bytes and bytes into what was received, and this module carries the bytes.
+How this works: a single worker's socket becomes an `ssl` socket that keeps the plain socket's deadline. Many workers
+are asked over bare sockets on asyncio, for which the standard library has no TLS: there an `SSLObject` encrypts and
+decrypts, and this module moves the bytes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _CHUNK_BYTES = 1 << 18
 
 @lru_cache(maxsize=8)
 def context(ca: str) -> ssl.SSLContext:
-    """Return what verifies a worker: signed by an authority in the file `ca` (PEM) and no other, named by its host.
+    """Return a context that accepts only certificates signed by a CA in the file `ca` (PEM) and naming the host.
 
     Raises:
-        TorchctlError: the file cannot be read, or holds no certificate.
+        TorchctlError: the file cannot be read, or has no certificate.
     """
     try:
         made = ssl.create_default_context(cafile=ca)
@@ -41,20 +41,20 @@ def context(ca: str) -> ssl.SSLContext:
 
 
 class _DeadlineTlsSocket(DeadlineSocket, ssl.SSLSocket):
-    """One worker's, with one deadline over all its waits."""
+    """A TLS socket to one worker, with one deadline for all its waits."""
 
 
 def secured(sock: socket.socket, ca: str, host: str, deadline: float) -> socket.socket:
-    """Return a connected socket as verified TLS; `sock` is empty afterwards.
+    """Wrap a connected socket in verified TLS; `sock` is detached afterwards.
 
     Args:
-        host: what the certificate must name: the name or address that the operator typed.
-        deadline: `time.monotonic` seconds, of this and of every read and write.
+        host: the name or address that the certificate must have, as the operator typed it.
+        deadline: `time.monotonic` seconds, for the handshake and every read and write.
 
     Raises:
-        OSError: the handshake failed; `ssl.SSLCertVerificationError` when the other end is not proved.
+        OSError: the handshake failed; `ssl.SSLCertVerificationError` if the certificate cannot be verified.
     """
-    # Not suppress_ragged_eofs: a connection that someone cuts is no end of an answer.
+    # No suppress_ragged_eofs: a cut connection must not look like the end of a reply.
     wrapped = context(ca).wrap_socket(
         sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
     )
@@ -70,7 +70,7 @@ def secured(sock: socket.socket, ca: str, host: str, deadline: float) -> socket.
 
 
 class AsyncTls:
-    """TLS over a connected non-blocking socket of an asyncio loop; the caller's deadline ends it."""
+    """TLS over a connected non-blocking socket on an asyncio loop; the caller enforces the deadline."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, ca: str, host: str) -> None:
         self._loop = loop
@@ -79,22 +79,22 @@ class AsyncTls:
         self._tls = context(ca).wrap_bio(self._incoming, self._outgoing, server_hostname=host)
 
     async def handshake(self) -> None:
-        """Prove who the other end is; errors as `secured`."""
+        """Verify the other end; raises as `secured` does."""
         await self._carried(self._tls.do_handshake)
 
     async def send(self, data: bytes) -> None:
-        """Send all."""
+        """Send all of `data`."""
         await self._carried(lambda: self._tls.write(data))
 
     async def receive(self) -> bytes:
-        """Return the next bytes, ``b""`` where the other end says that it is done; a cut connection is an error."""
+        """Return the next bytes, or ``b""`` if the other end closed properly; a cut connection is an error."""
         try:
             return await self._carried(lambda: self._tls.read(_CHUNK_BYTES))
         except ssl.SSLZeroReturnError:
             return b""
 
     async def _carried(self, step: Callable[[], T]) -> T:
-        """Run one step of TLS, carrying bytes both ways until it is done."""
+        """Run one TLS step, moving bytes both ways until it is done."""
         while True:
             try:
                 done = step()

@@ -1,4 +1,4 @@
-"""The system's and the HTTP libraries' errors as ours: the only place that knows them."""
+"""Translate errors from the system and the HTTP libraries into ours; only this module knows them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from torchctl.workers.endpoint import Endpoint
 
 
 def translated(cause: BaseException, endpoint: Endpoint, elapsed_s: float, connected: bool) -> WorkerError:
-    """Return our error for one of the system's or of an HTTP library."""
+    """Return our error for an error from the system or an HTTP library."""
     where, rank = str(endpoint), endpoint.rank
 
     def make(kind: type[WorkerError], detail: str) -> WorkerError:
         return kind(detail, endpoint=where, rank=rank)
 
-    if type(cause).__module__ == "ssl":  # not imported here: most runs have no TLS
+    if type(cause).__module__ == "ssl":  # compared by name, because most runs never import ssl
         reason = getattr(cause, "verify_message", "")
         if type(cause).__name__ == "SSLEOFError":
             return make(UnreachableError, "closed the connection without a full answer")

@@ -1,4 +1,4 @@
-"""What every way of asking has in common: a question goes in, and one outcome per worker comes out in time."""
+"""The interface of all transports: a question goes in, and one outcome per worker comes out in time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ T = TypeVar("T")
 
 
 class Transport(Protocol):
-    """Carries one question to workers. `fanout` picks it; no question knows which it is."""
+    """Sends one question to workers. `fanout` picks the transport; questions do not know which one."""
 
     def ask(self, endpoints: Sequence[Endpoint], question: Question[T], deadline: float) -> list[Outcome[T]]:
-        """Ask every worker and return one outcome per endpoint, in their order; Ctrl-C ends the asking.
+        """Ask every worker and return one outcome per endpoint, in their order; Ctrl-C stops it.
 
-        A relay's endpoint is a host, and gives one outcome for each of its workers.
+        For relays an endpoint is a host, and yields one outcome per worker on it.
 
         Args:
-            deadline: `time.monotonic` seconds; nothing is waited for longer.
+            deadline: `time.monotonic` seconds; no wait lasts longer.
         """
 
     def stop(self) -> None:
-        """Let `ask`, on another thread, return what it has."""
+        """Make `ask`, running on another thread, return what it has."""

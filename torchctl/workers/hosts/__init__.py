@@ -1,1 +1,1 @@
-"""Workers of other hosts: one `torchctl relay` on each."""
+"""Reach workers on other hosts through one `torchctl relay` per host."""

@@ -1,12 +1,12 @@
-"""One command on each of many hosts, run by ClusterShell: over ssh and its tree, or by the operator's own command.
+"""Run one command on each of many hosts with ClusterShell: over its ssh tree, or with the operator's own command.
 
-How this works: ClusterShell's engine starts the commands, at most `fanout` at a time, and reports to a listener each
-line, each end and each timeout. If a topology is configured and this host is its root, ssh goes through gateways,
+How this works: ClusterShell's engine starts the commands, at most `fanout` at a time, and reports every line, exit
+and timeout to a listener. If a topology is configured and this host is its root, ssh goes through gateways,
 which run ClusterShell's own gateway program; their Python must have ClusterShell. If part of the tree has no working
-gateway, the tree is given up: hosts that have not finished are asked directly, in the time left. ClusterShell has no
-limit for a gateway that connects and then says nothing, so the run as a whole is bounded here.
+gateway, the tree is abandoned: hosts that have not finished are asked directly, in the time left. ClusterShell has no
+timeout for a gateway that connects and then says nothing, so this module limits the run as a whole.
 
-Host names were checked before they come here: none can be an option of ssh or a word of a shell.
+Host names have already been checked: none can be an ssh option or contain anything that a shell interprets.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torchctl.workers.find.hostlist import NoClusterShellError
 
 SSH = "ssh"
 _GATEWAY_PYTHON = "CLUSTERSHELL_GW_PYTHON_EXECUTABLE"  # ClusterShell's name for the Python that gateways run
-_GATEWAY_LOST = os.EX_PROTOCOL  # the code that ClusterShell gives to hosts behind a gateway that was lost
-_GRACE_S = 0.2  # for ClusterShell to tell of its own timeouts before the run as a whole is ended
+_GATEWAY_LOST = os.EX_PROTOCOL  # ClusterShell's exit code for hosts behind a lost gateway
+_GRACE_S = 0.2  # so that ClusterShell can report its own timeouts before the run as a whole ends
 
 
 class Listener(Protocol):
@@ -40,18 +40,18 @@ class Listener(Protocol):
     def too_late(self, hosts: Sequence[str]) -> None: ...
 
     def unreached(self, lost_code: int) -> list[str]:
-        """Return the hosts that are not late and whose command has not ended, or ended with `lost_code`."""
+        """Return the hosts that did not time out and whose command has not ended, or ended with `lost_code`."""
 
     def start_again(self, hosts: Sequence[str]) -> None:
-        """Forget what these hosts printed."""
+        """Discard what these hosts have printed."""
 
 
 class HostCommands:
-    """Runs a command per host.
+    """Runs one command per host.
 
     Args:
-        via: "ssh", or a command with ``{host}`` in it.
-        fanout: commands at a time.
+        via: "ssh", or a command that contains ``{host}``.
+        fanout: how many commands run at a time.
 
     Raises:
         NoClusterShellError: ClusterShell is not installed.
@@ -68,12 +68,12 @@ class HostCommands:
         self._stopped = False
 
     def run(self, commands: Mapping[str, str], listener: Listener, timeout_s: float, gateway_python: str = "") -> None:
-        """Run until all have ended or time is up.
+        """Run the commands until all have ended or time is up.
 
         Args:
-            commands: by host.
-            listener: receives what they print.
-            gateway_python: the Python of gateways, unless the environment names one.
+            commands: the command for each host.
+            listener: receives their output.
+            gateway_python: the Python that gateways run, unless the environment names one.
         """
         from ClusterShell.Propagation import RouteResolvingError
         from ClusterShell.Topology import TopologyError
@@ -91,7 +91,7 @@ class HostCommands:
             self._run({host: commands[host] for host in hosts}, listener, left, "")
 
     def stop(self) -> None:
-        """End the run from another thread."""
+        """Stop the run from another thread."""
         self._stopped = True
         if self._task is not None:
             self._task.abort(kill=True)
@@ -102,7 +102,7 @@ class HostCommands:
 
         task = self._task = task_self()
         task.set_info("fanout", self._fanout)
-        # A gateway that does not answer must leave time to go around it.
+        # If a gateway does not answer, there must be time left to go around it.
         task.set_info("connect_timeout", max(1, int(timeout_s / 2 if topology else timeout_s)))
         task.set_info("command_timeout", timeout_s)
         task.set_default("stderr", True)
@@ -139,7 +139,7 @@ class HostCommands:
 
 
 def _topology() -> str:
-    """Return the path of the topology in which this host is a root, "" without one."""
+    """Return the path of the topology file in which this host is a root, or "" if there is none."""
     from ClusterShell.Defaults import config_paths
     from ClusterShell.Task import task_self
     from ClusterShell.Topology import TopologyError
@@ -156,13 +156,13 @@ def _topology() -> str:
 
 
 def _is_sample(path: str) -> bool:
-    """Whether a configuration file came with ClusterShell's wheel, into our own virtual environment."""
+    """Return whether a configuration file is only ClusterShell's sample, installed with its wheel."""
     return sys.prefix != sys.base_prefix and os.path.realpath(path).startswith(os.path.realpath(sys.prefix) + os.sep)
 
 
 @contextlib.contextmanager
 def _gateway_python(path: str) -> Iterator[None]:
-    """Name the Python of gateways to ClusterShell, which reads it from the environment only."""
+    """Pass the gateways' Python to ClusterShell, which reads it only from the environment."""
     if not path or os.environ.get(_GATEWAY_PYTHON):
         yield
         return
@@ -174,7 +174,7 @@ def _gateway_python(path: str) -> Iterator[None]:
 
 
 def gateway_python(remote: str) -> str:
-    """Return the Python of the environment in which the remote torchctl is, "" if its path does not tell."""
+    """Return the Python of the remote torchctl's environment, or "" if its path does not show one."""
     first = shlex.split(remote)[:1]
     if not first or not os.path.isabs(first[0]):
         return ""
@@ -183,7 +183,7 @@ def gateway_python(remote: str) -> str:
 
 
 def _handler(listener: Listener) -> Any:
-    """Return the object that ClusterShell calls for each line, each end, each timeout."""
+    """Return the object that ClusterShell calls for every line, exit and timeout."""
     from ClusterShell.Event import EventHandler
 
     class Handler(EventHandler):  # type: ignore[misc]

@@ -1,9 +1,9 @@
-"""Workers behind the Unix sockets of other hosts: one `torchctl relay` per host, reached by ClusterShell.
+"""Ask workers behind Unix sockets on other hosts through one `torchctl relay` per host, started by ClusterShell.
 
-How this works: ClusterShell runs the relay on every host, over ssh and its own tree where a topology is configured, or
-by a command of the operator's with the host's name filled in (`srun`, `kubectl exec`); see `commands`. Answers are
-taken in as their lines come. The relay gets a little less time than is left here, so that its own words about a silent
-worker arrive. How the relay ended, and what ssh said, show what went wrong with a host as a whole.
+How this works: ClusterShell runs the relay on every host, over ssh (and its tree, if a topology is configured), or
+with the operator's own command, which gets the host name (`srun`, `kubectl exec`); see `commands`. Answers are
+processed line by line as they arrive. The relay gets slightly less time than is left here, so that its own report on a
+silent worker arrives. Its exit code and ssh's output show what went wrong with a host as a whole.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from torchctl.workers.hosts.commands import SSH, HostCommands, gateway_python
 from torchctl.workers.hosts.relay import Errand, Reader
 
 T = TypeVar("T")
-_FANOUT = 64  # ssh processes at a time
-_MARGIN_S = 0.5  # for the way there and back, at most a fifth of the time
+_FANOUT = 64  # how many ssh processes run at a time
+_MARGIN_S = 0.5  # for the round trip; at most a fifth of the time
 _STDERR_BYTES = 4000
 _SSH_FAILED = 255
 _NOT_FOUND = (126, 127)
-# What ssh prints (OpenSSH 7 to 10) -> what it means; anything else of ssh's own is a login that failed.
+# What ssh prints (OpenSSH 7 to 10) -> what it means; anything else from ssh itself is a failed login.
 _NO_NAME = re.compile(r"Could not resolve hostname")
 _NO_WAY = re.compile(
     r"No route to host|Network is unreachable|Connection (?:refused|reset|closed)|port \d+: Broken pipe"
 )
 _TOO_SLOW = re.compile(r"timed out")
-_NO_MODULE = re.compile(r"No module named '?torchctl|execve\(\)")  # Python's words, and those of srun
+_NO_MODULE = re.compile(r"No module named '?torchctl|execve\(\)")  # as printed by Python, and by srun
 
 
 class NoTorchctlError(UnreachableError):
-    """The host was reached and has no torchctl."""
+    """The host was reached but does not have torchctl."""
 
     kind = "no_torchctl"
     hint = "install torchctl on that host, or give its path: --remote /path/to/torchctl"
@@ -60,20 +60,20 @@ class NobodyThereError(UnreachableError):
 
 
 class HostSilentError(DeadlineError):
-    """The host's relay did not end in time."""
+    """The host's relay did not finish in time."""
 
     kind = "host_timeout"
     hint = "the host or its login may be slow: try a longer --timeout"
 
 
 class Relays:
-    """The transport for workers of other hosts; a host without a reply is one outcome with an error.
+    """The transport for workers on other hosts; a host that does not reply is one outcome with an error.
 
     Args:
-        via: "ssh", or a command with ``{host}`` in it.
-        remote: the command there.
-        ranks, job: only workers of these are asked; None for all.
-        jobs: hosts at a time.
+        via: "ssh", or a command that contains ``{host}``.
+        remote: the torchctl command on those hosts.
+        ranks, job: ask only workers of these; None for all.
+        jobs: how many hosts at a time.
 
     Raises:
         NoClusterShellError: ClusterShell is not installed.
@@ -119,7 +119,7 @@ class Relays:
 
 
 class _Heard(Generic[T]):
-    """What the hosts have said so far, and how their relays ended; `commands.Listener`."""
+    """The hosts' output so far, and how their relays ended; a `commands.Listener`."""
 
     def __init__(self, question: Question[T], hosts: Sequence[str], progress: Progress | None) -> None:
         self._question = question
@@ -159,12 +159,12 @@ class _Heard(Generic[T]):
             self._said.pop(host, None)
 
     def close(self) -> None:
-        """Take the progress back."""
+        """Clear the progress line."""
         if self._progress is not None:
             self._progress.close()
 
     def outcomes(self, asked_for_ranks: bool, interrupted: bool) -> list[Outcome[T]]:
-        """Return what each host's workers answered, and why hosts gave nothing."""
+        """Return the outcomes of each host's workers, and an error for each host without any."""
         found: list[Outcome[T]] = []
         for host, reader in self._readers.items():
             found += reader.outcomes
@@ -174,7 +174,7 @@ class _Heard(Generic[T]):
         return found
 
     def _error_of(self, host: str, asked_for_ranks: bool, interrupted: bool) -> WorkerError | None:
-        """Return what went wrong with a host as a whole, None when its relay finished."""
+        """Return what went wrong with a host as a whole, or None if its relay finished."""
         reader, code = self._readers[host], self._codes.get(host)
         if reader.ended:
             if reader.trouble and not (asked_for_ranks or reader.outcomes):
@@ -195,7 +195,7 @@ class _Heard(Generic[T]):
 
 
 def _of_ssh(host: str, said: str) -> WorkerError:
-    """Return the error for a host that ssh did not get into."""
+    """Return the error for a host that ssh could not log in to."""
     if _NO_NAME.search(said):
         return UnknownHostError(f"cannot be resolved: {said}", endpoint=host)
     if _TOO_SLOW.search(said):

@@ -1,8 +1,8 @@
-"""What `torchctl relay` writes on another host and the asking host reads: workers' answers as lines of JSON.
+"""The format that `torchctl relay` writes on another host and the asking host reads: answers as lines of JSON.
 
-How this works: the relay asks its local workers the named question and writes down each conversation: the replies,
-and the requests that failed. The asking side plays them back into the same question, so that whatever a question
-makes of answers happens there, once. A stack that several workers share travels once: dumps are cut at the threads'
+How this works: the relay asks its local workers the named question and records each conversation: the replies,
+and the requests that failed. The asking side replays them into the same question, so that all interpretation of
+answers happens there. A stack that several workers share travels once: dumps are split at the threads'
 headings, and each distinct text below a heading is sent before the first worker that has it.
 """
 
@@ -27,16 +27,16 @@ from torchctl.workers.endpoint import Endpoint
 
 T = TypeVar("T")
 VERSION = 1
-_MAX_BYTES = 1 << 30  # of one host's answers: several traces of every worker
+_MAX_BYTES = 1 << 30  # limit on one host's answers: several traces from every worker
 _HEADING = re.compile(rf"^{stacktext.HEADING}\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What a relay is to ask.
+    """What a relay should ask.
 
     Attributes:
-        question, arguments: as `questions.named_question`.
+        question, arguments: as in `questions.named_question`.
         timeout_s: for its local workers.
     """
 
@@ -47,15 +47,15 @@ class Errand:
     job: str | None = None
 
     def encoded(self) -> str:
-        """Return it as one word that no shell reads anything into."""
+        """Return the errand encoded as one word without shell metacharacters."""
         return base64.urlsafe_b64encode(compact_json(asdict(self)).encode()).decode("ascii").rstrip("=")
 
 
 def decode_errand(word: str) -> Errand:
-    """Return the errand in a word.
+    """Decode an errand from one word.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the word is not an errand.
     """
     try:
         document = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
@@ -72,8 +72,8 @@ class Transcript:
     """One worker's conversation.
 
     Attributes:
-        rank: as it said, else as its socket's name says.
-        steps: its replies, and the errors of requests that failed.
+        rank: from its answer, else from its socket's name.
+        steps: its replies, and the errors of failed requests.
     """
 
     rank: int | None
@@ -81,13 +81,13 @@ class Transcript:
 
     @property
     def failure(self) -> WorkerError | None:
-        """The error that ended it, if one did."""
+        """Return the error that ended the conversation, or None."""
         last = self.steps[-1] if self.steps else None
         return last if isinstance(last, WorkerError) else None
 
 
 def recording(question: Question[Any]) -> Question[Transcript]:
-    """Return the question that holds the same conversation and answers its transcript."""
+    """Return a question that holds the same conversation and returns its transcript."""
 
     @Question
     def steps(endpoint: Endpoint) -> Asking[Transcript]:
@@ -114,7 +114,7 @@ def recording(question: Question[Any]) -> Question[Transcript]:
 
 
 class Writer:
-    """Turns outcomes into lines; a text that was written once is only referred to."""
+    """Turns outcomes into lines; a repeated text is written once and then referenced."""
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
@@ -160,8 +160,8 @@ class Reader:
         question: what was asked.
 
     Attributes:
-        ended: the relay has said that this was all.
-        trouble: why the relay asked no one; "" while nothing is wrong.
+        ended: the relay has marked the end of its output.
+        trouble: why the relay could not ask; "" if nothing is wrong.
     """
 
     def __init__(self, node: str, question: Question[T]) -> None:
@@ -173,10 +173,10 @@ class Reader:
         self.outcomes: list[Outcome[Any]] = []
         self._texts: list[str] = []
         self._size = 0
-        self._clock_s = 0.0  # how far the relay's clock is before ours
+        self._clock_s = 0.0  # how far the relay's clock is ahead of ours
 
     def feed(self, line: bytes) -> None:
-        """Take one line of the relay's output; what is no line of ours (a login's greeting) is passed over."""
+        """Read one line of the relay's output, ignoring foreign lines such as a login greeting."""
         if not line.startswith(b"{") or self.ended:
             return
         self._size += len(line)

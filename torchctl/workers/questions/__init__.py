@@ -1,7 +1,7 @@
 """The questions that a worker can be asked, by the names that travel between hosts.
 
-How this works: `--nodes` has a relay on each host ask the same question, which it knows by name. A name never changes
-its meaning: the torchctl there may be older or newer than the one here.
+How this works: with `--nodes`, a relay on each host asks the same question, which it looks up by name. A name never
+changes its meaning, because torchctl on the other host may be older or newer than ours.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torchctl.workers.ask.question import Question
 
 Relayed = TypeVar("Relayed", bound="Question[Any] | Callable[[Mapping[str, Any]], Question[Any]]")
 
-_MODULES = ("basic", "info", "dumps", "look", "everything")  # each registers its own
+_MODULES = ("basic", "info", "dumps", "look", "everything")  # each registers its questions
 _REGISTRY: dict[str, Question[Any] | Callable[[Mapping[str, Any]], Question[Any]]] = {}
 
 
 def relayed(name: str) -> Callable[[Relayed], Relayed]:
-    """Let relays ask this by a name: a question, or a function that makes one of the arguments that another host sent.
+    """Register a question under a name for relays, or a function that makes one from arguments sent by another host.
 
     Raises:
         ValueError: the name is taken.
@@ -37,10 +37,10 @@ def relayed(name: str) -> Callable[[Relayed], Relayed]:
 
 
 def named_question(name: str, arguments: Mapping[str, Any]) -> Question[Any]:
-    """Return the question that another torchctl named: what `torchctl relay` asks for it.
+    """Return the question that another torchctl named, for `torchctl relay` to ask.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: there is none of that name, or its arguments have another form.
+        ValueError, KeyError, TypeError, AttributeError: the name is unknown, or the arguments are malformed.
     """
     for module in _MODULES:
         importlib.import_module(f"{__name__}.{module}")

@@ -1,4 +1,4 @@
-"""The questions that the commands ask, each written once for every way of asking."""
+"""The questions that the commands ask, each written once for all transports."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NAMES_BYTES = 1 << 20
 @relayed("ping")
 @Question
 def ping(endpoint: Endpoint) -> Asking[Reply]:
-    """Return a worker's `pong`, or what its sentinel says in its place (`Identity.degraded`).
+    """Return a worker's `pong`, or its sentinel's answer on its behalf (`Identity.degraded`).
 
     Raises:
-        WorkerError: none answers; NotAWorkerError for any other word.
+        WorkerError: there was no answer; NotAWorkerError if it is not a `pong`.
     """
     reply = yield handler_request("ping", max_bytes=_PING_BYTES)
     if reply.body.strip() != b"pong" and reply.identity.degraded is None:
@@ -48,10 +48,10 @@ class Handlers(NamedTuple):
 @relayed("handlers")
 @Question
 def ask_names(endpoint: Endpoint) -> Asking[Handlers]:
-    """Return the names that a worker lists.
+    """Return the names of a worker's handlers.
 
     Raises:
-        WorkerError: none answers; NotAWorkerError when it is not a list of names.
+        WorkerError: there was no answer; NotAWorkerError if it is not a list of names.
     """
     reply = yield Request("GET", HANDLER_PATH, max_bytes=_NAMES_BYTES)
     if reply.status == 401:
@@ -66,10 +66,10 @@ def ask_names(endpoint: Endpoint) -> Asking[Handlers]:
 
 
 class WorkerStacks(NamedTuple):
-    """One worker's stacks; `step` is the training step it had reported.
+    """One worker's stacks; `step` is the training step that it last reported.
 
-    `degraded` says why the stacks were read from outside, None when the worker sent them itself. `name` is what a
-    process without a rank is called, "" if its endpoint is its name.
+    `degraded` says why the stacks were read from outside, or is None if the worker sent them itself. `name` is the
+    display name of a process without a rank, or "" to use its endpoint.
     """
 
     rank: int | None
@@ -84,9 +84,9 @@ def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str 
     """Return the question for a worker's stacks.
 
     Args:
-        read: parses an answer, `parse_stacks` when left out; one `StackReader.read` for all workers lets equal stacks
-            be one object.
-        form: "json"; or "text", in which the stacks of many workers repeat each other word by word.
+        read: parses an answer, `parse_stacks` by default; sharing one `StackReader.read` among all workers makes equal
+            stacks one object.
+        form: "json"; or "text", in which many workers send identical text.
     """
 
     if read is None:
@@ -96,7 +96,7 @@ def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str 
 
     @Question
     def stacks(endpoint: Endpoint) -> Asking[WorkerStacks]:
-        # torch's own server ignores the parameters and answers text; an older one of ours knows no calls.
+        # torch's own server ignores the parameters and answers with text; our older servers do not know calls.
         reply = yield handler_request("dump_traceback", {"format": form, CALLS_PARAMETER: "true"})
         try:
             about = reply.identity
@@ -110,11 +110,11 @@ def stacks_question(read: Callable[[bytes], Stacks] | None = None, *, form: str 
 
 @relayed("stacks")
 def _relayed_stacks(arguments: Mapping[str, Any]) -> Question[WorkerStacks]:
-    return stacks_question(form="text")  # what many workers share travels once
+    return stacks_question(form="text")  # so that text shared by many workers travels once
 
 
 def call_question(handler: str, params: Mapping[str, str], body: bytes) -> Question[Reply]:
-    """Return the question that calls a handler and gives its answer as it came."""
+    """Return the question that calls a handler and returns its reply unchanged."""
 
     @Question
     def call(endpoint: Endpoint) -> Asking[Reply]:

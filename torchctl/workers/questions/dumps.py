@@ -1,4 +1,4 @@
-"""Flight-recorder dumps of live workers: both recorders, torch's own server too."""
+"""Flight-recorder dumps from live workers: both recorders, and torch's own server too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Dumps(NamedTuple):
 
 
 def dumps_question(*, stacktraces: bool) -> Question[Dumps]:
-    """Return the question for the whole dumps of a worker's recorders, with or without the frames of each entry."""
+    """Return the question for complete dumps of a worker's recorders, with or without the frames of each entry."""
 
     @Question
     def dumps(endpoint: Endpoint) -> Asking[Dumps]:

@@ -1,8 +1,8 @@
-"""The question for everything that a worker reports: info, stacks, traces, one after the other.
+"""The question for everything that a worker reports: info, stacks and traces, in turn.
 
-How this works: an earlier run may already have got some parts. They came from one process, so the worker is first asked
-who it is: a process that has taken its place is asked for everything. The parts we already have are part of the
-question, so that a relay on another host asks exactly what the asking side will play back.
+How this works: an earlier run may already have some parts. They came from one process, so the worker is first asked
+for its identity, and a process that has replaced it is asked for everything. The question includes which parts we
+already have, so that a relay on another host sends exactly the requests that the asking side will replay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PARTS = (INFO, STACKS, TRACE, GENERIC_TRACE)
 
 
 class Had(NamedTuple):
-    """What an earlier run got from a worker, and from which process (None if it did not say)."""
+    """The parts that an earlier run got from a worker, and from which process (None if it did not say)."""
 
     pid: int | None
     parts: tuple[str, ...]
@@ -33,7 +33,7 @@ def read_had(document: Any) -> dict[str, Had]:
     """Return what an earlier run got, by the worker's path on its host, from an errand's arguments.
 
     Raises:
-        ValueError, TypeError, AttributeError: they have another form.
+        ValueError, TypeError, AttributeError: the arguments are malformed.
     """
     had = {}
     for path, (pid, parts) in document.items():
@@ -44,7 +44,7 @@ def read_had(document: Any) -> dict[str, Had]:
 
 
 class Everything(Question[None]):
-    """Asks and keeps nothing: what a relay does, whose transcript is what counts."""
+    """Asks for everything and keeps nothing, for relays, which only need the transcript."""
 
     name = "everything"
 
@@ -60,15 +60,15 @@ def _relayed_everything(arguments: Mapping[str, Any]) -> Everything:
 def ask_parts(
     had: Had | None, take: Callable[[str, Reply | WorkerError], None], renew: Callable[[], None]
 ) -> Asking[None]:
-    """Ask for the parts one after the other; continue after a failure if anything has arrived.
+    """Ask for the parts in turn; continue after a failure if anything has arrived.
 
-    Stacks come before traces, whose first dump takes a process a second; but last on torch's own server, which answers
-    traces without the interpreter lock and hangs on stacks. It is known by its missing `info`.
+    Stacks come before traces, because a process's first dump takes a second. On torch's own server they come last,
+    because it answers traces without the GIL but hangs on stacks. It is recognized by its missing `info`.
 
     Args:
-        had: from an earlier run; None for nothing.
-        take: is given each part's answer, or why there is none.
-        renew: is called when a different process answers from the one that sent the earlier parts.
+        had: the parts from an earlier run; None for none.
+        take: called with each part's answer, or with the error.
+        renew: called if the process that answers is not the one that sent the earlier parts.
     """
     parts = list(PARTS)
     answering = False
@@ -93,7 +93,7 @@ def ask_parts(
             answering = True
             take(part, reply)
             if part == TRACE and is_generic(reply) and GENERIC_TRACE in parts:
-                parts.remove(GENERIC_TRACE)  # a worker without NCCL has given it already
+                parts.remove(GENERIC_TRACE)  # a worker without NCCL has already sent it
 
 
 def _part(part: str) -> Asking[Reply]:

@@ -1,4 +1,4 @@
-"""Who a worker is: its `info` answer, checked; or what little torch's own server reports."""
+"""A worker's identity and state: its checked `info` answer, or the little that torch's own server reports."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MAX_CHARS = 1000
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker in its own words; None is what it does not say.
+    """What a worker reports about itself; a field is None if it does not say.
 
     Attributes:
         uptime_s: seconds since its process started.
         step, step_age_s: the last reported step, and how many seconds ago, by the worker's own clock.
-        degraded, since: why and since when (seconds since the epoch) its sentinel answers in its place; None otherwise.
+        degraded, since: why and since when (seconds since the epoch) its sentinel answers for it; None otherwise.
         sentinel: the sentinel's pid, None if there is none.
-        server: "torchctl VERSION", or "torch" for torch's own server, which knows none of the rest.
+        server: "torchctl VERSION", or "torch" for torch's own server, which reports nothing else.
     """
 
     rank: int | None = None
@@ -50,22 +50,22 @@ class WorkerInfo:
 @relayed("info")
 @Question
 def ask_info(endpoint: Endpoint) -> Asking[WorkerInfo]:
-    """Return who a worker is; as `info_and_reply`."""
+    """Return a worker's info; see `info_and_reply`."""
     return (yield from info_and_reply(endpoint))[0]
 
 
 def info_and_reply(
     endpoint: Endpoint, params: Mapping[str, str] | None = None
 ) -> Asking[tuple[WorkerInfo, Reply | None]]:
-    """Return who a worker is, and its answer to `info` as it came.
+    """Return a worker's info, and its raw reply to `info`.
 
-    torch's own server, which has no `info`, is asked for a ping, and there is no such answer.
+    torch's own server does not have `info`, so it is asked for a ping, and the raw reply is None.
 
     Args:
-        params: ``calls``: ``true`` for the calls of its threads too; a worker of an older version leaves them out.
+        params: ``calls``: ``true`` for its threads' calls too; workers with an older version omit them.
 
     Raises:
-        WorkerError: no answer; NotAWorkerError for an answer of another form.
+        WorkerError: there was no answer; NotAWorkerError if it is malformed.
     """
     try:
         reply = yield handler_request("info", params, max_bytes=_MAX_BYTES)
@@ -102,7 +102,7 @@ def _checked(document: dict[str, Any]) -> WorkerInfo:
 
 
 def _get(document: dict[str, Any], key: str, kind: type[T]) -> T | None:
-    """Return a field of the right type and a sane size, else None: a wrong field is as good as none."""
+    """Return a field if its type and size are valid, else None: an invalid field is treated as missing."""
     value = document.get(key)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 1 << 53 else None

@@ -1,8 +1,8 @@
-"""What `torchctl diagnose` asks of live workers: whether they move, a digest of their recorders, and whole traces.
+"""What `torchctl diagnose` asks live workers: whether they make progress, a recorder digest, and complete traces.
 
-How this works: the digest is `fr_digest`'s, the newest entries of each group. A worker that does not know it (torch's
-own server, an older torchctl) is asked for its whole trace without frames instead, and nothing else changes. What
-moves as a worker goes on, its recorders' counters and its step, is asked for beside each of them.
+How this works: the digest comes from `fr_digest`: the newest entries of each group. A worker that does not have it
+(torch's own server, an older torchctl) is asked for its complete trace without frames instead; nothing else changes.
+Each time, it also asks for what changes as a worker makes progress: its recorders' counters and its step.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torchctl.workers.questions.recorders import RawTrace, both_counters, both_d
 
 
 class Sight(NamedTuple):
-    """What one worker gave at one look.
+    """What one worker reported at one look.
 
     Attributes:
-        moving: anything that compares: different at two looks, the worker has gone on in between.
+        moving: any comparable value; if it differs between two looks, the worker made progress.
         traces: one per recorder; none at the first look.
-        no_trace: why there is none at a later one.
-        reply: the answer to `info`; None from torch's own server.
+        no_trace: why a later look has no trace.
+        reply: the reply to `info`; None from torch's own server.
     """
 
     rank: int | None
@@ -43,7 +43,7 @@ class Sight(NamedTuple):
 
     @property
     def calls(self) -> Calls | None:
-        """What its threads were calling then, read from the answer each time; None from one that does not say."""
+        """Return what its threads were calling, parsed from the reply on each access, or None if it does not say."""
         try:
             document = None if self.reply is None else json.loads(self.reply.body).get(CALLS_PARAMETER)
             return None if document is None else calls_from_json(document)
@@ -52,12 +52,12 @@ class Sight(NamedTuple):
 
     @property
     def degraded(self) -> bool:
-        """Whether its sentinel has answered in its place."""
+        """Return whether its sentinel answered for it."""
         return self.info.degraded is not None
 
 
 def sight_question(kind: str) -> Question[Sight]:
-    """Return the question for one look: "counters" alone, with a "digest", with the whole "traces", or "frames" too.
+    """Return the question for one look: only "counters", plus a "digest", plus full "traces", or plus "frames" too.
 
     Raises:
         ValueError: there is no such kind.
@@ -74,9 +74,9 @@ def sight_question(kind: str) -> Question[Sight]:
                 traces = yield from _digests()
             elif kind != "counters":
                 traces = yield from both_traces(frames=kind == "frames")
-        except HandlerError as error:  # no recorder in this torch, or a process without a server: stacks are left
+        except HandlerError as error:  # no recorder in this torch, or a process without a server: only stacks remain
             no_trace = error.detail
-        # After the traces: counters that stand still from before until here say that the traces are of one moment.
+        # Asked after the traces: if the counters have not changed since before, the traces show a single moment.
         info, reply = yield from info_and_reply(endpoint, {CALLS_PARAMETER: "true"})
         rank = info.rank if info.rank is not None else endpoint.rank
         if info.degraded is not None:
@@ -101,10 +101,10 @@ def _digests() -> Asking[tuple[RawTrace, ...]]:
 
 
 def _moving(info: WorkerInfo) -> Asking[Any]:
-    """Return what changes as a worker goes on: its recorders' counters and its last reported step."""
+    """Return what changes as a worker makes progress: its recorders' counters and its last reported step."""
     counters = [_counters(body) for body in (yield from both_counters())]
     if not counters and info.step is None:
-        # A process without a recorder moves where its stacks do.
+        # Without a recorder, changing stacks are the only sign of progress.
         return tuple(_frames((yield handler_request("dump_traceback", {"format": "json"})).body))
     return counters, info.step
 
