@@ -60,4 +60,5 @@ def facts(lines: list[str]) -> list[str]:
     """Return what a screen says above the stack, but for the program's path; a sentence may go on over lines."""
     above = lines[: next((index for index, line in enumerate(lines) if line.startswith("  MainThread")), len(lines))]
     text = "\n".join(line for line in above if not line.startswith("  program")).replace("\n" + " " * 20, " ")
-    return guide.likened(re.sub(r"\d+ threads", "threads", text))  # one may still serve the request before
+    # A thread may still serve the request before, or wait for the lock with a request that came as it was taken.
+    return guide.likened(re.sub(r"\d+ (threads|waiting for it)", r"\1", text))
