@@ -151,7 +151,7 @@ class Job:
         elif step.op == "_reduce_scatter_base":
             ins = [[step.size * world]]
         elif step.op == "all_to_all":  # uneven by right
-            ins, outs = [[step.size + rank]], [[step.size + 2 * rank]]
+            ins, outs = [[step.size + me]], [[step.size + (me + 1) % world]]
         elif step.op in ("gather", "scatter"):
             root_only = [[step.size]] * world if me == 0 else []
             ins, outs = (ins, root_only) if step.op == "gather" else (root_only, outs)

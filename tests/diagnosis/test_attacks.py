@@ -286,7 +286,9 @@ def test_uneven_lists_of_a_healthy_job_are_legal_even_while_someone_hangs() -> N
     """all_to_all and gather differ by right; the hang is rank 3's, and the lists must not lead away from it."""
     rows: dict[int, Rows] = {}
     for rank in range(4):
-        uneven = of("0", 1, profiling_name="nccl:all_to_all", input_sizes=[[rank + 1]] * 4, output_sizes=[[1], [2]])
+        uneven = of(
+            "0", 1, profiling_name="nccl:all_to_all", input_sizes=[[rank + 1]] * 4, output_sizes=[[1], [2], [3], [4]]
+        )
         root = of("0", 2, profiling_name="nccl:gather", output_sizes=[[4, 1024]] * 4 if rank == 0 else [])
         rows[rank] = [uneven, root] if rank == 3 else [uneven, root, started("0", 3)]
     assert told(look(rows, WORLD)) == [("not_entered", (3,), (0, 1, 2))]

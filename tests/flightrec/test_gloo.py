@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from torchctl.flightrec import Dump, read_dump
+from torchctl.diagnosis.diagnose import diagnose
+from torchctl.diagnosis.evidence import Evidence
+from torchctl.flightrec import Dump, load, read_dump
 from torchctl.flightrec.table.judge import Stage
 from torchctl.flightrec.view.choice import Choice
 from torchctl.flightrec.view.view import TraceView, view_of
@@ -57,11 +59,34 @@ dist.destroy_process_group()
 """
 
 
-def run_job(folder: Path, world: int) -> None:
+# Arguments as above. Sizes that differ between ranks by right.
+UNEVEN = """
+import pathlib, sys
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3])
+import torch, torch.distributed as dist
+from torch._C._distributed_c10d import _dump_fr_trace
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+gives = [[1, 4], [2, 3]]
+takes = [row[rank] for row in gives]
+dist.all_to_all_single(torch.empty(sum(takes)), torch.ones(sum(gives[rank])), takes, gives[rank])
+dist.all_to_all([torch.empty(2) for _ in range(world)], [torch.ones(2) for _ in range(world)])
+dist.all_gather_into_tensor(torch.empty(3 * world), torch.ones(3))
+dist.reduce_scatter_tensor(torch.empty(3), torch.ones(3 * world))
+dist.reduce_scatter(torch.empty(3), [torch.ones(3)] * world)
+dist.scatter(torch.empty(3), [torch.ones(3)] * world if rank == 1 else None, src=1)
+dist.gather(torch.ones(3), [torch.empty(3) for _ in range(world)] if rank == 1 else None, dst=1)
+dist.all_gather_object([None] * world, "x" * rank)
+dist.barrier()
+(folder / f"trace_rank_{rank}").write_bytes(_dump_fr_trace(True, True, False))
+dist.barrier()
+"""
+
+
+def run_job(folder: Path, world: int, job: str = JOB) -> None:
     environment = os.environ | {"RES_OPTIONS": "attempts:0"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", JOB, str(rank), str(world), str(folder)],
+            [sys.executable, "-c", job, str(rank), str(world), str(folder)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -132,3 +157,11 @@ def test_a_dump_without_collectives_still_tells_the_counters(pair: Path) -> None
         (0, "op_id", 5),
         (1, "op_id", 1),
     ]
+
+
+def test_sizes_that_differ_by_right_are_no_finding(tmp_path: Path) -> None:
+    run_job(tmp_path, 2, UNEVEN)
+    (tmp_path / "store").unlink(missing_ok=True)
+    trace = load([tmp_path])
+    assert {"all_to_all", "scatter", "gather"} <= {call.name for call in trace.calls}
+    assert diagnose(Evidence(trace)).findings == []

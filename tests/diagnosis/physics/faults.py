@@ -102,7 +102,9 @@ def _extra(plan: Plan, rank: int, random: Random) -> Blame:
     at, made = _collective(plan, rank, random)
     line = replace(made.line, function="only_on_one_rank", number=made.line.number + 200)
     op = random.choice([made.op, "barrier", "all_reduce"])
-    more = replace(made, op=op, elements=random.choice([made.elements, 1]), line=line)
+    more = replace(
+        made, op=op, elements=random.choice([made.elements, 1]), line=line, listed=made.listed and op == made.op
+    )
     plan.programs[rank].insert(at, more)
     return Blame(frozenset({rank}), _pair(plan, rank, made), nobody=len(plan.groups[made.group]) == 2)
 
@@ -130,14 +132,14 @@ def _swapped(plan: Plan, rank: int, random: Random) -> Blame:
 def _operation(plan: Plan, rank: int, random: Random) -> Blame:
     at, made = _collective(plan, rank, random)
     other = random.choice([op for op in ("all_reduce", "broadcast", "_allgather_base", "barrier") if op != made.op])
-    plan.programs[rank][at] = replace(made, op=other, wait=True)
+    plan.programs[rank][at] = replace(made, op=other, wait=True, listed=False)
     return Blame(frozenset({rank}), _pair(plan, rank, made), nobody=len(plan.groups[made.group]) == 2)
 
 
 def _size(plan: Plan, rank: int, random: Random) -> Blame:
     at, made = _collective(plan, rank, random, barriers=False)
-    if made.op == "all_to_all":
-        raise NoPlace
+    if made.op == "all_to_all" and not made.listed:
+        raise NoPlace  # what goes in comes out in the sum over all ranks
     plan.programs[rank][at] = replace(made, elements=made.elements + random.choice([1, 1024]), wait=True)
     plan.silent_mismatch = random.random() < 0.3
     return Blame(frozenset({rank}), _pair(plan, rank, made), nobody=len(plan.groups[made.group]) == 2)

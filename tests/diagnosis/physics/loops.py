@@ -91,13 +91,14 @@ def moe(random: Random) -> Plan:
     write = Writing(random, random.choice([4, 8]))
     expert, data = mesh(write, random.choice([2, 4]), "ep", "edp")
     dispatch, combine = Line("dispatch_tokens", 90), Line("combine_tokens", 92)
+    listed = random.random() < 0.5
     for _ in range(random.randint(3, 7)):
         write.host(1 * MS)
         for _ in range(2):
             write.kernel(2 * MS)
-            write.each(Collective("", "all_to_all", 4096, dispatch, "BFloat16"), expert)
+            write.each(Collective("", "all_to_all", 4096, dispatch, "BFloat16", listed=listed), expert)
             write.kernel(3 * MS)
-            write.each(Collective("", "all_to_all", 4096, combine, "BFloat16"), expert)
+            write.each(Collective("", "all_to_all", 4096, combine, "BFloat16", listed=listed), expert)
         write.each(Collective("", "all_reduce", 1 << 20, _GRADIENTS, wait=False), data)
         _backward(write, 1)
     return write.plan("moe")

@@ -47,6 +47,7 @@ class Collective:
         root: rank within the group, of operations that have one.
         wait: the compute stream waits for it.
         lasting: kernel time, None for one that never ends.
+        listed: of an all_to_all: uneven lists of tensors, and not one tensor in and one out.
     """
 
     group: str
@@ -57,6 +58,7 @@ class Collective:
     root: int = 0
     wait: bool = True
     lasting: int | None = 300_000
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,9 @@ def sizes_of(made: Collective, members: Sequence[int], me: int) -> tuple[Sizes, 
     one, count = (made.elements,), len(members)
     if made.op == "barrier":
         return (), ()
+    if made.listed:
+        pairs = [((made.elements + 3 * me + 5 * at,), (made.elements + 3 * at + 5 * me,)) for at in range(count)]
+        return tuple(given for given, _ in pairs), tuple(taken for _, taken in pairs)
     if made.op == "_allgather_base":
         return (one,), ((made.elements * count,),)
     if made.op == "_reduce_scatter_base":

@@ -19,19 +19,18 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
     """Return the finding about a collective on which ranks disagree; `node` is its node in the graph."""
     majority = mismatch.rows[mismatch.sides[0][0]]
     collective, group = court.collective_of_row(majority, list(mismatch.rows.values()))
-    evidence = []
-    for side in mismatch.sides[:8]:
-        call = court.trace.call_of(mismatch.rows[side[0]])
-        evidence.append(
-            f"{ranks_of(side)}: {call.name}, {[list(sizes) for sizes in call.input_sizes]} ->"
-            f" {[list(sizes) for sizes in call.output_sizes]}, {call.dtype or 'no type'}"
-        )
+    evidence = _said(court, mismatch)
     evidence += _lines(court, mismatch)
     is_open = node in court.waits.graph.edges
     waiting = court.waiting([node], mismatch.minority) if is_open else ()
     if mismatch.minority:
         few = mismatch.minority
         summary = f"{ranks_of(few)} {verb(few, 'has', 'have')} {_WORDS[mismatch.what]} from the others in"
+    elif mismatch.totals is not None:
+        sent, expected = mismatch.totals
+        summary = (
+            f"the ranks send {sent} elements in all and expect {expected}; it cannot be determined which is wrong, in"
+        )
     elif len(mismatch.sides) == 1:
         summary = "the sizes contradict each other on every rank that shows them, in"
     else:
@@ -52,10 +51,29 @@ def disagreement(court: Court, node: Node, mismatch: Mismatch) -> Finding:
         frame = court.frame(rows[mismatch.minority[0]])
         if frame is not None:
             location = Location(mismatch.minority[0], frame.filename, frame.line, frame.name)
-    confidence = of_disagreement(majority=bool(mismatch.minority))
+    confidence = of_disagreement(majority=bool(mismatch.minority) and not mismatch.parts)
     return Finding(
         mismatch.what, confidence, summary, mismatch.minority, waiting, group, collective, location, evidence
     )
+
+
+def _said(court: Court, mismatch: Mismatch) -> list[str]:
+    """Return what each side recorded."""
+    if mismatch.parts:
+        return [
+            f"rank {one.sender} sends rank {one.receiver} {one.sent} elements, and rank {one.receiver} expects"
+            f" {one.expected}"
+            for one in mismatch.parts[:8]
+        ]
+    shown = mismatch.sides if mismatch.totals is None else [(rank,) for rank in mismatch.sides[0]]
+    evidence = []
+    for side in shown[:8]:
+        call = court.trace.call_of(mismatch.rows[side[0]])
+        evidence.append(
+            f"{ranks_of(side)}: {call.name}, {[list(sizes) for sizes in call.input_sizes]} ->"
+            f" {[list(sizes) for sizes in call.output_sizes]}, {call.dtype or 'no type'}"
+        )
+    return evidence
 
 
 def _lines(court: Court, mismatch: Mismatch) -> list[str]:

@@ -6,7 +6,7 @@ from torchctl.diagnosis.findings.court import Court, Unclear
 from torchctl.diagnosis.findings.words import call_words, group_words
 from torchctl.diagnosis.model import Finding
 from torchctl.diagnosis.waits.ages import LONG_NS
-from torchctl.diagnosis.waits.pairs import elements, ends_differ
+from torchctl.diagnosis.waits.pairs import element_bytes, elements, ends_differ
 from torchctl.diagnosis.waits.waiting import Node
 from torchctl.flightrec.table.trace import State
 
@@ -23,10 +23,10 @@ def both_in(court: Court, node: Node) -> Finding | Unclear | None:
     ranks = tuple(sorted({pair.rank, pair.partner}))
     waiting = tuple(sorted({*court.waiting([node], ()), *ranks}))
     if ends_differ(court.trace, pair):
-        mine, theirs = (elements(court.trace, row) for row in rows)
+        mine, theirs = (_amount(court, row) for row in rows)
         verb, other = ("sends", "expects") if pair.is_send else ("expects", "sends")
         summary = (
-            f"a tie: rank {pair.rank} {verb} {mine} elements and rank {pair.partner} {other} {theirs} in"
+            f"a tie: rank {pair.rank} {verb} {mine} and rank {pair.partner} {other} {theirs} in"
             f" {call_words(collective, group)}; it cannot be determined which is wrong"
         )
         evidence = [
@@ -56,4 +56,10 @@ def _stands(court: Court, rows: list[int]) -> bool:
 def _line(court: Court, row: int) -> str:
     frame = court.frame(row)
     at = f" at {frame.filename}:{frame.line} ({frame.name})" if frame is not None else ""
-    return f"{court.trace.call_of(row).name} of {elements(court.trace, row)} elements{at}"
+    return f"{court.trace.call_of(row).name} of {_amount(court, row)}{at}"
+
+
+def _amount(court: Court, row: int) -> str:
+    """Return "1024 elements of Float"."""
+    call, count = court.trace.call_of(row), elements(court.trace, row)
+    return f"{count} elements of {call.dtype}" if element_bytes(court.trace, row) is not None else f"{count} elements"

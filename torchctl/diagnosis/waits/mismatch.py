@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchctl.diagnosis.waits.entered import Windows, collectives, keys_of
+from torchctl.diagnosis.waits.splits import uneven_splits
 from torchctl.diagnosis.waits.waiting import Disagreement, Mismatch
 from torchctl.flightrec.table.trace import Trace
 
@@ -43,7 +44,8 @@ def find_mismatches(trace: Trace, windows: Windows) -> list[Mismatch]:
             mismatch = _judge(trace, rows[run].tolist(), windows)
             if mismatch is not None and (before is None or _decides(mismatch, before)):
                 found[group] = mismatch
-    for mismatch in (*_in_batches(trace, windows, names, sizes, dtypes), *_contradictions(trace)):
+    contradicted = (*_contradictions(trace), *uneven_splits(trace))
+    for mismatch in (*_in_batches(trace, windows, names, sizes, dtypes), *contradicted):
         before = found.get(mismatch.group)
         if before is None or mismatch.seq < before.seq:
             found[mismatch.group] = mismatch
@@ -54,6 +56,8 @@ def _contradictions(trace: Trace) -> Iterator[Mismatch]:
     """Yield, for each group, the first all_reduce that returns more or fewer elements than it takes, as a single side.
 
     Gloo's are left out: it records reduce_scatter_tensor under that name, and there the two may differ.
+    What all_gather_into_tensor and reduce_scatter_tensor return for what they take, torch itself checks before it
+    records them.
     """
     calls = [
         at

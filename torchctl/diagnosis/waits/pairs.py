@@ -18,6 +18,13 @@ import numpy as np
 from torchctl.diagnosis.waits.waiting import OpenPair
 from torchctl.flightrec.table.trace import State, Trace
 
+_BYTES = {
+    **dict.fromkeys(("Byte", "Char", "Bool", "Float8_e5m2", "Float8_e4m3fn"), 1),
+    **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
+    **dict.fromkeys(("Float", "Int"), 4),
+    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
+    "ComplexDouble": 16,
+}  # as recorders spell the types of elements
 Pair = tuple[int, int, int]  # group, sending rank, receiving rank
 
 
@@ -161,7 +168,12 @@ def ends_differ(trace: Trace, pair: OpenPair) -> bool:
     if pair.other is None:
         return False
     mine, theirs = elements(trace, pair.row), elements(trace, pair.other)
-    return mine is not None and theirs is not None and mine != theirs
+    if mine is None or theirs is None:
+        return False
+    each, other = element_bytes(trace, pair.row), element_bytes(trace, pair.other)
+    if each is not None and other is not None:
+        return mine * each != theirs * other
+    return mine != theirs
 
 
 def elements(trace: Trace, row: int) -> int | None:
@@ -169,3 +181,8 @@ def elements(trace: Trace, row: int) -> int | None:
     call = trace.call_of(row)
     sizes = call.input_sizes or call.output_sizes
     return sum(map(prod, sizes)) if sizes else None
+
+
+def element_bytes(trace: Trace, row: int) -> int | None:
+    """Return how many bytes an element of a transfer has; None for a type that is not known."""
+    return _BYTES.get(trace.call_of(row).dtype)

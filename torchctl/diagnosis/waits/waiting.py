@@ -95,6 +95,16 @@ class Hidden:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What one rank sends another in an all_to_all, in elements, as each of the two recorded it."""
+
+    sender: int
+    receiver: int
+    sent: int
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
 class Mismatch:
     """One collective on which ranks disagree.
 
@@ -103,6 +113,8 @@ class Mismatch:
         rows: one row of each rank.
         sides: ranks by what they recorded, the largest side first; one side if its own sizes contradict each other.
         unseen: members that were or may have been in it, and whose dump no longer shows it.
+        parts: of an all_to_all, the parts whose two ends differ.
+        totals: of an all_to_all of which only totals are recorded: what all ranks send and what all expect.
     """
 
     what: Disagreement
@@ -112,6 +124,8 @@ class Mismatch:
     rows: dict[int, int]
     sides: tuple[tuple[int, ...], ...]
     unseen: tuple[int, ...] = ()
+    parts: tuple[Part, ...] = ()
+    totals: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ _COMPARED = {
     "all_to_all_base": "",
     "all_to_all_single": "",
 }
+_NOTHING: list[list[tuple[int, ...]]] = [[], [()], [(0,)]]  # no tensor, or one that is not defined
 _ROOT_ONLY_TYPES = {"gather": "i", "scatter": "o", "all_gather": "o", "broadcast_oop": "o", "reduce_oop": "i"}
 
 
@@ -119,7 +120,7 @@ def signature_of(
         rule = "i" if operation.is_send else "o"
     if rule is None or operation.ends_batch:
         return Signature(None, None)
-    if operation.name == "scatter" and len(inputs) == 1 and list(map(tuple, outputs)) in ([], [()]):
+    if operation.name == "scatter" and len(inputs) == 1 and (len(outputs) > 1 or list(map(tuple, outputs)) in _NOTHING):
         # NCCL records what a rank receives as its input, and the list that only the root has as the output.
         outputs, output_dtypes = inputs, input_dtypes
     sizes: list[int] = []
