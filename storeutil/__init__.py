@@ -1,8 +1,7 @@
 """Coordination of ranks through a store: the functions behind `barrier`, `synchronize` and `store`.
 
-The same names, arguments, keys and errors as torch's `elastic.utils` (2.13), so that ranks in these
-functions and ranks in torch's coordinate with each other. torch is imported when a store is spoken to, not
-before.
+Names, arguments, keys and errors are those of torch's `elastic.utils` (2.13), so that ranks in these functions
+and ranks in torch's coordinate with each other. torch is imported only when a store is used.
 """
 
 from torchctl.storeutil.barrier import barrier

@@ -1,9 +1,9 @@
 """The barrier: every rank waits until `world_size` have arrived, on torch's own keys.
 
 How this works: arriving is one `add` on a counter; the rank that brings it to `world_size` sets the key that all wait
-for. On a store without `check` the operations are exactly torch's. On any other store the wait is cut into slices; a
-rank still waiting after the first slice leaves its trace, so that an operator can see who has arrived during the wait,
-and a timeout ends in one report for all (`tracing`).
+for. On a store without `check` the operations are exactly torch's. On any other store we wait in slices; a rank still
+waiting after the first slice leaves its trace, so that an operator can see during the wait who has arrived, and a
+timeout produces one report for all ranks (`tracing`).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def barrier(
 ) -> None:
     """Wait until `world_size` ranks have called this with the same prefix. O(1) per rank.
 
-    The keys stay in the store: a prefix serves one barrier. Ranks here and ranks inside torch's `barrier`
+    The keys stay in the store, so use a prefix for only one barrier. Ranks here and ranks inside torch's `barrier`
     release each other.
 
     Args:
         barrier_timeout: seconds for the whole wait.
-        rank: ours; makes the arrival traceable, and a timeout name the missing ranks.
-        rank_tracing_decoder: turns a rank into a more informative text, such as a host name; needs `rank`.
-        trace_timeout: seconds, after the timeout, for finding out who is missing. The report comes earlier
-            when all who have arrived have left their trace.
+        rank: our rank; with it, the arrival is traceable and a timeout names the missing ranks.
+        rank_tracing_decoder: turns a rank into a more informative text, such as a host name; requires `rank`.
+        trace_timeout: seconds, after the timeout, to find out which ranks are missing. The report is ready sooner
+            if every rank that has arrived has left its trace.
 
     Raises:
-        DistStoreError: the timeout; its text names the missing ranks if `rank` is given.
-        DistNetworkError: the store was lost.
+        DistStoreError: the barrier timed out; the message names the missing ranks if `rank` is given.
+        DistNetworkError: the connection to the store was lost.
         ValueError: a decoder without a rank.
 
     Source: torch.distributed.elastic.utils.store.barrier (2.13).
@@ -69,7 +69,7 @@ def barrier(
 
 
 def arrive(store: Store, world_size: int, key_prefix: str) -> str:
-    """Count ourselves in, release the others if we are the last, and return the key to wait for."""
+    """Count ourselves as arrived, release the others if we are the last, and return the key to wait for."""
     last_key = key_prefix + LAST_MEMBER
     if store.add(key_prefix + NUM_MEMBERS, 1) == world_size:
         store.set(last_key, IGNORED)
@@ -85,7 +85,7 @@ def _timeout_error(
     decoder: Decoder | None,
     trace_timeout: float,
 ) -> RuntimeError:
-    """Return the DistStoreError of a barrier that timed out, with all that can be found out."""
+    """Return the DistStoreError for a barrier that timed out, with everything we can find out."""
     head = f"for key prefix: {key_prefix} (world_size={world_size}"
     tail = f"timeout={barrier_timeout})"
     try:
@@ -104,7 +104,7 @@ def _timeout_error(
         text += f"; {report.anonymous} of these arrived without leaving a trace of their rank"
     if rank != 0 and 0 not in report.untraced:
         name = decoder(0) if decoder is not None else "0"
-        text += f"; check rank 0 ({name}) for missing rank info"  # torch's words, for those who search logs
+        text += f"; check rank 0 ({name}) for missing rank info"  # torch's wording, for people who search logs
     return store_error(text)
 
 
@@ -117,7 +117,7 @@ def _least_barrier(
     decoder: Decoder | None,
     trace_timeout: float,
 ) -> None:
-    """The barrier with torch's operations only, for a store without `check`."""
+    """Wait at the barrier with torch's operations only, for a store without `check`."""
     with store_timeout(store, barrier_timeout):
         last_key = arrive(store, world_size, key_prefix)
         try:
@@ -139,10 +139,10 @@ def _least_barrier(
 def _trace_blindly(
     store: Store, world_size: int, key_prefix: str, rank: int, decoder: Decoder, trace_timeout: timedelta
 ) -> Iterable[str] | None:
-    """Return the missing ranks as rank 0 sees them, or for others a pointer to rank 0, None if it is gone.
+    """Return the missing ranks as rank 0 sees them; on other ranks a pointer to rank 0, or None if it is gone.
 
-    Without `check` the only question is a wait: the first missing rank is given the whole `trace_timeout`,
-    the others a millisecond each.
+    Without `check` we can only wait: the first missing rank gets the whole `trace_timeout`, the others a
+    millisecond each.
     """
     store.set(f"{key_prefix}{rank}{TRACE}", IGNORED)
     if rank != 0:

@@ -1,4 +1,4 @@
-"""Creating a TCPStore, or connecting to one, with a deadline that holds."""
+"""Create a TCPStore or connect to one, with a deadline that is kept."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def create_c10d_store(
     retries: int = 3,
     use_libuv: bool | None = None,
 ) -> TCPStore:
-    """Host a TCPStore, or connect to one, and wait for all to join.
+    """Host a TCPStore or connect to one, and wait for all ranks to join.
 
-    A client keeps trying until `timeout`: its server may start later. It asks what listens there whether it is
-    a TCPStore before it hands the address to torch, whose constructor waits for the answer without a limit.
+    A client keeps trying until `timeout`: its server may start later. It probes for a TCPStore before it passes
+    the address to torch, whose constructor waits for an answer without a limit.
 
     Args:
-        server_port: -1 picks a free port, with `retries` attempts; only for a world of one.
+        server_port: -1 picks a free port, with `retries` attempts; only for a world size of 1.
         timeout: seconds for the whole call; afterwards the store's own timeout.
-        wait_for_workers: return only when `world_size` have joined.
+        wait_for_workers: return only once `world_size` ranks have joined.
         use_libuv: ignored, as in torch; the environment's ``USE_LIBUV=0`` selects the plain backend.
 
     Raises:
-        DistNetworkError: no store there before the deadline, or the port is taken.
+        DistNetworkError: no store answered before the deadline, or the port is taken.
         DistStoreError: not every rank joined before the deadline.
-        ValueError: no port for a world of more than one.
+        ValueError: no port was given for a world size above 1.
 
     Source: torch.distributed.elastic.utils.distributed.create_c10d_store (2.13).
     """
@@ -95,10 +95,10 @@ def _create(
 
 
 def _find(host: str, port: int, deadline: Deadline) -> str:
-    """Return the address at which a TCPStore answers, asking again until the deadline.
+    """Return the address at which a TCPStore answers, retrying until the deadline.
 
     Raises:
-        DistNetworkError: none did.
+        DistNetworkError: none answered.
     """
     while True:
         try:

@@ -1,10 +1,10 @@
-"""torch's own error classes, made and recognized without importing torch before a store is spoken to."""
+"""torch's own error classes, created and recognized without importing torch before a store is used."""
 
 from __future__ import annotations
 
 
 def store_error(message: str) -> RuntimeError:
-    """Return a DistStoreError: a key, or a rank, that did not come in time."""
+    """Return a DistStoreError: a key or a rank did not arrive in time."""
     from torch.distributed import DistStoreError
 
     error: RuntimeError = DistStoreError(message)
@@ -12,7 +12,7 @@ def store_error(message: str) -> RuntimeError:
 
 
 def network_error(message: str) -> RuntimeError:
-    """Return a DistNetworkError: no store, or a lost one."""
+    """Return a DistNetworkError: there is no store, or the connection was lost."""
     from torch.distributed import DistNetworkError
 
     error: RuntimeError = DistNetworkError(message)
@@ -20,7 +20,7 @@ def network_error(message: str) -> RuntimeError:
 
 
 def is_network_error(error: BaseException) -> bool:
-    """Return True if `error` says that the connection to the store is lost."""
+    """Return True if `error` means that the connection to the store was lost."""
     if not isinstance(error, RuntimeError):
         return False
     from torch.distributed import DistNetworkError
@@ -31,16 +31,16 @@ def is_network_error(error: BaseException) -> bool:
 def is_silence(error: BaseException) -> bool:
     """Return True if a TCPStore did not answer within the limit of `patience.answers_within`.
 
-    Source: torch/csrc/distributed/c10d/Utils.hpp, SYSCHECK (2.13): what EAGAIN becomes.
+    Source: torch/csrc/distributed/c10d/Utils.hpp, SYSCHECK (2.13), for the error that EAGAIN becomes.
     """
     return is_network_error(error) and str(error).startswith("Socket Timeout")
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Return True if a store raised `error` because a key did not come in time.
+    """Return True if a store raised `error` because a key did not arrive in time.
 
-    TCPStore and HashStore raise DistStoreError, FileStore a bare RuntimeError, a custom store perhaps
-    TimeoutError (the three as of torch 2.13). A lost connection is no timeout.
+    TCPStore and HashStore raise DistStoreError, FileStore a bare RuntimeError (as of torch 2.13), a custom store
+    perhaps TimeoutError. A lost connection is not a timeout.
     """
     if isinstance(error, TimeoutError):
         return True

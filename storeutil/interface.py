@@ -1,8 +1,8 @@
-"""What a store must be able to do: the least that torch's own functions ask for, and more.
+"""What a store must be able to do: the minimum that torch's own functions require, and more.
 
-How this works: the least, `Store`, is served operation for operation as torch serves it. A store that also
-has `check` answers "does this key exist?" without waiting; only on such a store can a wait be cut into
-slices and looked around from, so everything that goes beyond torch asks `can_look` first.
+How this works: on the minimum, `Store`, we perform the same operations as torch, one for one. A store that also
+has `check` answers "does this key exist?" without waiting; only on such a store can we wait in slices and look
+around in between, so everything that goes beyond torch calls `can_look` first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LookingStore(Store, Protocol):
 
 
 class OperatorStore(LookingStore, Protocol):
-    """What the commands use besides: deleting, and listing, which a store may refuse."""
+    """What the commands also use: deleting keys, and listing them, which a store may refuse."""
 
     def delete_key(self, key: str, /) -> bool: ...
 
@@ -52,14 +52,14 @@ class OperatorStore(LookingStore, Protocol):
 def can_look(store: Store) -> TypeGuard[LookingStore]:
     """Return True if `store` has a `check` that works.
 
-    A Python class derived from torch's bare `Store` inherits a `check` that only raises: unless the class
-    brings its own, it counts as having none.
+    A Python class derived from torch's bare `Store` inherits a `check` that only raises; it counts only if the
+    class defines its own.
     """
     return _class_can_look(type(store))
 
 
 def innermost(store: Store) -> Store:
-    """Return the store below all PrefixStores: it alone has a timeout, which they share."""
+    """Return the store below all PrefixStores: only it has a timeout, which they share."""
     prefixed = getattr(sys.modules.get("torch.distributed"), "PrefixStore", None)
     while prefixed is not None and isinstance(store, prefixed):
         store = store.underlying_store
@@ -70,7 +70,7 @@ def innermost(store: Store) -> Store:
 def _class_can_look(store_class: type) -> bool:
     if not callable(getattr(store_class, "check", None)):
         return False
-    # Where torch is not loaded, no class can derive from its stores.
+    # If torch is not loaded, no class can derive from its stores.
     bare = getattr(sys.modules.get("torch.distributed"), "Store", None)
     if bare is None or not issubclass(store_class, bare):
         return True

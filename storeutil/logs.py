@@ -11,7 +11,7 @@ def get_logger(name: str | None = None) -> logging.Logger:
     """Return a logger whose level is `LOGLEVEL` from the environment, else WARNING.
 
     Args:
-        name: the caller's module when left out.
+        name: by default the caller's module.
 
     Source: torch.distributed.elastic.utils.logging.get_logger (2.13).
     """

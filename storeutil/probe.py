@@ -1,10 +1,9 @@
-"""Is that port a TCPStore? Asked in a store's own words, without torch.
+"""Check whether a TCPStore listens at a port, by speaking its protocol, without torch.
 
 How this works: torch's client connects and then waits for an answer without any limit, so a port where
-something else listens would hold it forever. The probe connects to all addresses of the name at once,
-sends the store's greeting and a ping, and takes the first address that sends the ping's number back. Torch
-is then given that address, not the name: it would otherwise take the first address that merely accepts the
-connection.
+something else listens would block it forever. The probe connects to all addresses of the name at once, sends
+the store's greeting and a ping, and takes the first address that sends the ping's number back. We then pass
+torch that address, not the name, for which it would take the first address that merely accepts the connection.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torchctl.text import duration
 # number, PING = 13 with a number that the store sends back; both backends, libuv and plain sockets.
 _VALIDATE = struct.pack("<BI", 0, 0x3C85F7CE)
 _PING = 13
-# No way to that family of addresses at all, IPv6 switched off perhaps: says nothing where another was refused.
+# The address family cannot be used at all, such as IPv6 turned off: irrelevant if another address was refused.
 _NO_WAY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH})
 
 
@@ -31,26 +30,26 @@ class NotAStoreError(OSError):
 
 
 class SilentError(TimeoutError):
-    """Something accepted the connection, or the packets, and never answered."""
+    """Something accepted the connection or swallowed the packets, and never answered."""
 
 
 def probe_store(host: str, port: int, timeout_s: float) -> str:
-    """Return the address, as a number, at which a TCPStore answers.
+    """Return the numeric address at which a TCPStore answers.
 
     Args:
         host: a name or an address; all its addresses are tried at once.
-        timeout_s: for the connection and the answer together; resolving the name comes before.
+        timeout_s: for connecting and answering, without the time to resolve the name.
 
     Raises:
         socket.gaierror: the name does not resolve.
         ConnectionRefusedError: nothing listens at any of the addresses.
         NotAStoreError: something else answered.
         SilentError: no answer in time.
-        OSError: no route, and the like.
+        OSError: no route and the like.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except ValueError as error:  # what no name can look like: two dots or a label over 63 characters
+    except ValueError as error:  # not a possible name: two dots, or a label over 63 characters
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
     targets = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     nonce = os.urandom(4)
@@ -69,7 +68,7 @@ def probe_store(host: str, port: int, timeout_s: float) -> str:
 
 
 def _start(selector: selectors.BaseSelector, family: int, address: tuple[object, ...], errors: list[OSError]) -> None:
-    """Begin to connect to one address."""
+    """Start connecting to one address."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
@@ -85,7 +84,7 @@ def _start(selector: selectors.BaseSelector, family: int, address: tuple[object,
 
 
 def _first_answer(selector: selectors.BaseSelector, nonce: bytes, end: float, errors: list[OSError]) -> str | None:
-    """Return the first address that echoes `nonce`, None when none is left or the time is over."""
+    """Return the first address that echoes `nonce`, or None if none is left or the time is up."""
     while selector.get_map():
         remaining = end - time.monotonic()
         if remaining <= 0:
@@ -121,7 +120,7 @@ def _drop(selector: selectors.BaseSelector, fileobj: object) -> None:
 
 
 def worst_error(errors: list[OSError], host: str, port: int, timeout_s: float) -> OSError:
-    """Return the error that says most: someone else is there, silence, no route, and last a refusal."""
+    """Return the most informative error: not a store, then silence, then no route, and last a refusal."""
     if any(isinstance(error, NotAStoreError) for error in errors):
         return NotAStoreError(f"what listens on {host}:{port} is not a TCPStore")
     if any(isinstance(error, SilentError) for error in errors):

@@ -9,7 +9,7 @@ from torchctl.storeutil.logs import get_logger
 
 
 def get_free_port() -> int:
-    """Return a port that no one on localhost uses now; it is not reserved, someone else may take it.
+    """Return a port that is currently free on localhost; it is not reserved, so another process may take it.
 
     Source: torch.distributed.elastic.utils.distributed.get_free_port (2.13).
     """
@@ -41,7 +41,7 @@ def get_socket_with_port() -> socket.socket:
 
 
 def is_local(host: str) -> bool:
-    """Return True if one of the addresses of `host` belongs to this host: a socket can be bound to it.
+    """Return True if an address of `host` belongs to this host, so that a socket can be bound to it.
 
     Raises:
         socket.gaierror: the name does not resolve.

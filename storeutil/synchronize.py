@@ -1,4 +1,4 @@
-"""The exchange: every rank publishes some bytes, and gets everybody's, on torch's own keys."""
+"""The exchange: every rank publishes some bytes and gets those of all ranks, on torch's own keys."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from torchctl.storeutil.waiting import (
     wait_slice,
 )
 
-# The first attempt asks for everything at once and may be slow only because it is large: 1024 ranks that
+# The first attempt asks for everything at once and may be slow just because it is large: 1024 ranks that
 # share two cores need 1.5 s.
 FIRST_SLICE_PER_RANK_S = 0.005
-LAST_READ_S = 1.0  # for reading what is known to be there, should it have come with the deadline
+LAST_READ_S = 1.0  # to read data that arrived just at the deadline
 
 
 def synchronize(
     store: Store, data: bytes | str, rank: int, world_size: int, key_prefix: str, timeout: float = 300
 ) -> list[bytes]:
-    """Publish `data` under our rank and return everybody's, in rank order. O(N) per rank, O(N^2) in all.
+    """Publish `data` under our rank and return the data of all ranks, in rank order. O(N) per rank, O(N^2) in all.
 
-    The keys stay in the store: with a prefix that was used before, the old data may be returned.
+    The keys stay in the store, so a prefix that was used before may return the old data.
 
     Args:
         timeout: seconds for the whole call.
@@ -38,8 +38,8 @@ def synchronize(
         `world_size` byte strings.
 
     Raises:
-        DistStoreError: the timeout; its text names the ranks that have not published.
-        DistNetworkError: the store was lost.
+        DistStoreError: the exchange timed out; the message names the ranks that have not published.
+        DistNetworkError: the connection to the store was lost.
 
     Source: torch.distributed.elastic.utils.store.synchronize (2.13).
     """
@@ -55,13 +55,13 @@ def synchronize(
 
 
 def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes]:
-    """Return the data of all ranks, ``{prefix}{rank}``, waiting for it as long as the store's own timeout.
+    """Return the data of all ranks, ``{prefix}{rank}``, waiting for it up to the store's own timeout.
 
-    Rank 0 also waits until the others have read theirs: it often hosts the store.
+    Rank 0 also waits until the others have read it, since it often hosts the store.
 
     Raises:
-        DistStoreError: the timeout; its text names the ranks without data.
-        DistNetworkError: the store was lost.
+        DistStoreError: the wait timed out; the message names the ranks without data.
+        DistNetworkError: the connection to the store was lost.
 
     Source: torch.distributed.elastic.utils.store.get_all (2.13).
     """
@@ -74,12 +74,12 @@ def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes
 
 
 def _first_slice_s(world_size: int, timeout_s: float) -> float:
-    """Return how long the first attempt may take, for the reading and again for rank 0's wait."""
+    """Return how long the first attempt may take, for the read and again for rank 0's wait."""
     return max(MIN_WAIT_S, min(max(SLICE_S, FIRST_SLICE_PER_RANK_S * world_size), timeout_s / 2))
 
 
 def _read_at_once(store: LookingStore, keys: list[str]) -> list[bytes] | None:
-    """Return the values of all keys, None if not all came within the store's timeout."""
+    """Return the values of all keys, or None if not all arrived within the store's timeout."""
     try:
         return read_all(store, keys)
     except (RuntimeError, TimeoutError) as error:
@@ -96,9 +96,9 @@ def _finish(
     values: list[bytes] | None,
     deadline: Deadline,
 ) -> list[bytes]:
-    """Return the values, waiting for the late ones, and then, as rank 0, for the others to read.
+    """Return the values, waiting for late ones; rank 0 then waits until the others have read them.
 
-    Called inside `store_timeout`: the first wait takes that timeout and costs no arithmetic.
+    Called inside `store_timeout`: the first wait uses that timeout, which saves computing one.
     """
     at_once = values is not None
     if values is None:
@@ -118,7 +118,7 @@ def _finish(
 
 
 def _wait_for_each(store: LookingStore, rank: int, prefix: str, keys: list[str], deadline: Deadline) -> None:
-    """Wait for the absent ones of `keys`, one by one: a small question per slice, however many ranks."""
+    """Wait for the absent `keys` one by one: one small request per slice, no matter how many ranks."""
     for key in absent_keys(store, keys):
         while not wait_slice(store, [key], min(SLICE_S, deadline.remaining_s)):
             if not deadline.passed:
@@ -134,7 +134,7 @@ def _wait_for_each(store: LookingStore, rank: int, prefix: str, keys: list[str],
 
 
 def _least_get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes]:
-    """`get_all` with torch's operations and no other, for a store that cannot look."""
+    """Do `get_all` with torch's operations only, for a store without `check`."""
     values = store.multi_get(data_keys(prefix, world_size))
     finished_key = arrive(store, world_size, prefix + FINISHED)
     if rank == 0:

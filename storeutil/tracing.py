@@ -1,10 +1,10 @@
-"""Who is missing at a barrier that timed out: computed by one of the waiting ranks, shown by all.
+"""Which ranks are missing at a barrier that timed out: computed by one of the waiting ranks, shown by all.
 
 How this works: every waiting rank leaves a trace key. At the timeout each reads how many have arrived and adds to a key
-named after that number; the first one computes the report and publishes it, the others wait for it. A rank that arrives
-in between changes the number, so no rank ever reads a report that is stale for it. If the reporter dies, the others
-choose a second one after `trace_timeout` and half a second. Rank 0 opens torch's own gate as well, so that ranks inside
-torch's function learn of it.
+named after that number; the first one computes and publishes the report, the others wait for it. A rank that arrives
+in between changes the number, so no rank ever reads a stale report. If the reporter dies, the others choose a second
+one after `trace_timeout` and half a second. Rank 0 also opens torch's own gate, so that ranks inside torch's function
+go on.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from torchctl.storeutil.keys import (
 )
 from torchctl.storeutil.waiting import Deadline, absent_keys, read_counter, wait_slice
 
-GRACE_S = 0.5  # how long after trace_timeout a report may still come before another rank makes one
+GRACE_S = 0.5  # after trace_timeout, how long to wait for the report before another rank makes one
 FIRST_PAUSE_S = 0.02
 LAST_PAUSE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class MissingRanks:
-    """What the traces of a barrier say.
+    """What the traces of a barrier show.
 
     Attributes:
         world_size: ranks expected.
         arrived: the barrier's counter.
-        untraced: ranks that left no trace, ascending. More of them than are missing if some arrived
-            without saying their rank.
+        untraced: ranks that left no trace, ascending. They outnumber the missing ranks if some ranks arrived
+            without leaving their rank.
     """
 
     world_size: int
@@ -49,11 +49,11 @@ class MissingRanks:
 
     @property
     def anonymous(self) -> int:
-        """How many of the untraced ranks have arrived after all: which ones, no one knows."""
+        """How many of the untraced ranks have arrived after all; which ones is unknown."""
         return max(0, self.arrived + len(self.untraced) - self.world_size)
 
     def names(self, decoder: Callable[[int], str] | None) -> str:
-        """Return the ranks for a message: ``3,17-24,900``, or the decoder's texts, equal ones together."""
+        """Return the ranks for a message: ``3,17-24,900``, or the decoder's texts, with equal ones merged."""
         if decoder is None:
             return fold_ranks(self.untraced)
         by_text: dict[str, list[int]] = {}
@@ -82,14 +82,14 @@ class MissingRanks:
 
 
 def leave_trace(store: LookingStore, key_prefix: str, world_size: int, rank: int | None) -> None:
-    """Write down that `rank` has arrived (unless None), and how many it expects."""
+    """Write that `rank` has arrived (unless None), and how many ranks it expects."""
     store.set(f"{key_prefix}{WORLD_SIZE}", str(world_size))
     if rank is not None:
         store.set(f"{key_prefix}{rank}{TRACE}", IGNORED)
 
 
 def look(store: LookingStore, key_prefix: str, world_size: int) -> MissingRanks:
-    """Return what the traces say now, O(world size) at most, without waiting."""
+    """Return what the traces show now, in at most O(world size), without waiting."""
     untraced = _untraced(store, key_prefix, list(range(world_size)))
     return MissingRanks(world_size, read_counter(store, key_prefix + NUM_MEMBERS), untraced)
 
@@ -97,10 +97,10 @@ def look(store: LookingStore, key_prefix: str, world_size: int) -> MissingRanks:
 def missing_ranks(
     store: LookingStore, key_prefix: str, world_size: int, rank: int, trace_timeout_s: float
 ) -> MissingRanks | None:
-    """Return the report on a barrier that timed out, made by us or by another waiting rank.
+    """Return the report on a barrier that timed out, made by this or another waiting rank.
 
     Args:
-        rank: ours; its trace must have been left.
+        rank: our rank, which must have left its trace.
         trace_timeout_s: how long to wait for the traces of ranks that have arrived.
 
     Returns:
@@ -126,7 +126,7 @@ def missing_ranks(
 
 
 def _collect(store: LookingStore, key_prefix: str, world_size: int, trace_timeout_s: float) -> MissingRanks:
-    """Return the report once all who have arrived have left their trace, at the latest at the timeout."""
+    """Return the report once every rank that has arrived has left its trace, or at the timeout."""
     deadline = Deadline(trace_timeout_s)
     untraced = list(range(world_size))
     pause_s = FIRST_PAUSE_S

@@ -12,17 +12,17 @@ from torchctl.storeutil.errors import is_timeout
 from torchctl.storeutil.interface import LookingStore, Store, can_look, innermost
 from torchctl.storeutil.operator.values import as_counter, preview
 
-# How long one wait on the store lasts in the library. torch's wait ignores signals until it ends, so this
+# How long the library waits on the store at a time. torch's wait ignores signals until it ends, so this
 # bounds the reaction to Ctrl-C; each slice costs a request per waiting rank, so it should not be short.
 SLICE_S = 2.0
 # In one request. Source: torch/csrc/distributed/c10d/TCPStoreLibUvBackend.cpp (2.13): 128 * 1024 keys, 8 MiB.
 MOST_KEYS = 1 << 15
 INTERRUPTIBLE_S = 0.2  # the slice of an operator's wait: Ctrl-C must be acted on within half a second
-MIN_WAIT_S = 0.001  # the stores count in milliseconds, and take zero for "use your default"
+MIN_WAIT_S = 0.001  # stores count in milliseconds, and treat zero as "use the default"
 
 
 class Deadline:
-    """A point in time that a whole call shares.
+    """A deadline shared by a whole call.
 
     Args:
         timeout_s: seconds from now.
@@ -49,11 +49,11 @@ class Deadline:
 
 
 class store_timeout:
-    """Set the store's timeout for the length of a `with` block.
+    """Set the store's timeout for the duration of a `with` block.
 
-    The timeout is restored after a failure too if the store has `check`; on a lesser store only after
-    success, as in torch. Threads that share one store, directly or through PrefixStores, may overlap in
-    any order: the last to leave restores the timeout that the first one found.
+    If the store has `check`, the timeout is restored even after a failure; on a simpler store only after
+    success, as in torch. Threads that share a store, directly or through PrefixStores, may overlap in any
+    order: the last to leave restores the timeout that the first one found.
 
     Args:
         timeout: in seconds.
@@ -99,26 +99,26 @@ class store_timeout:
             store.set_timeout(calls[-1]._wanted if calls else original)
 
 
-# By the id of the innermost store, while someone is inside: the timeout found first, and who is in, the latest last.
+# By the id of the innermost store, while in use: the original timeout, and the active blocks, latest last.
 _inside: dict[int, tuple[timedelta, list[store_timeout]]] = {}
-# Setting a timeout lets other threads run, and one lock for all stores would make a queue of a thousand ranks; a
-# new lock for each call costs a small exchange several per cent. So the stores share out a prime number of them.
+# Setting a timeout lets other threads run, so a single lock would make a thousand ranks queue; a new lock per
+# call slows a small exchange by several percent. So all stores share a pool of locks, a prime number of them.
 _LOCKS = tuple(Lock() for _ in range(1021))
 
 
 def own_timeout(store: Store) -> timedelta:
-    """Return the store's timeout: the one to be restored if a thread is inside `store_timeout`."""
+    """Return the store's timeout, or the one to restore if a thread is inside `store_timeout`."""
     inside = _inside.get(id(innermost(store)))
     return store.timeout if inside is None else inside[0]
 
 
 def wait_slice(store: Store, keys: list[str], seconds: float | None = None) -> bool:
-    """Wait for all of `keys` at most `seconds`, the store's own timeout if None; return whether they are there.
+    """Wait for all `keys` for at most `seconds` (None: the store's timeout); return whether they exist.
 
     FileStore rounds every wait up to a whole second.
 
     Raises:
-        RuntimeError: whatever the store raises that is not a timeout; DistNetworkError for a lost connection.
+        RuntimeError: any store error that is not a timeout; DistNetworkError if the connection was lost.
     """
     try:
         if seconds is None:
@@ -133,10 +133,10 @@ def wait_slice(store: Store, keys: list[str], seconds: float | None = None) -> b
 
 
 def absent_keys(store: LookingStore, keys: Sequence[str]) -> list[str]:
-    """Return those of `keys` that do not exist, in their order.
+    """Return the `keys` that do not exist, in order.
 
-    `check` answers only "all of these exist", so the list is halved until the absent ones are isolated:
-    about 2 k log2(n / k) questions for k absent of n keys, never more than 2 n. Nothing blocks.
+    `check` answers only whether all keys exist, so we halve the list until the absent ones are isolated:
+    about 2 k log2(n / k) requests for k absent of n keys, never more than 2 n. Nothing blocks.
     """
     absent: list[str] = []
     pending: list[Sequence[str]] = [keys[start : start + MOST_KEYS] for start in range(0, len(keys), MOST_KEYS)]
@@ -154,12 +154,12 @@ def absent_keys(store: LookingStore, keys: Sequence[str]) -> list[str]:
 
 
 def read_counter(store: LookingStore, key: str) -> int:
-    """Return the counter at `key`, 0 if there is none, without creating it.
+    """Return the counter at `key`, or 0 if it does not exist, without creating it.
 
-    It is read, not added to: a TCPStore closes the connection when asked to add to a value that is not a number.
+    We read it instead of adding 0: a TCPStore closes the connection if asked to add to a value that is not a number.
 
     Raises:
-        NotACounterError: what is there is not a number.
+        NotACounterError: the value is not a number.
     """
     if not store.check([key]):
         return 0

@@ -1,4 +1,4 @@
-"""What an operator can do at a barrier: look at it, join it for missing ranks, or release the others."""
+"""What an operator can do at a barrier: inspect it, join it for missing ranks, or release the others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BarrierState:
     Attributes:
         key_prefix: the barrier's own key.
         released: the waiting ranks are released, whether or not all have arrived.
-        ranks: what the traces say.
+        ranks: what the traces show.
     """
 
     key_prefix: str
@@ -46,16 +46,16 @@ class BarrierState:
 
     @property
     def traced(self) -> bool:
-        """Whether anyone has said which rank it is."""
+        """Whether any arrival has left its rank."""
         return len(self.ranks.untraced) < self.ranks.world_size
 
     @property
     def missing(self) -> list[int] | None:
-        """The missing ranks, None if not all who have arrived said which they are."""
+        """The missing ranks, or None if some arrivals did not leave their rank."""
         return None if self.ranks.anonymous else list(self.ranks.untraced)
 
     def missing_sentence(self) -> str:
-        """Return who is missing, as far as the traces show, without naming any rank that may have arrived."""
+        """Return which ranks are missing by the traces, without naming any rank that may have arrived."""
         count = self.ranks.world_size - self.ranks.arrived
         if count <= 0:
             return "no rank is missing"
@@ -76,10 +76,10 @@ class _Arrival:
     """What an operator has left in the store.
 
     Attributes:
-        rank: the rank it stands for, None for any.
-        count: how many ranks it stands for.
-        counter: what the barrier's counter said then.
-        stated: whether we wrote down the world size: an operator may be wrong about it.
+        rank: the rank that it represents, or None for any.
+        count: how many ranks it represents.
+        counter: the value of the barrier's counter then.
+        stated: whether we wrote the world size, which an operator may get wrong.
     """
 
     rank: int | None
@@ -89,8 +89,8 @@ class _Arrival:
 
 
 def look_at_barrier(store: OperatorStore, key_prefix: str, world_size: int) -> BarrierState:
-    """Return the state of a barrier without joining it. O(world size) at most; writes nothing."""
-    if world_size > MOST_KEYS:  # a request per rank would take too long: all keys at once, for the odd case
+    """Return the state of a barrier without joining it. At most O(world size); writes nothing."""
+    if world_size > MOST_KEYS:  # rare; a request per rank would take too long, so list all keys at once
         listed = set(list_keys(store))
         untraced = [rank for rank, key in enumerate(trace_keys(key_prefix, world_size)) if key not in listed]
         ranks = MissingRanks(world_size, read_counter(store, key_prefix + NUM_MEMBERS), untraced)
@@ -100,9 +100,9 @@ def look_at_barrier(store: OperatorStore, key_prefix: str, world_size: int) -> B
 
 
 def next_free_prefix(store: OperatorStore, key_prefix: str) -> str:
-    """Return `key_prefix` with the smallest number from 2 on under which no barrier has been.
+    """Return `key_prefix` with the smallest number, from 2 on, that no barrier has used.
 
-    It ends in a slash: trace keys put the rank right behind the prefix, and `b2` with rank 31 would be
+    It ends in a slash: trace keys put the rank right after the prefix, so `b2` with rank 31 would be the same as
     `b23` with rank 1.
     """
     number = 2
@@ -128,15 +128,15 @@ def join_barrier(
     """Arrive at a barrier for `count` ranks and wait until it is complete; return the seconds waited.
 
     Args:
-        rank: which rank this arrival stands for; only with a `count` of 1.
+        rank: which rank this arrival represents; only with a `count` of 1.
         stop: set to end the wait; the arrival is then withdrawn unless it has already released a rank.
-        progress: called about twice a second with how many have arrived.
+        progress: called about twice a second with how many ranks have arrived.
 
     Raises:
-        StoreError: the prefix has been used, more would arrive than `world_size`, or the ranks that wait
+        StoreError: the prefix has been used, more than `world_size` ranks would arrive, or the waiting ranks
             expect another number.
-        StoreTimeoutError: not every rank came; the arrival was withdrawn.
-        StoreInterruptedError: `stop`; the message says whether the arrival was withdrawn.
+        StoreTimeoutError: not every rank arrived; our arrival was withdrawn.
+        StoreInterruptedError: `stop` was set; the message says whether the arrival was withdrawn.
     """
     deadline = Deadline(timeout_s)
     last_key = key_prefix + LAST_MEMBER
@@ -200,7 +200,7 @@ def release_barrier(store: OperatorStore, key_prefix: str) -> str:
     """Release every rank that waits at a barrier, and return the key that was written.
 
     Raises:
-        StoreError: no rank has arrived there, or they have been released already.
+        StoreError: no rank has arrived there, or the barrier has already been released.
     """
     last_key = key_prefix + LAST_MEMBER
     if store.check([last_key]):
@@ -261,7 +261,7 @@ def _withdraw(store: OperatorStore, world_size: int, key_prefix: str, arrival: _
     if not store.check([last_key]):
         left = store.add(counter, -count)
         if left + count < world_size:
-            # A report made while we counted must not be mistaken for one about other ranks of the same number.
+            # A report made while we were counted must not be taken for one about other ranks with the same count.
             numbers = {arrival.counter, left + count}
             stale = [f"{key_prefix}{kind}{number}" for kind in (REPORT, REPORTER) for number in numbers]
             if arrival.rank is not None:

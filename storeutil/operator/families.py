@@ -1,9 +1,8 @@
-"""Which keys of a store belong together, and what torch means by them. Pure: keys and values in, groups out.
+"""Which keys in a store belong together, and what torch uses them for. Pure: keys and values in, groups out.
 
-How this works: one pass cuts the number off the end of every key, so that 10,000 keys of one kind become
-one stem; only the stems are then compared with the rules. Keys of a barrier end in fixed words and are
-collected under the barrier's prefix. The few values that the sentences need are asked for in one go by the
-caller (`wanted_values`).
+How this works: one pass strips the number from the end of every key, so that 10,000 keys of one kind become one
+stem; only the stems are then compared with the rules. Keys of a barrier have fixed endings and are collected under
+the barrier's prefix. The caller reads the few values that the sentences need in one go (`wanted_values`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _OURS = re.compile(rf"(.*)(?:{names.REPORT}|{names.REPORTER})\d+(?:/second)?\Z",
 _SIGNAL = re.compile(r"(?:.*/)?(?:exception_dump|remote_error:.*)\Z", re.DOTALL)
 _GROUP_BARRIER = re.compile(r"(.*store_based_barrier_key:.*?)(:last_worker)?\Z", re.DOTALL)
 
-# Stems and whole keys of torch, and what they mean; {rank} is who wrote the value.
+# torch's stems and whole keys, and what they mean; {rank} is the rank that wrote the value.
 # Source: torch 2.13, elastic/agent/server/api.py, elastic/rendezvous/, distributed/debug/_store.py,
 # ProcessGroupNCCL.cpp (broadcastUniqueNCCLID, kStoreDumpKey, kStoreErrorSignalKey), ProcessGroupGloo.cpp,
 # TCPStore.cpp (initKey_).
@@ -55,8 +54,8 @@ class KeyGroup:
 
     Attributes:
         name: what to show for all of them: ``job/rank0-1023``.
-        keys: the keys, sorted as they came.
-        meaning: a sentence; empty for keys that torch does not know.
+        keys: the keys, in the order given.
+        meaning: a sentence; empty for keys that are not torch's.
     """
 
     name: str
@@ -120,10 +119,10 @@ def wanted_values(found: Sorted) -> list[str]:
 
 
 def describe(found: Sorted, values: Mapping[str, bytes]) -> list[KeyGroup]:
-    """Return the groups: barriers first, then what else torch means something by, then the rest by name.
+    """Return the groups: barriers first, then other keys of torch's, then the rest by name.
 
     Args:
-        values: of `wanted_values`; one that is absent is told as unknown.
+        values: of `wanted_values`; an absent one is shown as unknown.
     """
     groups: list[KeyGroup] = []
     for prefix, barrier in sorted(found.barriers.items()):
@@ -151,7 +150,7 @@ def describe(found: Sorted, values: Mapping[str, bytes]) -> list[KeyGroup]:
 
 
 def family_of(key: str) -> str | None:
-    """Return what torch means by `key`, None if it is not a key of torch's."""
+    """Return what torch uses `key` for, or None if it is not one of torch's keys."""
     meaning = _family(key)
     return None if meaning is None else meaning.replace("{rank}", "")
 
@@ -173,7 +172,7 @@ def _family(key: str) -> str | None:
 
 
 def _barrier_of(key: str) -> str | None:
-    """Return the prefix of the barrier that `key` belongs to."""
+    """Return the prefix of the barrier that `key` belongs to, or None."""
     for part in _BARRIER_PARTS:
         if key.endswith(part):
             return key[: -len(part)]
@@ -197,7 +196,7 @@ def _exchange_words(base: str, published: int, read: int | None) -> str:
 
 
 def _series_name(stem: str, keys: list[str]) -> str:
-    """Return ``stem0-9`` for keys that differ only in their number."""
+    """Return ``stem0-9`` for keys that differ only in the number."""
     if len(keys) == 1:
         return keys[0]
     numbers = [key[len(stem) :] for key in keys]
@@ -206,15 +205,15 @@ def _series_name(stem: str, keys: list[str]) -> str:
 
 
 def _folded(numbers: list[int], what: str) -> str:
-    """Return ``0,3-7``, or where that would be long ``0-3998, 2000 keys``."""
+    """Return ``0,3-7``, or ``0-3998, 2000 keys`` if that would be too long."""
     text = fold_ranks(numbers)
     return text if len(text) <= _FOLDED else f"{min(numbers)}-{max(numbers)}, {len(numbers)} {what}"
 
 
 def _place_trace(key: str, barriers: dict[str, _Barrier]) -> None:
-    """Put a trace key under its barrier, which may end in digits: `b12` is rank 12 of `b` or 2 of `b1`.
+    """Put a trace key under its barrier, which may end in digits: `b12` is rank 12 of `b` or rank 2 of `b1`.
 
-    Only a barrier that has a counter is believed in; between two, the rank is not named.
+    Only a barrier that has a counter counts as real; if there are two, the rank is not named.
     """
     text = key[: -len(names.TRACE)]
     stem = text.rstrip(_DIGITS)
@@ -233,7 +232,7 @@ def _place_trace(key: str, barriers: dict[str, _Barrier]) -> None:
 
 
 def _signalling_rank(value: bytes | None) -> str:
-    """Return who wrote a signal: torch writes the rank as a C int."""
+    """Return which rank wrote a signal: torch writes the rank as a C int."""
     if value is None or len(value) != 4:
         return "a rank"
     return f"rank {int.from_bytes(value, 'little', signed=True)}"

@@ -1,4 +1,4 @@
-"""A store that lives in this process, for as long as someone is connected to it."""
+"""A store in this process, hosted for as long as a client is connected to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def host_store(port: int, timeout_s: float) -> TCPStore:
     """Return a TCPStore whose server is in this process, on all interfaces.
 
     Args:
-        port: 0 picks a free one, see the store's `port`.
+        port: 0 picks a free one, which the store's `port` then holds.
 
     Raises:
         StoreError: the port is taken.
@@ -44,9 +44,9 @@ def host_store(port: int, timeout_s: float) -> TCPStore:
 
 
 def count_peers(port: int) -> int:
-    """Return how many connections to `port` of this host are open, from the kernel's table.
+    """Return how many connections to `port` on this host are open, from the kernel's table.
 
-    The store itself does not report them. Its own connection to itself counts too.
+    The store does not report them. Its connection to itself counts too.
     """
     wanted = f"{port:04X}"
     peers = 0
@@ -64,10 +64,10 @@ def count_peers(port: int) -> int:
 
 
 def stay_until_left(port: int, progress: Callable[[int], None]) -> None:
-    """Return when no one but this process is connected to its store.
+    """Wait until only this process is connected to its store.
 
     Args:
-        progress: called with the number of others whenever it changes.
+        progress: called with the number of other connections whenever it changes.
     """
     shown = 0
     pause = threading.Event()

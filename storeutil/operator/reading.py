@@ -1,4 +1,4 @@
-"""Reading a store without ever waiting for what is not there."""
+"""Read a store without ever waiting for absent keys."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torchctl.storeutil.patience import answers_within
 from torchctl.storeutil.waiting import INTERRUPTIBLE_S, Deadline, absent_keys, read_all, store_timeout, wait_slice
 from torchctl.text import duration
 
-_VANISH_S = 1.0  # how long a read may wait for keys that were there a moment ago
-_LIST_S = 5.0  # silence before, or within, the list of all keys; a million take a store about a second
+_VANISH_S = 1.0  # how long a read may wait for keys that existed a moment ago
+_LIST_S = 5.0  # silence before or within the list of all keys; a store needs about a second for a million
 _ATTEMPTS = 5
 _OLD = "listing keys needs torch 2.11 or later on both sides; `torchctl store get KEY` works with older versions"
 _BINARY = "`torchctl store get KEY` still works, and so does listing under another --prefix"
 
 
 def read_values(store: OperatorStore, keys: Sequence[str]) -> dict[str, bytes]:
-    """Return the values of those of `keys` that exist.
+    """Return the values of the `keys` that exist.
 
-    A store's read waits for absent keys, so they are looked for first, and a key that vanishes between the
-    look and the read costs a second and counts as absent.
+    A store's read waits for absent keys, so we check for them first; a key that vanishes between the check and
+    the read costs a second and counts as absent.
 
     Raises:
         StoreTimeoutError: keys vanish faster than they can be read.
@@ -48,7 +48,7 @@ def list_keys(store: OperatorStore) -> list[str]:
 
     Raises:
         StoreError: this store, or this torch, cannot list keys.
-        DistNetworkError: the store is lost, or silent for 5 s.
+        DistNetworkError: the connection was lost, or the store was silent for 5 s.
     """
     if not hasattr(store, "list_keys"):
         raise StoreError("this torch cannot list a store's keys", hint=_OLD)
@@ -62,7 +62,7 @@ def list_keys(store: OperatorStore) -> list[str]:
     except NotImplementedError as error:
         raise StoreError("this store cannot list its keys", hint=_OLD) from error
     except RuntimeError as error:
-        # A server that does not know the request closes the connection without a word.
+        # A server that does not know the request silently closes the connection.
         if not is_network_error(error) or is_silence(error):
             raise
         raise StoreError("the store closed the connection when asked to list its keys", hint=_OLD) from error
@@ -82,8 +82,8 @@ def wait_for_keys(
         progress: called with the absent keys when they change.
 
     Raises:
-        StoreTimeoutError: the deadline; the message names the absent keys.
-        StoreInterruptedError: `stop`.
+        StoreTimeoutError: the deadline passed; the message names the absent keys.
+        StoreInterruptedError: `stop` was set.
     """
     deadline = Deadline(timeout_s)
     shown: list[str] = []

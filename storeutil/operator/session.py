@@ -1,4 +1,4 @@
-"""One command's connection to a store: probed first, every operation bounded and interruptible.
+"""One command's connection to a store: probed first, with every operation bounded and interruptible.
 
 How this works: torch's client blocks in C++, ignores Ctrl-C, and has no time limit while the store's process is
 stopped. So operations run in a separate thread, while the main thread waits for it to finish, for Ctrl-C, or
@@ -29,11 +29,11 @@ from torchctl.text import duration, host_port
 T = TypeVar("T")
 Operation = Callable[[OperatorStore, threading.Event], T]
 
-CONNECT_S = 5.0  # a store answers in a millisecond plus the round trip; silence for this long is no store
-ANSWER_S = 5.0  # for an answer of a store that is connected, and for operations that do not wait for others
-WIND_UP_S = 2.0  # after Ctrl-C, for taking back what was written, while the store answers
-_SOON_S = 0.05  # after Ctrl-C, before the store is asked whether it answers at all
-_PROBE_S = 0.25  # for that answer: with the moment above, well inside half a second
+CONNECT_S = 5.0  # a store answers in a millisecond plus the round trip; after this much silence it is not a store
+ANSWER_S = 5.0  # for an answer from a connected store, and for operations that do not wait for other ranks
+WIND_UP_S = 2.0  # after Ctrl-C, to withdraw what was written, while the store answers
+_SOON_S = 0.05  # after Ctrl-C, before probing whether the store answers at all
+_PROBE_S = 0.25  # for that probe: together with the pause above, well within half a second
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -47,7 +47,7 @@ class StoreSession:
 
     Args:
         namespace: prefix of every key (torch's PrefixStore); empty for none.
-        debug: let torch's C++ lines through to stderr.
+        debug: let torch's C++ log lines through to stderr.
     """
 
     def __init__(self, host: str, port: int, namespace: str = "", *, debug: bool = False) -> None:
@@ -64,10 +64,10 @@ class StoreSession:
         return host_port(self._host, self.port)
 
     def probe(self, limit_s: float = CONNECT_S) -> None:
-        """Make sure that a TCPStore answers within `limit_s` seconds, without torch.
+        """Check that a TCPStore answers within `limit_s` seconds, without torch.
 
         Raises:
-            StoreUnreachableError: none does; the message says what does.
+            StoreUnreachableError: none does; the message says what happened instead.
         """
         where = f"the store {self.name}"
         try:
@@ -82,7 +82,7 @@ class StoreSession:
             raise StoreUnreachableError(f"{where}: {error.strerror or error}") from error
 
     def host(self) -> None:
-        """Host the store in this process, at its port, or at a free one if that is 0.
+        """Host the store in this process, at its port, or at a free one if the port is 0.
 
         Raises:
             StoreError: the port is taken.
@@ -97,13 +97,13 @@ class StoreSession:
         """Return ``operation(store, stop)``.
 
         Args:
-            changes: the operation changes the store, so its outcome is reported after Ctrl-C too. One that only looks
-                ends in KeyboardInterrupt even if it finished: a write that follows it is then not wanted.
+            changes: the operation changes the store, so its outcome is reported even after Ctrl-C. A read-only one
+                ends in KeyboardInterrupt even if it finished, so that no write follows it.
             limit_s: seconds after which to give up on a store that does not answer.
 
         Raises:
-            StoreUnreachableError: no store, or it was lost on the way.
-            StoreTimeoutError: the limit.
+            StoreUnreachableError: there is no store, or the connection was lost on the way.
+            StoreTimeoutError: the limit passed.
             StoreInterruptedError: Ctrl-C; the message says what was left behind.
             KeyboardInterrupt: Ctrl-C, and nothing was written.
         """
@@ -122,7 +122,7 @@ class StoreSession:
                 failure.append(error)
             done.set()
 
-        # Not Thread.join: interrupted, it takes the thread for ended (Python 3.11).
+        # Not Thread.join: if interrupted, it assumes that the thread has ended (Python 3.11).
         thread = threading.Thread(target=work, name="torchctl-store", daemon=True)
         try:
             thread.start()
@@ -147,7 +147,7 @@ class StoreSession:
         return outcome[0]
 
     def _unreadable(self, error: Exception) -> StoreError:
-        """Return what to say about an answer that torch's client could not parse, perhaps for its absurd length."""
+        """Return the error for an answer that torch's client could not parse, perhaps due to its absurd length."""
         return StoreError(
             f"the store {self.name} sent an answer that cannot be read: {_first_line(error)}",
             hint="what listens there may not be a TCPStore, or may be another version of it",
@@ -160,7 +160,7 @@ class StoreSession:
         )
 
     def _answers(self) -> bool:
-        """Whether the store answers at once."""
+        """Return whether the store answers at once."""
         try:
             probe_store(self._address or self._host, self.port, _PROBE_S)
         except OSError:
@@ -217,7 +217,7 @@ class StoreSession:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt after Ctrl-C even if code in the block turns it into another error."""
+    """Raise KeyboardInterrupt after Ctrl-C, even if code in the block turns it into another error."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -248,9 +248,9 @@ def _interruptible() -> Iterator[None]:
 def import_torch(*, debug: bool) -> None:
     """Import torch's stores, silently unless `debug`.
 
-    Its C++ code reads `TORCH_CPP_LOG_LEVEL` when it is loaded. A TCPStore looks up the name of its own
-    peer, and a resolver that drops packets holds that up for 5 s: our own addresses are resolved by now, so
-    the resolver is made not to try.
+    torch's C++ code reads `TORCH_CPP_LOG_LEVEL` when it is loaded. A TCPStore looks up the name of its peer, which
+    takes 5 s if the resolver drops packets: we have already resolved our addresses, so we tell the resolver not to
+    try.
     """
     if not debug:
         os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"

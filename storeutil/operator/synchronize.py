@@ -1,4 +1,4 @@
-"""An operator's hand in an exchange: publish for a rank, see who has published, and get every rank's data."""
+"""What an operator can do in an exchange: publish for a rank, see who has published, and get every rank's data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchctl.storeutil.operator.barrier import PROGRESS_S
 from torchctl.storeutil.waiting import INTERRUPTIBLE_S, Deadline, absent_keys, read_all, read_counter, wait_slice
 from torchctl.text import duration
 
-# Ranks looked at in one go: two requests for each that is absent, so some 20 ms of the store's time, twice a second.
+# Ranks to check in one go: two requests per absent one, so about 20 ms of the store's time, twice a second.
 _AT_ONCE = 256
 
 Missing = Callable[[list[int], float], None]  # (ranks that have not published, elapsed seconds)
@@ -28,7 +28,7 @@ class Exchange:
     Attributes:
         data: one byte string per rank, in rank order.
         elapsed_s: how long it took.
-        all_read: False if we are rank 0 and not every rank had read the data at the deadline.
+        all_read: False if we are rank 0 and not every rank has read the data by the deadline.
     """
 
     data: list[bytes]
@@ -48,17 +48,17 @@ def join_exchange(
     overwrite: bool = False,
     progress: Missing = lambda missing, elapsed_s: None,
 ) -> Exchange:
-    """Publish `data` as `rank` and wait for that of all ranks; the keys are those of torch's `synchronize`.
+    """Publish `data` as `rank` and wait for the data of all ranks; uses the keys of torch's `synchronize`.
 
     Args:
-        overwrite: publish although there is data under our rank already.
-        stop: set to end the wait; what we published is then taken back unless someone may have read it.
-        progress: called about twice a second; in worlds of thousands it may lag behind by some seconds.
+        overwrite: publish even if there is already data under our rank.
+        stop: set to end the wait; we then withdraw what we published unless another rank may have read it.
+        progress: called about twice a second; with thousands of ranks it may lag by a few seconds.
 
     Raises:
-        StoreError: there is data under our rank already.
-        StoreTimeoutError: not every rank published; the message names them, and our data stays for them.
-        StoreInterruptedError: `stop`; the message says whether our data was withdrawn.
+        StoreError: there is already data under our rank.
+        StoreTimeoutError: not every rank published; the message names those ranks, and our data stays for them.
+        StoreInterruptedError: `stop` was set; the message says whether our data was withdrawn.
     """
     deadline = Deadline(timeout_s)
     keys = data_keys(key_prefix, world_size)
@@ -106,7 +106,7 @@ def _wait_for_all(
         if deadline.passed:
             absent = _look(store, absent, len(absent), stop)
             missing = fold_ranks(rank_of[key] for key in absent)
-            if missing and not stop.is_set():  # a look cut short by it names no one
+            if missing and not stop.is_set():  # if `stop` cut the check short, we name no rank
                 raise StoreTimeoutError(
                     f"exchange `{key_prefix}`: {len(keys) - len(absent)} of {len(keys)} published within "
                     f"{duration(deadline.timeout_s)}; missing: {missing}",
@@ -115,9 +115,9 @@ def _wait_for_all(
 
 
 def _look(store: OperatorStore, absent: list[str], count: int, stop: threading.Event) -> list[str]:
-    """Look at the first `count` of `absent`, a part at a time until `stop`; return which are absent now.
+    """Check the first `count` of `absent`, in parts until `stop`; return which are absent now.
 
-    Those just looked at come last, so that every one has its turn.
+    The keys just checked go last, so that every key gets its turn.
     """
     count = min(count, len(absent))
     still: list[str] = []
@@ -129,7 +129,7 @@ def _look(store: OperatorStore, absent: list[str], count: int, stop: threading.E
 
 
 def _take_back(store: OperatorStore, key: str, key_prefix: str) -> str:
-    """Delete what we published unless an exchange has ended with it; return which, as words."""
+    """Delete what we published unless a rank has finished the exchange with it; return which, in words."""
     if read_counter(store, key_prefix + FINISHED + NUM_MEMBERS):
         return "our data stays because others have read it"
     store.delete_key(key)

@@ -1,4 +1,4 @@
-"""What a value in a store is, as far as its bytes tell: a counter, text, a pickled object, or just bytes."""
+"""What a value in a store seems to be, from its bytes: a counter, text, a pickled object, or just bytes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from enum import Enum
 from torchctl.text import printable
 
 _COUNTER = re.compile(rb"-?[0-9]{1,19}\Z")
-# Control characters make bytes no text, except those that texts of several lines have.
+# Bytes with control characters are not text, except for those in multi-line text.
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_PICKLE_PROTOCOLS = range(2, 6)  # PROTO opcode, from protocol 2 on, as torch and Python write it
+_PICKLE_PROTOCOLS = range(2, 6)  # the PROTO opcode exists from protocol 2 on; torch and Python write it
 _STOP = b"."
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _PREVIEW = 60  # characters
@@ -19,7 +19,7 @@ _HEX_PREVIEW = 24  # bytes
 
 
 class Kind(Enum):
-    """What the bytes are taken for."""
+    """What the bytes seem to be."""
 
     COUNTER = "counter"
     TEXT = "text"
@@ -28,13 +28,13 @@ class Kind(Enum):
 
 
 def as_counter(data: bytes) -> int | None:
-    """Return the number that a store would count on from, None if `data` is none, or none of 64 bits."""
+    """Return the number that a store would add to, or None if `data` is not a 64-bit number."""
     number = int(data) if _COUNTER.match(data) else None
     return number if number is not None and _LEAST <= number <= _MOST else None
 
 
 def classify(data: bytes) -> Kind:
-    """Return what `data` is taken for. Nothing is decoded that could act."""
+    """Return what `data` seems to be. Never unpickles it."""
     if as_counter(data) is not None:
         return Kind.COUNTER
     if _looks_pickled(data) or wrapped_pickle(data) is not None:
@@ -43,7 +43,7 @@ def classify(data: bytes) -> Kind:
 
 
 def as_text(data: bytes) -> str | None:
-    """Return `data` as text, None if it is none."""
+    """Return `data` as text, or None if it is not text."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -52,7 +52,7 @@ def as_text(data: bytes) -> str | None:
 
 
 def preview(data: bytes) -> str:
-    """Return the beginning of `data` on one printable line; bytes as hex."""
+    """Return the beginning of `data` on one printable line, with bytes as hex."""
     text = as_text(data)
     if text is None:
         head = data[:_HEX_PREVIEW].hex(" ")
@@ -61,7 +61,7 @@ def preview(data: bytes) -> str:
 
 
 def wrapped_pickle(data: bytes) -> bytes | None:
-    """Return the pickle inside base64 text, as elastic's rendezvous keeps its state; None if it is none."""
+    """Return the pickle inside base64 text, the form of elastic rendezvous state, or None if there is none."""
     if len(data) < 8 or len(data) % 4 or not data.startswith(b"gA"):  # base64 of 0x80 0x0?: a pickle's first bytes
         return None
     try:
