@@ -1,8 +1,8 @@
-"""What threads are calling, joined with their stacks, and in words: ``in recv(src=1, tag=7)``.
+"""Matches what threads are calling with their stacks, and puts it in words: ``in recv(src=1, tag=7)``.
 
-How this works: a worker of ours sends the calls behind its stacks; both were read within a millisecond, so a call
-belongs to a stack if its thread has the same innermost frame in both. A thread is in a call if no code but torch's and
-Python's is further in.
+How this works: our worker sends the calls after its stacks. It reads both within a millisecond, so a call belongs to a
+stack if its thread has the same innermost frame in both. A thread is in a call if all frames further in are torch's or
+Python's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BEFORE = ("tensor", "input", "input_tensor", "tensors", "input_list", "input_te
 
 
 def calls_of(stacks: Stacks, thread: ThreadStack) -> ThreadCalls | None:
-    """Return what a thread is calling; None if that is not known, or if it had gone on meanwhile."""
+    """Return what a thread is calling, or None if that is unknown or the thread moved between the two reads."""
     if stacks.calls is None or not thread.frames:
         return None
     inner = thread.frames[0]
@@ -32,7 +32,7 @@ def calls_of(stacks: Stacks, thread: ThreadStack) -> ThreadCalls | None:
 
 
 def inner_calls(thread: ThreadStack, calls: ThreadCalls) -> tuple[Call, ...]:
-    """Return the functions of torch.distributed that a thread waits in, outermost first: none calls the job's code."""
+    """Return the torch.distributed calls that a thread waits in, outermost first; calls into the job's code are out."""
     depth = 0
     for frame in thread.frames:
         if frame.origin not in ("torch", "python", "native"):
@@ -42,10 +42,10 @@ def inner_calls(thread: ThreadStack, calls: ThreadCalls) -> tuple[Call, ...]:
 
 
 def note_of(stacks: Stacks, thread: ThreadStack, *, exact: bool = False) -> str:
-    """Return what a thread is in, as the line below its innermost frame; "" if that is not known.
+    """Return what a thread is in, as the line below its innermost frame, or "" if unknown.
 
     Args:
-        exact: with what differs between ranks that do the same: pids, and names of threads.
+        exact: include what differs between ranks that do the same thing: pids and thread names.
     """
     calls = calls_of(stacks, thread)
     if calls is None or stacks.calls is None:
@@ -63,14 +63,14 @@ def note_of(stacks: Stacks, thread: ThreadStack, *, exact: bool = False) -> str:
 
 
 def waited_for_by(stacks: Stacks, thread: ThreadStack) -> ThreadStack | None:
-    """Return the thread that holds the lock that a thread waits for, or that it joins; None if that is not known."""
+    """Return the thread that `thread` joins, or that holds the lock it waits for; None if unknown."""
     calls = calls_of(stacks, thread)
     ident = None if calls is None or calls.wait is None else calls.wait.thread
     return next((one for one in stacks.threads if ident is not None and one.ident == ident), None)
 
 
 def call_text(call: Call, groups: Sequence[Group]) -> str:
-    """Return a call as ``recv(src=1, tag=7) of float32[4, 2]``; ranks are the job's."""
+    """Return a call as ``recv(src=1, tag=7) of float32[4, 2]``; ranks are global."""
     numbers = call.numbers
     parts = [f"{name}={numbers[name]}" for name in ("src", "dst") if name in numbers]
     parts += [
@@ -93,7 +93,7 @@ def wait_text(wait: Wait, calls: Calls | None = None) -> str:
     """Return a wait as ``Work.wait() of a recv``, ``Tensor.item() [a device sync]``, ``Queue.get()``.
 
     Args:
-        calls: of the same process, to say which thread holds a lock; None leaves out such names and pids.
+        calls: the same process's calls, to say which thread holds a lock; None omits thread names and pids.
     """
     method = wait.call.rpartition(".")[2]
     name = wait.type.rpartition(".")[2]

@@ -1,8 +1,7 @@
-"""Whose code a file is, judged by its path alone: the file is one of the worker's host and need not exist here.
+"""Whose code a file is, judged by its path alone: the file is on the worker's host and need not exist here.
 
-A library is what is installed: whatever is below a site-packages folder, even if the virtual environment is inside the
-user's project. Everything else is the user's own: a package installed as editable, a zipapp, a
-notebook's cell, what `python -c` was given.
+Anything below a site-packages folder is a library, even if the virtual environment is inside the user's project.
+Everything else is the user's own code: an editable install, a zipapp, a notebook cell, the argument of `python -c`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Literal
 
 Origin = Literal["user", "library", "torch", "python", "native"]
 
-# Of names that py-spy has cut at the folders of sys.path, only those that no training script or package of one has.
+# py-spy shortens paths to what follows a sys.path folder; listed are only names that no training script would use.
 _MODULES = (
     "base_events bdb cmd codecs contextlib functools gzip heapq linecache pdb pickle queue runpy selectors shutil"
     " socket socketserver ssl subprocess tempfile threading weakref"
@@ -47,7 +46,7 @@ _PYTHON = re.compile(
 )
 # Symbols that torch's recorder resolves in C++, as file names.
 _NATIVE = re.compile(r"\A\?\?\Z|\.(?:so[.\d]*|c|cc|cpp|cu|cuh|h|hpp|pyx)\Z")
-# What was typed or handed to the interpreter; other names in angle brackets are of code that a library has made.
+# Code that was typed or passed to the interpreter; other names in angle brackets are code that a library generated.
 _TYPED = re.compile(r"<(?:string|stdin|console|ipython-input-.*|torch_package_\d+>.*|cell.*)>?")
 _LIBRARY = re.compile(rf"{_INSTALLED}|\A(?:{_any(_LIBRARIES)})/|\A<")
 _BEFORE_PACKAGE = re.compile(
@@ -72,16 +71,16 @@ def origin(path: str) -> Origin:
 
 @lru_cache(maxsize=8192)
 def short(path: str) -> str:
-    """Return a library's path from its package on (``torch/nn/modules/module.py``); a user's path unchanged."""
+    """Return a library's path starting at its package (``torch/nn/modules/module.py``), a user's path unchanged."""
     match = _BEFORE_PACKAGE.match(path)
     return path[match.end() :] if match else path
 
 
 def users_frame(files: Sequence[str]) -> int | None:
-    """Return the index of the innermost frame of the user's own code, None if there is none.
+    """Return the index of the innermost frame of the user's own code, or None.
 
     Args:
-        files: of a stack's frames, innermost first.
+        files: the files of a stack's frames, innermost first.
     """
     for index, file in enumerate(files):
         if origin(file) == "user" and not (file == "<string>" and index and _starts_process(files[index - 1])):
@@ -90,7 +89,7 @@ def users_frame(files: Sequence[str]) -> int | None:
 
 
 def nearest_frame(files: Sequence[str]) -> int | None:
-    """Return the index of the user's innermost frame, else of a library's: where to look first; None for neither."""
+    """Return the index of the frame to look at first: the user's innermost, else a library's; None for neither."""
     users = users_frame(files)
     if users is not None:
         return users
@@ -98,7 +97,7 @@ def nearest_frame(files: Sequence[str]) -> int | None:
 
 
 def _starts_process(file: str) -> bool:
-    """Whether `python -c` was given what multiprocessing gives it to start a process."""
+    """Whether this is the `python -c` code that multiprocessing starts a process with."""
     return file.endswith(
         ("multiprocessing/spawn.py", "multiprocessing/forkserver.py", "multiprocessing/resource_tracker.py")
     )

@@ -1,8 +1,8 @@
-"""Stacks as `faulthandler` prints them, torch's server sends them, and ours does.
+"""Parses stacks in the format of `faulthandler`, which torch's server and ours send too.
 
-How this works: the text is cut at the threads' headings, whole lines, and what is below a heading is read by a function
-that the caller gives. The dumps of a job are nearly all alike but for the threads' addresses, which are in the
-headings, so that function can look up a text that it has read before.
+How this works: the text is split at the thread headings, which are whole lines, and a function that the caller passes
+reads the text below each heading. The dumps of a job are nearly identical except for the thread addresses in the
+headings, so that function can cache the texts that it has read.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _THREADS_CUT = f"\n{stacktext.THREADS_CUT}\n"
 
 
 def parse_faulthandler(text: str, read: Callable[[str], Body]) -> Stacks:
-    """Return the stacks in a text whose lines end in line feeds; other lines are skipped.
+    """Return the stacks in a text with line feeds as line endings; unrelated lines are skipped.
 
-    Without names the main thread is the last: the interpreter lists the newest first. That fails when the writer
-    stopped at its limit of threads, which a line below the last thread says.
+    If the threads have no names, the main thread is the last: the interpreter lists the newest first. It is missing
+    if the writer stopped at its thread limit, which a line below the last thread shows.
 
     Args:
-        read: `read_body`, or what does the same and remembers.
+        read: `read_body`, or a caching version of it.
 
     Raises:
-        ValueError: there is no thread in it, or there are too many.
+        ValueError: the text holds no thread, or too many.
     """
-    parts = _HEADING.split(text)  # before, then (address, name, body) per thread
+    parts = _HEADING.split(text)  # the text before, then (address, name, body) per thread
     count = len(parts) // 3
     if count == 0:
         raise ValueError("it holds no thread's stack")
@@ -62,7 +62,7 @@ def read_body(body: str) -> Body:
 
 
 def _main(names: Sequence[str], truncated: bool) -> int:
-    """Return the index of the main thread: the one of that name, else the last; -1 where that one was left out."""
+    """Return the index of the main thread: the one named so, else the last; -1 if the main thread was omitted."""
     if stacktext.MAIN_THREAD in names:
         return names.index(stacktext.MAIN_THREAD)
     return -1 if truncated else len(names) - 1

@@ -1,4 +1,4 @@
-"""Reads the JSON in which torchctl's server sends stacks, and the line of calls in its text."""
+"""Reads stacks in the JSON format of torchctl's server, and the calls line in its text format."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torchctl.stacks.stack import MAX_FRAMES, MAX_THREADS, StackFrame, Stacks, T
 
 
 def stacks_from_json(text: str) -> Stacks:
-    """Return the stacks in the JSON of torchctl's server.
+    """Return the stacks in JSON from torchctl's server.
 
     Raises:
-        ValueError: it is something else; the message says what is wrong.
+        ValueError: the text is something else; the message says what is wrong.
     """
     try:
         document = json.loads(text)
@@ -30,7 +30,7 @@ def stacks_from_json(text: str) -> Stacks:
 
 
 def split_calls(text: str) -> tuple[str, Calls | None]:
-    """Return a text of stacks without its line of calls, and the calls; None if it has none that can be read."""
+    """Return a text of stacks without its calls line, and the calls, or None if they are missing or unreadable."""
     at = text.rfind(f"\n{CALLS_LINE}")
     if at < 0:
         return text, None
@@ -45,7 +45,7 @@ def _calls(document: Any) -> Calls | None:
     try:
         return None if document is None else calls_from_json(document)
     except ValueError:
-        return None  # the stacks are worth reading without
+        return None  # the stacks are useful without the calls
 
 
 def _thread(thread: Any) -> ThreadStack:

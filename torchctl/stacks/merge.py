@@ -1,9 +1,9 @@
-"""The stacks of many ranks merged: equivalence classes, and the tree of what they have in common.
+"""Merges the stacks of many ranks into equivalence classes and a tree of their common frames.
 
-How this works: threads of one role are matched over the ranks, equal stacks form a class, and the classes of a role
-form a prefix tree from the outermost call inwards. A branch is a run of frames in which nothing branches. The
-smallest branch comes first: in a job that hangs, the odd rank is the one that matters. After the grouping, all work
-grows with the number of classes, not of ranks. There is no recursion and no copy per frame: stacks may be deep.
+How this works: threads with the same role are matched across ranks, equal stacks form a class, and the classes of a
+role form a prefix tree from the outermost call inwards. A branch is a run of frames without a fork. The smallest
+branch comes first: in a job that hangs, the odd rank is the one that matters. After the grouping, all work scales with
+the number of classes, not ranks. Nothing recurses or copies per frame, since stacks may be deep.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torchctl.stacks.calls import note_of
 from torchctl.stacks.role import MAIN, OWN, TRAINING, matches, rank_thread, role_of
 from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
-CALL = "<call>"  # the file of the frame that stands for a call without a frame; its function is the call in words
+CALL = "<call>"  # file name of the extra frame that represents a call; its function is the call in words
 Frames = tuple[StackFrame, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker's part: the name under which it appears, and its threads."""
+    """One worker: the name to show for it, and its threads."""
 
     member: Member
     stacks: Stacks
@@ -35,10 +35,10 @@ class StackClass:
 
     Attributes:
         role: what the threads are for.
-        frames: innermost first; `complete` is False when outer ones were cut off.
-        members: which workers' threads they are, each once, in order.
-        threads: how many.
-        moving: the members of which such a thread moved between two samples; None when there was one sample.
+        frames: innermost first; `complete` is False if outer ones were cut off.
+        members: the workers that the threads belong to, each once, in order.
+        threads: the number of threads.
+        moving: the members with such a thread that moved between two samples; None if there was only one sample.
     """
 
     role: str
@@ -51,12 +51,12 @@ class StackClass:
 
 @dataclass(slots=True)
 class Branch:
-    """A run of frames that all of `members` share, and the branches that begin below it.
+    """A run of frames that all `members` share, and the branches below it.
 
     Attributes:
         frames: outermost first; empty for stacks that end where their siblings continue.
-        complete: False when these stacks' outer frames were cut off.
-        members, threads, moving: as of `StackClass`.
+        complete: False if these stacks' outer frames were cut off.
+        members, threads, moving: as in `StackClass`.
         children: smallest first.
     """
 
@@ -85,8 +85,8 @@ class Merged:
 
     Attributes:
         roles: main first, then training, then the others by name.
-        without_main: members that sent no main thread: their writer had left threads out.
-        hidden: threads of other roles than those shown, per role; torchctl's own not counted.
+        without_main: members without a main thread, because their writer omitted threads.
+        hidden: the number of threads not shown, per role; torchctl's own do not count.
     """
 
     roles: list[RoleStacks]
@@ -98,9 +98,9 @@ def merge(workers: Iterable[Worker], *, thread: str | None = None, all_threads: 
     """Merge the stacks of many workers.
 
     Args:
-        workers: each read with the same `StackReader`, so that equal stacks are one object.
-        thread: only threads of this role or name; by default the main one, or the one that trains.
-        all_threads: every role.
+        workers: all read with the same `StackReader`, so that equal stacks are one object.
+        thread: show only threads with this role or name; by default the main one, or the one that trains.
+        all_threads: show every role.
     """
     groups: dict[tuple[str, int, bool], StackClass] = {}
     without_main: list[Member] = []
@@ -114,7 +114,7 @@ def merge(workers: Iterable[Worker], *, thread: str | None = None, all_threads: 
         for one in worker.stacks.threads:
             key = (one.name, id(one.frames), one.main)
             if key not in roles_seen:
-                roles_seen[key] = (one.frames, role_of(one))  # with the frames, so that no id is used again
+                roles_seen[key] = (one.frames, role_of(one))  # keeps the frames alive, so that ids stay unique
             role = TRAINING if one is shown and not one.main else roles_seen[key][1]
             if _wanted(one, role, thread, all_threads or one is shown):
                 _enter(groups, worker, one, role, noted.frames(worker.stacks, one))
@@ -128,7 +128,7 @@ def merge(workers: Iterable[Worker], *, thread: str | None = None, all_threads: 
 
 
 def name_workers(claims: Sequence[tuple[int | None, str]]) -> list[Member]:
-    """Return the name of each worker: its rank, its endpoint without one, ``RANK@ENDPOINT`` where two claim a rank."""
+    """Return each worker's name: its rank, ``RANK@ENDPOINT`` if two claim that rank, or its endpoint if it has none."""
     count: dict[int, int] = {}
     for rank, _ in claims:
         if rank is not None:
@@ -145,7 +145,7 @@ def _wanted(one: ThreadStack, role: str, pattern: str | None, shown: bool) -> bo
 
 
 class _Noted:
-    """The frames of threads with what they are in as one more frame, innermost; equal ones are one object."""
+    """Threads' frames, plus an innermost frame for what the thread is in; equal results are one object."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, str], tuple[Frames, Frames]] = {}
@@ -155,7 +155,7 @@ class _Noted:
         if not note:
             return thread.frames
         key = (id(thread.frames), note)
-        if key not in self._kept:  # with the frames, so that no id is used again
+        if key not in self._kept:  # keeps the frames alive, so that ids stay unique
             self._kept[key] = (thread.frames, (StackFrame(CALL, 0, note), *thread.frames))
         return self._kept[key][1]
 
@@ -163,7 +163,7 @@ class _Noted:
 def _enter(
     groups: dict[tuple[str, int, bool], StackClass], worker: Worker, one: ThreadStack, role: str, frames: Frames
 ) -> None:
-    key = (role, id(frames), one.complete)  # the classes hold the frames: no id is used again
+    key = (role, id(frames), one.complete)  # the classes keep the frames alive, so that ids stay unique
     found = groups.get(key)
     if found is None:
         found = groups[key] = StackClass(role, frames, one.complete)
@@ -192,7 +192,7 @@ def _order(role: str) -> tuple[bool, bool, str]:
 
 
 def _size(one: StackClass | Branch) -> tuple[int, int, tuple[bool, int, str]]:
-    """Smallest first, then by the first member."""
+    """Return a sort key: smallest first, then by the first member."""
     return len(one.members), one.threads, member_order(one.members[0])
 
 
@@ -204,7 +204,7 @@ def _union(lists: Iterable[list[Member]]) -> list[Member]:
 
 
 def _tree(classes: Sequence[StackClass]) -> list[Branch]:
-    """Return the branches at the root; stacks with their outer frames cut off are separate."""
+    """Return the branches at the root; stacks whose outer frames were cut off get their own."""
     roots: list[Branch] = []
     todo: list[tuple[list[StackClass], int, list[Branch]]] = []
     for complete in (True, False):
@@ -226,7 +226,7 @@ def _tree(classes: Sequence[StackClass]) -> list[Branch]:
 
 
 def _shared_depth(part: list[StackClass], depth: int) -> int:
-    """Return how many outermost frames all stacks of a group share, `depth` of them known."""
+    """Return how many outermost frames all stacks of a group share, given that they share `depth`."""
     first = part[0].frames
     end = min(len(one.frames) for one in part)
     while depth < end and all(_same(one.frames[-1 - depth], first[-1 - depth]) for one in part):

@@ -1,7 +1,7 @@
-"""Several samples of the same workers: which threads moved in between.
+"""Compares several samples of the same workers to find which threads moved.
 
-A thread is still when every sample shows the same frames at the same lines, and its worker reported no new training
-step meanwhile: two samples may catch a loop at the same line. One frame or step of difference is enough to move.
+A thread is still if every sample shows the same frames at the same lines and its worker reported no new training step:
+two samples may catch a loop at the same line. A difference of one frame or step counts as moving.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torchctl.stacks.stack import Stacks
 
 
 class Motion:
-    """What changed from sample to sample; workers are distinguished by any hashable key.
+    """What changed from sample to sample; any hashable key identifies a worker.
 
     Attributes:
-        taken: whole samples, counted by `reports.stacks`.
+        taken: the number of whole samples, counted by `reports.stacks`.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Motion:
         self._samples: dict[object, int] = {}
 
     def add(self, worker: object, stacks: Stacks, step: int | None) -> None:
-        """Take one worker's stacks, read with the same `StackReader` as those before, and its step if it has one."""
+        """Add one worker's stacks, read with the same `StackReader` as earlier ones, and its step if it has one."""
         self._samples[worker] = self._samples.get(worker, 0) + 1
         moved = self._moved.setdefault(worker, set())
         stepped = self._samples[worker] > 1 and self._steps.get(worker) != step
@@ -38,5 +38,5 @@ class Motion:
             self._last[worker, thread.ident] = thread.frames
 
     def moved(self, worker: object) -> frozenset[int] | None:
-        """Return the ids of the worker's threads that moved; None when it was seen only once."""
+        """Return the ids of the worker's threads that moved, or None if it was seen only once."""
         return frozenset(self._moved[worker]) if self._samples.get(worker, 0) > 1 else None

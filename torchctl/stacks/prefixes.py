@@ -1,8 +1,8 @@
-"""What launchers put in front of each line of several processes: it distinguishes them, and is taken off.
+"""Strips the prefixes that launchers add to each line, and uses them to separate the processes.
 
-How this works. A prefix is known by a line that is a thread's or a process's heading but for what stands before it, so
-that no word of the text itself is taken for one. One layer is taken off at a time (a time, a host, a rank), and the
-lines of each go on as a text of their own: pdsh mixes those of many hosts.
+How this works. A prefix is recognized only in front of a thread's or a process's heading, so that no word of the text
+itself is mistaken for one. One layer is stripped at a time (a time, a host, a rank), and the lines with the same
+prefix become a separate text, since pdsh mixes lines from many hosts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 _MAX_LAYERS = 5
 _MOST_BEFORE = 1024  # characters before a heading
-# As in `protocol.stacktext` and `stacks.pyspy`, at any place of a line: what may be long is bounded.
+# As in `protocol.stacktext` and `stacks.pyspy`, but anywhere in a line, so variable parts have bounded lengths.
 _ANY_HEADING = re.compile(
     r"(?:Current thread|Thread) 0x[0-9a-fA-F]{1,16}(?: \[.{0,200}\])? \(most recent call first\):$"
     r'|Thread (?:0x[0-9a-fA-F]{1,16}|\d{1,20}) \([a-z+]{1,40}\)(?:: ".{0,200}")?[ \t]{0,8}$'
@@ -21,8 +21,8 @@ _ANY_HEADING = re.compile(
     re.MULTILINE,
 )
 _TIME = r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?"
-# One layer: `node3:` of pdsh and clush, ` 3:` of `srun --label`, `[rank3]:` of torchrun, `[1,3]<stdout>:` of mpirun,
-# `(train pid=17, ip=10.0.0.3)` of Ray, `trainer-0  |` of compose, `[pod/trainer-0/main]` of kubectl, and a time.
+# One layer: `node3:` (pdsh and clush), ` 3:` (`srun --label`), `[rank3]:` (torchrun), `[1,3]<stdout>:` (mpirun),
+# `(train pid=17, ip=10.0.0.3)` (Ray), `trainer-0  |` (compose), `[pod/trainer-0/main]` (kubectl), or a time.
 _LAYER = re.compile(
     rf"(?P<time>{_TIME})|[\w.-]{{1,255}}:| {{1,6}}\d{{1,6}}:|\[[^\]\n]{{1,255}}\](?:<\w{{1,10}}>)?:?"
     r"|\([^()\n]{1,255}\)|[\w.-]{1,255} +\|"
@@ -32,11 +32,11 @@ _RAY = re.compile(r"\(.*\bpid=(\d{1,10})(?:, ip=([\w.:-]+))?.*\)")
 
 
 class Stream(NamedTuple):
-    """The lines of one text that begin alike, without that beginning.
+    """The lines of a text that have the same prefix, without that prefix.
 
     Attributes:
-        label: what the beginning names: a host, a pod, a task; "" if there was none.
-        rank, pid: where the beginning says so.
+        label: the host, pod or task that the prefix names; "" if none.
+        rank, pid: from the prefix, if it has them.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Stream(NamedTuple):
 
 
 def streams_of(text: str) -> list[Stream]:
-    """Return the streams in a text, in the order in which they begin; the text itself where nothing is prefixed."""
+    """Return the streams in a text, in the order in which they begin; just the text itself if it has no prefixes."""
     return list(_streams(Stream(text), _MAX_LAYERS))
 
 
@@ -70,7 +70,7 @@ def _streams(stream: Stream, layers: int) -> Iterator[Stream]:
 
 
 def _layers_in(text: str) -> dict[str, int]:
-    """Return the first layer of each prefix that headings have, and how many blanks follow it."""
+    """Return the first layer of each prefix found before a heading, and how many blanks follow it."""
     found: dict[str, int] = {}
     for heading in _ANY_HEADING.finditer(text):
         begin = text.rfind("\n", max(0, heading.start() - _MOST_BEFORE), heading.start()) + 1
@@ -85,7 +85,7 @@ def _layers_in(text: str) -> dict[str, int]:
 
 
 def _is_prefix(text: str) -> bool:
-    """Whether a text is made of layers from end to end."""
+    """Whether a text consists entirely of layers."""
     at = 0
     for _ in range(_MAX_LAYERS):
         match = _LAYER.match(text, at)
@@ -104,7 +104,7 @@ def _key(match: re.Match[str]) -> str:
 
 
 def _named(stream: Stream, key: str, text: str) -> Stream:
-    """Return a stream's lines of one layer, under what that layer says besides what is known already."""
+    """Return the stream of one layer's lines, with what that layer adds to what the outer stream says."""
     if key in ("", "time"):
         return stream._replace(text=text)
     if match := _RANK.fullmatch(key):

@@ -1,10 +1,10 @@
-"""Texts that hold the stacks of several processes: split by process, with what the text says about each.
+"""Splits a text that holds the stacks of several processes, and collects what it says about each.
 
-How this works. Prefixes of launchers come off first. Then one search finds the lines that say where something begins:
-torch's debug server's `=== Rank 3: URL ===`, a line `RANK=3`, py-spy's `Process 4011: python train.py`, a file's name
-between arrows as `tail` prints it, a host as clush, Ansible and people head its part, and the headings of threads.
-faulthandler does not say where a process begins: its main thread is the last, and a thread that appears again is of a
-later dump of the same process.
+How this works. Launcher prefixes are stripped first. Then one search finds the lines that start something:
+`=== Rank 3: URL ===` from torch's debug server, a line `RANK=3`, `Process 4011: python train.py` from py-spy, a file
+name between arrows as `tail` prints it, a host's heading as clush, Ansible and people write it, and thread headings.
+faulthandler does not mark where a process begins: its main thread is the last, and a thread that appears again
+belongs to a later dump of the same process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torchctl.stacks.reader import StackReader
 from torchctl.stacks.stack import Stacks
 
 MAX_PROCESSES = 100_000
-_CLAIM = (  # further in stand py-spy's variables
+_CLAIM = (  # deeper indentation: py-spy's variables
     r"(?!    )[^\w\n]{0,20}(?:global[ _-]?)?rank[ _]?[:=#-]?[ ]?(?P<claim>\d{1,6})"
     r"(?:[^\w\n]{1,4}(?:pid|local_?rank|host|node|world_?size|on|at|of|stack\w*|py-?spy|dump|trace\w*)\b.{0,200})?[^\w\n]{0,80}"
 )
@@ -54,10 +54,10 @@ class Process:
 
     Attributes:
         stacks: None if the text says why there are none.
-        rank: as the text has it; None if it does not say.
-        label: the host, pod or task that its lines or the text around it name; "" for none.
-        pid: as the text has it.
-        local_rank: as its command has it.
+        rank: from the text; None if it does not say.
+        label: the host, pod or task named by its lines or the text around them; "" for none.
+        pid: from the text.
+        local_rank: from its command.
         aside: what it is, in words, if it cannot be a rank: "a launcher", "a child of process 7".
         reason: why there are no stacks.
     """
@@ -73,7 +73,7 @@ class Process:
 
 @dataclass(slots=True)
 class _Part:
-    """What lies between two beginnings."""
+    """The part of a text that belongs to one process."""
 
     begin: int
     rank: int | None
@@ -87,10 +87,10 @@ class _Part:
 
 
 def read_processes(data: bytes, reader: StackReader) -> list[Process]:
-    """Return the processes in a text or JSON, each once: the last one of several dumps.
+    """Return the processes in a text or JSON, each once, with its last dump.
 
     Raises:
-        ValueError: there is no thread in it; the message says what is wrong.
+        ValueError: it holds no thread; the message says what is wrong.
     """
     text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     if pyspy.LIST.match(text):
@@ -122,8 +122,8 @@ class _Cutting:
     """Walks over the marks of one stream.
 
     Attributes:
-        section: rank and label of the part of the text that the walk is in.
-        claimed: a rank that the text has named for the process that comes next.
+        section: rank and label of the current part of the text.
+        claimed: a rank that the text named for the next process.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -212,7 +212,7 @@ class _Cutting:
         self.last_heading = mark.end(), heading
 
     def _main_is_past(self, at: int) -> bool:
-        """Whether the thread before this place is the main one, after which faulthandler prints no other."""
+        """Whether the thread before this place is the main one, which faulthandler prints last."""
         if self.last_heading is None:
             return False
         begin, heading = self.last_heading
@@ -225,7 +225,7 @@ class _Cutting:
 
 
 def _names_a_host(title: str) -> bool:
-    """Whether a heading of somebody's own, such as `=== node3 ===`, may be a host's."""
+    """Whether a heading that someone made up, such as `=== node3 ===`, may name a host."""
     return any(map(str.isalpha, title)) and ("." in title or any(map(str.isdigit, title)))
 
 
@@ -244,7 +244,7 @@ def _process(stream: Stream, part: _Part, reader: StackReader) -> Process:
 
 
 def _newest(processes: Iterable[Process]) -> list[Process]:
-    """Return each process once, of several dumps of one the last; those that cannot be distinguished all stay."""
+    """Return each process once, with its last dump; keep all processes that cannot be distinguished."""
     found: dict[object, Process] = {}
     for number, one in enumerate(processes):
         threads = frozenset(thread.ident for thread in one.stacks.threads) if one.stacks is not None else None
@@ -262,7 +262,7 @@ def _newest(processes: Iterable[Process]) -> list[Process]:
 
 
 def _without_helpers(processes: list[Process], parents: dict[int, int]) -> list[Process]:
-    """Say what each process is that is not a rank: a launcher, a worker of a data loader, a rank's child."""
+    """Label each process that is not a rank: a launcher, a data loader worker, a child of a rank."""
     found = [
         replace(one, aside=one.aside or purpose_of(one.stacks)) if one.stacks is not None else one for one in processes
     ]
@@ -276,7 +276,7 @@ def _without_helpers(processes: list[Process], parents: dict[int, int]) -> list[
 
 
 def _says(text: str) -> str:
-    """Return why a text holds no stacks: its first words may be a tool's, such as "py-spy: command not found"."""
+    """Return why a text holds no stacks; it may start with a tool's error, such as "py-spy: command not found"."""
     first = next((line.strip() for line in _lines(text) if line.strip()), "")
     if not first:
         return "it is empty"

@@ -1,4 +1,4 @@
-"""Threads at the prompt of a debugger, which wait for someone to type."""
+"""Detects threads at a debugger prompt, which wait for someone to type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROMPTS: tuple[tuple[str, frozenset[str] | None, str], ...] = (
 
 
 def prompt_of(frames: Sequence[StackFrame]) -> str:
-    """Return the debugger at whose prompt a thread is: "pdb"; "" for none. Frames are innermost first."""
+    """Return the debugger whose prompt a thread is at, such as "pdb", or "". Frames are innermost first."""
     for frame in frames:
         if frame.origin == "user":
             break

@@ -1,4 +1,4 @@
-"""What a process is there for, by its main thread's stack: of a job's processes only some are ranks."""
+"""Determines from its main thread's stack what a process is for: only some of a job's processes are ranks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LAUNCHERS: tuple[tuple[str, str | None], ...] = (
     ("accelerate/commands/launch.py", None),
     ("multiprocessing/forkserver.py", "main"),
 )
-# A process that was forked has its launcher's frames too, outside of one of these.
+# A forked process also has its launcher's frames, outside one of these.
 _FORKED: tuple[tuple[str, str | None], ...] = (
     ("torch/multiprocessing/spawn.py", "_wrap"),
     ("torch/distributed/elastic/multiprocessing/api.py", "_wrap"),
@@ -46,7 +46,7 @@ _FILES = tuple({one[0] for one in _ENTRIES} | {one[0] for one in (*_LAUNCHERS, *
 
 
 def purpose_of(stacks: Stacks) -> str:
-    """Return what a process is that is no rank, in words: "a launcher"; "" of one that may be a rank."""
+    """Return what a process is, such as "a launcher", if it is not a rank; "" if it may be one."""
     main = stacks.main
     if main is None:
         return ""

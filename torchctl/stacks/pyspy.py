@@ -1,4 +1,4 @@
-"""Stacks as `py-spy dump` prints them, as text and as JSON.
+"""Parses stacks as `py-spy dump` prints them, as text and as JSON.
 
 Source: py-spy 0.4.3, src/dump.rs (text, with `--locals` below a frame) and src/stack_trace.rs (JSON).
 """
@@ -12,31 +12,31 @@ from typing import Any
 from torchctl.protocol.stacktext import MAIN_THREAD
 from torchctl.stacks.stack import MAX_FRAMES, MAX_THREADS, StackFrame, Stacks, ThreadStack
 
-# A whole line: the thread's id, what it is at (idle, active+gil), its name.
+# A whole line: the thread's id, its status (idle, active+gil), its name.
 HEADING = r'Thread (0x[0-9a-fA-F]{1,16}|\d{1,20}) \([a-z+]+\)(?:: "(.*)")?[ \t]*'
 _THREAD = re.compile(HEADING)
-PROCESS = r"Process (\d{1,10}): (.*)"  # a whole line: the process's id and its command
-LIST = re.compile(r"\s*\[\s*[{\]]")  # how its JSON begins
-_FRAME = re.compile(r"    (\S.*) \((.*?)(?::(\d{1,9}))?\)")  # what is further in are variables
+PROCESS = r"Process (\d{1,10}): (.*)"  # a whole line: pid and command
+LIST = re.compile(r"\s*\[\s*[{\]]")  # start of its JSON
+_FRAME = re.compile(r"    (\S.*) \((.*?)(?::(\d{1,9}))?\)")  # deeper indentation: variables
 _PROCESS = re.compile(PROCESS)
 
 
 def parse_pyspy(text: str) -> Stacks:
-    """Return the stacks of one `py-spy dump`; of several processes the first one's.
+    """Return the stacks in a `py-spy dump`; if it has several processes, the first one's.
 
     Raises:
-        ValueError: there is no thread in it.
+        ValueError: it holds no thread.
     """
     return _stacks(*_from_text(text))
 
 
 def stacks_from_json(text: str) -> Stacks:
-    """Return the stacks of one `py-spy dump --json`, of several processes the first one's; raises as `parse_pyspy`."""
+    """Return the first process's stacks in a `py-spy dump --json`; raises as `parse_pyspy`."""
     return next(iter(processes_from_json(text).values()))
 
 
 def processes_from_json(text: str) -> dict[int | None, Stacks]:
-    """Return the stacks of each process in `py-spy dump --json`, by its id, in the order given.
+    """Return the stacks of each process in a `py-spy dump --json`, by pid, in the order given.
 
     Raises:
         ValueError: it is something else, or holds no thread.
@@ -66,7 +66,7 @@ def _stacks(pid: int | None, threads: list[ThreadStack]) -> Stacks:
 
 
 def _main(threads: list[ThreadStack], pid: int | None) -> int:
-    """Return the main thread's place: it has that name, else the process's own id, else it is the last."""
+    """Return the index of the main thread: the one named so, else the one whose id is the pid, else the last."""
     for index, thread in enumerate(threads):
         if thread.main:
             return index
@@ -82,7 +82,7 @@ def _from_text(text: str) -> tuple[int | None, list[ThreadStack]]:
     for line in text.split("\n"):
         if match := _PROCESS.fullmatch(line):
             if found:
-                break  # a child of the process; not what the rank itself does
+                break  # a child process, not the rank itself
             pid = int(match[1])
         if match := _THREAD.fullmatch(line):
             found.append((int(match[1], 0), match[2] or "", []))

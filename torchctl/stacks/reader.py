@@ -1,8 +1,8 @@
-"""Reads the stacks of many workers in any form: a stack that several have in the same words is read once and shared.
+"""Reads the stacks of many workers in any format; identical stacks are parsed once and shared.
 
-How this works: the first whole line that is a thread's heading, wherever it is, decides which form a text has. Neither
-the length of a path nor log lines before it change that. Equal stacks are one object,
-by which merging groups them without comparing frames.
+How this works: the first whole line that is a thread heading, wherever it is, decides which format a text has. Long
+paths or log lines before it do not matter. Equal stacks are one object, so merging can group them without comparing
+frames.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parse_stacks(data: bytes) -> Stacks:
 
 
 class _Bodies(dict[str, Body]):
-    """The stack below each heading, by its text; a text is read when it is first looked up."""
+    """The stack below each heading, by its text; a text is parsed on first lookup."""
 
     def __init__(self, keep: Callable[[Frames], Frames]) -> None:
         super().__init__()
@@ -41,10 +41,10 @@ class _Bodies(dict[str, Body]):
 
 
 class StackReader:
-    """Parses one dump after the other.
+    """Parses one dump after another.
 
     Attributes:
-        distinct: how many different stacks there were so far.
+        distinct: the number of different stacks so far.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class StackReader:
         """Return the stacks in one worker's answer or in a file: JSON, faulthandler's text, or py-spy's.
 
         Raises:
-            ValueError: none of them; the message says what is wrong.
+            ValueError: it is none of these; the message says what is wrong.
         """
         text = data.decode("utf-8", "replace")
         if _OBJECT.match(text):
@@ -69,7 +69,7 @@ class StackReader:
         return self.read_text(text.replace("\r\n", "\n") if "\r" in text else text)
 
     def read_text(self, text: str) -> Stacks:
-        """Return the stacks in faulthandler's text or py-spy's, lines ending in line feeds; raises as `read`."""
+        """Return the stacks in faulthandler's or py-spy's text, with line feeds as line endings; raises as `read`."""
         text, calls = split_calls(text)
         heading = _HEADING.search(text)
         if heading is None:
@@ -80,7 +80,7 @@ class StackReader:
         return stacks if calls is None else Stacks(stacks.threads, stacks.truncated, calls)
 
     def shared(self, stacks: Stacks) -> Stacks:
-        """Return the same stacks, their frames replaced by equal ones that were seen before."""
+        """Return the same stacks, with frames replaced by equal ones seen before."""
         threads = (
             ThreadStack(thread.ident, thread.name, thread.main, self.keep(thread.frames), thread.complete)
             for thread in stacks.threads

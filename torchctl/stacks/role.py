@@ -1,7 +1,7 @@
-"""What a thread is there for: its role, by which the threads of different ranks are matched.
+"""What a thread is for: its role, used to match threads across ranks.
 
-Names differ from rank to rank (``Thread-7``, ``ThreadPoolExecutor-0_3``) and threads of C++ have none, so the role
-comes from the outermost frame where that says it, else from the name with its numbers blotted out.
+Names differ from rank to rank (``Thread-7``, ``ThreadPoolExecutor-0_3``) and C++ threads have none, so the role comes
+from the outermost frames if they show it, else from the name with its numbers replaced.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAIN = "main"
 TRAINING = "training"  # a thread that trains while the main one waits for it: see `rank_thread`
 OWN = "torchctl"  # the debug server's own threads: never shown
 
-# (end of the file's path, function, None for any) -> role; looked for among the outermost frames of a thread.
+# (end of the file's path, function, None for any) -> role; matched against a thread's outermost frames.
 # Source: torch/utils/data/_utils, torch/autograd, multiprocessing/queues.py (torch 2.13, Python 3.14).
 _ENTRIES: tuple[tuple[str, str | None, str], ...] = (
     ("torch/utils/data/_utils/pin_memory.py", "_pin_memory_loop", "pin-memory"),
@@ -51,7 +51,7 @@ _SERVICES = frozenset(
 
 
 def role_of(thread: ThreadStack) -> str:
-    """Return a thread's role: ``main``, ``autograd``, ``pin-memory`` ..., else its name with N for each number."""
+    """Return a thread's role: ``main``, ``autograd``, ``pin-memory`` ..., or its name with N for each number."""
     if thread.main:
         return MAIN
     if thread.own:
@@ -72,7 +72,7 @@ def role_of(thread: ThreadStack) -> str:
 
 
 def matches(thread: ThreadStack, role: str, pattern: str) -> bool:
-    """Whether ``--thread PATTERN`` means a thread: by its role or name, any case, ``*`` and ``?`` as in the shell."""
+    """Whether ``--thread PATTERN`` matches a thread's role or name, ignoring case; ``*`` and ``?`` as in the shell."""
     wanted = pattern.lower()
     return any(word == wanted or fnmatchcase(word, wanted) for word in (role.lower(), thread.name.lower()))
 

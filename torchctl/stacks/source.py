@@ -1,4 +1,4 @@
-"""Source lines of a worker's stack, where the file is readable here too."""
+"""Source lines of a worker's stack, if the file is readable here too."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _MAX_LINE_CHARS = 200
 
 
 def source_line(path: str, line: int) -> str:
-    """Return one line of a source file without its indentation, "" when it cannot be read here.
+    """Return one line of a source file without its indentation, or "" if it cannot be read here.
 
     Args:
-        path: absolute path of a Python file. It comes from a worker: only regular files of moderate size are
-            opened, never a device or a pipe.
+        path: absolute path of a Python file. A worker sent it, so only regular files of moderate size are opened,
+            never a device or a pipe.
         line: counted from 1.
     """
     lines = _lines(path)

@@ -9,12 +9,12 @@ from torchctl.protocol.stacktext import OWN_THREADS
 from torchctl.stacks import codepaths
 
 MAX_THREADS = 100_000
-MAX_FRAMES = 10_000  # of one thread
+MAX_FRAMES = 10_000  # per thread
 
 
 @dataclass(frozen=True, slots=True)
 class StackFrame:
-    """One call; `line` is 0 if it is not known."""
+    """One call; `line` is 0 if unknown."""
 
     file: str
     line: int
@@ -22,20 +22,20 @@ class StackFrame:
 
     @property
     def origin(self) -> codepaths.Origin:
-        """Whose code it is, by its path."""
+        """Whose code it is, judged by its path."""
         return codepaths.origin(self.file)
 
     @property
     def bare(self) -> str:
-        """The function's own name, where py-spy prints `Queue._feed` or `_exception_logger.<locals>.wrapper`."""
+        """The unqualified function name: py-spy prints `Queue._feed` or `_exception_logger.<locals>.wrapper`."""
         return self.function.rpartition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadStack:
-    """One thread: its id, its name ("" unknown), whether it is the main one, its frames, innermost first.
+    """One thread: its id, its name ("" if unknown), whether it is the main one, its frames, innermost first.
 
-    `complete` is False when the outermost frames were cut off.
+    `complete` is False if the outermost frames were cut off.
     """
 
     ident: int
@@ -46,7 +46,7 @@ class ThreadStack:
 
     @property
     def own(self) -> bool:
-        """Whether it is a thread of torchctl's server, not of the job."""
+        """Whether it belongs to torchctl's server, not to the job."""
         return self.name.startswith(OWN_THREADS)
 
     @property
@@ -56,7 +56,7 @@ class ThreadStack:
 
     @property
     def nearest_frame(self) -> int | None:
-        """As `users_frame`, and of a library's code where there is none of the user's."""
+        """Index of the user's innermost frame, or of a library's if the user has none."""
         return codepaths.nearest_frame([frame.file for frame in self.frames])
 
 
@@ -65,8 +65,8 @@ class Stacks:
     """All threads of one worker.
 
     Attributes:
-        truncated: the writer left threads out, which may be the main one.
-        calls: what the threads are calling; None from a worker that does not say.
+        truncated: the writer omitted threads, possibly the main one.
+        calls: what the threads are calling; None if the worker does not say.
     """
 
     threads: tuple[ThreadStack, ...]
@@ -75,5 +75,5 @@ class Stacks:
 
     @property
     def main(self) -> ThreadStack | None:
-        """The main thread; None when it is not among the threads."""
+        """The main thread, or None if it is not among the threads."""
         return next((thread for thread in self.threads if thread.main), None)
