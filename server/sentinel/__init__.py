@@ -1,4 +1,4 @@
 """The sentinel: a small process beside a worker that answers when the worker cannot.
 
-`__main__` is run by its path, not imported; `guest.companion` is the worker's side of it.
+`__main__` is run by its path, not imported; `guest.companion` is the worker's side.
 """

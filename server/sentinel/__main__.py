@@ -1,7 +1,7 @@
 """Started by a worker as ``python -I -S PATH SOCKET PID START_TICKS``; see `loop` for what it does.
 
-How this works: with ``-S`` no site-packages are there, and `torchctl/__init__` and `torchctl.server` would load what
-costs memory in every rank. So both names are put in place as bare packages that only know their folders.
+How this works: ``-S`` leaves out site-packages, and importing `torchctl/__init__` and `torchctl.server` would cost
+memory for every rank. So we register both names as bare packages that only know their folders.
 """
 
 import os
@@ -11,7 +11,7 @@ import types
 _SERVER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PACKAGE = os.path.join(os.path.dirname(_SERVER), "torchctl")
 if not os.path.isdir(os.path.join(_PACKAGE, "process")):
-    _PACKAGE = os.path.dirname(_SERVER)  # installed, the server's folder lies inside the package
+    _PACKAGE = os.path.dirname(_SERVER)  # when installed, the server's folder is inside the package
 
 for _name, _folder in (("torchctl", _PACKAGE), ("torchctl.server", _SERVER)):
     _package = types.ModuleType(_name)

@@ -1,9 +1,9 @@
-"""HTTP in the worker's place: one thread, a few clients, the three questions that can be answered from outside.
+"""HTTP in the worker's place: one thread, a few clients, the three requests that can be answered from outside.
 
-How this works: a client is read until its head is complete, answered once, and then read until it closes, so that the
-answer is not lost with what it still sends. Each client has one deadline for all of that. Stacks take a while: clients
-that ask in the meantime get the same ones. The rules are the worker's own: `head` says what a request is, and `verdict`
-whether it is served.
+How this works: we read from a client until its head is complete, answer once, and then read until it closes, so that
+what it still sends does not lose the answer. Each client has one deadline for all of that. Stacks take a while: clients
+that ask in the meantime get the same ones. The rules are the worker's: `head` parses a request, and `verdict` decides
+whether to serve it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torchctl.server.sentinel.state import NATIVE_HANDLERS, State, as_json
 
 _MAX_CLIENTS = 32
 _MAX_HEAD_BYTES = 16384
-_CLIENT_S = 20.0  # from accept to the end; py-spy takes up to 10 of them
+_CLIENT_S = 20.0  # from accept to close; py-spy takes up to 10 of them
 _ENDS = (b"\r\n\r\n", b"\n\n")  # of a head
 
 
@@ -32,7 +32,7 @@ class _Client:
     """One connection: `waits` for stacks or a relayed trace, or is being written to while `out` is not empty.
 
     Attributes:
-        held: the answer to a wrong token, which is given at `wake` in `time.monotonic` seconds.
+        held: the answer to a wrong token, to be sent at `wake` in `time.monotonic` seconds.
     """
 
     __slots__ = ("answered", "data", "deadline", "gate", "held", "out", "sock", "waits", "wake")
@@ -50,11 +50,11 @@ class _Client:
 
 
 class Desk:
-    """Accepts and answers.
+    """Accepts clients and answers them.
 
     Args:
-        poll: the loop's; clients and the pipes of helpers are registered with it.
-        dump: the memfd into which the worker's interpreter can be made to write its stacks.
+        poll: the loop's; clients and the tasks' descriptors are registered with it.
+        dump: the memfd that a signal makes the worker's interpreter write its stacks to.
     """
 
     def __init__(self, state: State, poll: select.poll, dump: int | None) -> None:
@@ -65,7 +65,7 @@ class Desk:
         self._tasks: list[Stacks | Relayed] = []
 
     def accept(self, listening: socket.socket, gate: Gate) -> None:
-        """Take one connection, unless the worker was quicker."""
+        """Accept one connection, unless the worker was quicker."""
         try:
             sock, _ = listening.accept()
         except OSError:
@@ -95,7 +95,7 @@ class Desk:
             self._drop(descriptor)
 
     def attend(self, descriptor: int) -> None:
-        """Go on with what a descriptor is ready for."""
+        """Handle a descriptor that is ready."""
         for task in list(self._tasks):
             if task.descriptor == descriptor:
                 self._progress(task)
@@ -114,12 +114,12 @@ class Desk:
             self._drop(descriptor)
 
     def next_deadline(self) -> float:
-        """Return when `sweep` has something to do, in `time.monotonic` seconds; infinity without clients."""
+        """Return when `sweep` next has something to do, in `time.monotonic` seconds; infinity without clients."""
         deadlines = [min(client.deadline, client.wake) for client in self._clients.values()]
         return min(deadlines + [task.wake for task in self._tasks], default=float("inf"))
 
     def sweep(self, now: float) -> None:
-        """End whatever has reached its deadline."""
+        """Handle whatever has reached its deadline."""
         for task in list(self._tasks):
             if now >= task.wake:
                 self._progress(task)
@@ -191,7 +191,7 @@ class Desk:
         self._progress(task)
 
     def _progress(self, task: Stacks | Relayed) -> None:
-        """Let a task go on; when it is done, answer the client that waits for it."""
+        """Let a task make progress; when it is done, answer the clients that wait for it."""
         before = task.descriptor
         task.step()
         if task.descriptor != before or task.answer is not None:

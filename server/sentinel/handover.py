@@ -1,7 +1,7 @@
 """What goes over the private link between a server and the sentinel.
 
-The server hands over once: a description in JSON, and descriptors beside it. Afterwards it answers probes, names
-the private socket of another server of the process, and says goodbye.
+The server hands over once: a description in JSON, together with descriptors. Afterwards it answers probes, sends the
+names of other servers' private sockets, and says goodbye.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from torchctl.server.http.gate import Gate
 
-JOIN = b"join "  # and the name of another server's private socket
+JOIN = b"join "  # followed by the name of another server's private socket
 GOODBYE = b"bye"
 _MAX_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 16
 
 
 class Rules(NamedTuple):
-    """Who may ask at one listening socket, as JSON can say it."""
+    """Who may send requests to one listening socket, in a form that fits JSON."""
 
     is_tcp: bool
     token: str | None
@@ -28,31 +28,31 @@ class Rules(NamedTuple):
     read_only: bool
 
     def gate(self) -> Gate:
-        """Return the rules as the worker has them."""
+        """Return the rules in the worker's form."""
         names = None if self.own_names is None else frozenset(self.own_names)
         token = None if self.token is None else self.token.encode("ascii")
         return Gate(token, names, read_only=self.read_only)
 
 
 def rules_of(gate: Gate, is_tcp: bool) -> Rules:
-    """Return what the sentinel needs of a listener's rules."""
+    """Return what the sentinel needs to know of a listener's rules."""
     names = None if gate.own_names is None else sorted(gate.own_names)
     return Rules(is_tcp, None if gate.token is None else gate.token.decode("ascii"), names, gate.read_only)
 
 
 class Handover(NamedTuple):
-    """The description; its names are the JSON's.
+    """The description; its field names are those in the JSON.
 
     Attributes:
-        pid, start_ticks: the worker.
-        address: of the server, as the operator would write it.
-        listeners: per shared listening socket who may ask there, in the order of the descriptors.
+        pid, start_ticks: the worker's.
+        address: the server's, as the operator would write it.
+        listeners: the rules of each shared listening socket, in the order of the descriptors.
         rank, world_size, job_id, host: who the worker is.
         runtime_dir: where its last word goes.
-        pyspy: path of py-spy, None if it is not installed.
-        dump_signal: makes the worker's own interpreter write its stacks into the memfd; None if not prepared.
-        native: path of torch's own server in the worker, "" for none.
-        costly: the handlers that a read-only server switches off.
+        pyspy: path of py-spy, or None if it is not installed.
+        dump_signal: makes the worker's interpreter write its stacks into the memfd; None if not set up.
+        native: path of torch's own server in the worker, or "" for none.
+        costly: the handlers that a read-only server turns off.
     """
 
     pid: int
@@ -72,7 +72,7 @@ class Handover(NamedTuple):
 
 
 def send(link: socket.socket, description: Handover, descriptors: list[int]) -> None:
-    """Hand over.
+    """Send the description and the descriptors.
 
     Raises:
         OSError: the other end is gone.
@@ -83,7 +83,7 @@ def send(link: socket.socket, description: Handover, descriptors: list[int]) -> 
 
 
 def receive(link: socket.socket) -> tuple[Handover, list[int]]:
-    """Take what was handed over: the description and the descriptors.
+    """Receive the description and the descriptors.
 
     Raises:
         OSError: the other end is gone.

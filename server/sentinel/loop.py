@@ -1,7 +1,7 @@
-"""The sentinel's process: its loop over the servers of one worker, and its end.
+"""The sentinel's process: its loop over the servers of one worker, and its exit.
 
-How this works: each worker has one sentinel, however many servers it runs. Each server has a private link to the
-sentinel, over which it hands over its sockets once. The first server's name comes on the command line; those of
+How this works: each worker has one sentinel, no matter how many servers it runs. Each server has a private link to the
+sentinel, over which it hands over its sockets once. The name of the first server's door is on the command line; the
 others arrive over an existing link. The sentinel exits when the worker ends (its pidfd shows that, however it died),
 when the last server has said goodbye, or when a link closes without a goodbye, as after exec. It never touches a socket
 file.
@@ -22,26 +22,26 @@ from torchctl.server.sentinel.handover import GOODBYE, JOIN, receive
 from torchctl.server.sentinel.watch import Watch
 
 _LOOK_S = 1.0
-_DEATH_TIMEOUT_S = 10.0  # between the end of a link and the end of the process, on a busy machine
-_STATUS_TIMEOUT_S = 2.0  # until its exit status can be seen, where it can
-_FLAGS = 6  # index of field 9 of stat among those from the third on
+_DEATH_TIMEOUT_S = 10.0  # between a link's closing and the process's end, on a busy machine
+_STATUS_TIMEOUT_S = 2.0  # until its exit status can be read, if it can
+_FLAGS = 6  # index of field 9 of /proc/PID/stat, counting from the third
 _PF_EXITING = 0x4  # include/linux/sched.h
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Watch the worker that the arguments name: its private socket's name, pid, start in ticks."""
+    """Watch the worker given by the arguments: private socket name, pid, start time in ticks."""
     name, pid, ticks = arguments[0], int(arguments[1]), int(arguments[2])
     _detach()
     try:
         pidfd: int | None = os.pidfd_open(pid)
     except OSError:
-        pidfd = None  # a kernel before 5.3: a link's end and a look a second must do
+        pidfd = None  # a kernel before 5.3: rely on the link closing and on a check each second
     if start_ticks(pid) != ticks:
         return
     loop = Loop(pid, ticks, pidfd)
     loop.knock(name)
     loop.run()
-    os._exit(0)  # the worker's shutdown waits for our sockets to close: no time for the interpreter's own end
+    os._exit(0)  # skip the interpreter's cleanup: the worker's shutdown waits for our sockets to close
 
 
 def _detach() -> None:
@@ -60,7 +60,7 @@ class Loop:
 
     Args:
         pid, ticks: the worker's.
-        pidfd: of the worker, None if the kernel has none.
+        pidfd: the worker's, or None if the kernel has none.
     """
 
     def __init__(self, pid: int, ticks: int, pidfd: int | None) -> None:
@@ -69,7 +69,7 @@ class Loop:
         self._pidfd = pidfd
         self._poll = select.poll()
         self._watches: dict[int, Watch] = {}  # by their link's descriptor
-        self._knocking: dict[int, socket.socket] = {}  # links on which nothing has been handed over yet
+        self._knocking: dict[int, socket.socket] = {}  # links with no handover yet
         self._first_kills = memory.group_of(pid).kills
         if pidfd is not None:
             self._poll.register(pidfd, select.POLLIN)
@@ -81,7 +81,7 @@ class Loop:
         try:
             link.connect(f"\0{name}")
         except OSError:
-            link.close()  # that server has ended already
+            link.close()  # that server is already gone
             return
         self._poll.register(link, select.POLLIN)
         self._knocking[link.fileno()] = link
@@ -126,7 +126,7 @@ class Loop:
         except BlockingIOError:
             return
         except (OSError, ValueError):
-            handover = None  # that server was shut down meanwhile
+            handover = None  # that server has been shut down
         del self._knocking[descriptor]
         self._poll.unregister(link)
         if handover is None:
@@ -152,7 +152,7 @@ class Loop:
             watch.answered()
 
     def _lost(self) -> None:
-        """A link closed without a goodbye: the process dies, or is another program since an exec."""
+        """Handle a link that closed without a goodbye: the process is dying, or has exec'd another program."""
         watches = self._let_go()
         if not _is_ending(self._pid):
             return
@@ -169,7 +169,7 @@ class Loop:
     def _let_go(self) -> list[Watch]:
         """Close everything, so that the loop ends; return the former watches."""
         for descriptor in list(self._knocking):
-            self._enter(descriptor)  # handed over just before its end: there is a last word to be said
+            self._enter(descriptor)  # it may have handed over just before it died: then it gets a last word
         watches = list(self._watches.values())
         for watch in watches:
             watch.let_go()
@@ -192,12 +192,12 @@ class Loop:
         lastword.write(state.worker.runtime_dir, word)
 
     def _killer(self) -> str:
-        """Return a note if the kernel's out-of-memory killer ran in the worker's group."""
+        """Return a note if the kernel's out-of-memory killer ran in the worker's control group, else ""."""
         kills = memory.group_of(os.getpid()).kills
         return "the out-of-memory killer ran in its control group" if kills > self._first_kills else ""
 
 
 def _is_ending(pid: int) -> bool:
-    """Whether a process is about to end, or has: its files are closed on the way."""
+    """Return whether a process is exiting or has exited: the kernel closes its files before it is gone."""
     fields = stat_fields(f"/proc/{pid}/stat")
     return len(fields) <= _FLAGS or fields[0] in ("Z", "X") or bool(int(fields[_FLAGS]) & _PF_EXITING)

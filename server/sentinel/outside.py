@@ -1,11 +1,11 @@
-"""The worker's stacks, had from outside while its interpreter lock is held or it is stopped.
+"""The worker's stacks, read from outside while its interpreter lock is held or it is stopped.
 
-How this works: first py-spy, which only reads the process's memory and neither stops nor signals it. Where that is
-missing or forbidden, the worker's own interpreter is made to write them by a signal, which can hurt, so only when all
-of this holds: two looks a second apart have shown the server's thread waiting for the lock all the time; that thread
-does not block the signal and the process catches it (SigBlk, SigCgt); pid and start time are still the worker's. The
-signal goes to the server's own thread by `tgkill`, never to the process and never to the main thread, so no sleep
-in C is cut short; and what it writes goes to a memfd, which is never full as a pipe would be.
+How this works: we first try py-spy, which only reads the process's memory and neither stops nor signals it. If py-spy
+is missing or not permitted, a signal makes the worker's interpreter write its stacks. That can do harm, so we send it
+only if all of this is true: two samples a second apart have shown the server's thread waiting for the lock the whole
+time; that thread does not block the signal and the process catches it (SigBlk, SigCgt); pid and start time are still
+the worker's. The signal goes to the server's own thread with `tgkill`, never to the process or the main thread, so it
+cuts no sleep in C short; and the stacks go to a memfd, which cannot fill up as a pipe can.
 
 Source: CPython's Modules/faulthandler.c; proc(5).
 """
@@ -34,7 +34,7 @@ _DEFAULTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 
 
 class Stacks:
-    """A task of the loop: `step` it when `descriptor` is readable and at `wake`, until `answer` is there.
+    """A task for the loop: call `step` when `descriptor` is readable and at `wake`, until `answer` is set.
 
     Attributes:
         answer: status, body and content type.
@@ -51,7 +51,7 @@ class Stacks:
         self._dump = dump
         self._child = 0
         self._data = bytearray()
-        self._size = -1  # of the dump, at the last look
+        self._size = -1  # the dump's, at the last check
         self._deadline = self.wake
         self._why = "py-spy is not installed in the job's environment"
         program = state.worker.pyspy
@@ -61,7 +61,7 @@ class Stacks:
             self._signal()
 
     def step(self) -> None:
-        """Go on without waiting."""
+        """Make progress without blocking."""
         if self.answer is not None:
             return
         if self._child:
@@ -70,7 +70,7 @@ class Stacks:
             self._read_dump()
 
     def close(self) -> None:
-        """End what still runs."""
+        """Kill py-spy if it is still running."""
         if self._child:
             os.kill(self._child, signal.SIGKILL)
             self._reap()
@@ -126,14 +126,14 @@ class Stacks:
         return status
 
     def _signal(self) -> None:
-        """Take the second way, or answer why not."""
+        """Send the signal, or answer why not."""
         refusal = self._refusal()
         if refusal or self._dump is None:
             words = f"no stacks from outside: {self._why}; {refusal}\n{self._state.sentence()}\n"
             self.answer = (503, words.encode("utf-8", "replace"), "text/plain; charset=utf-8")
             return
         os.ftruncate(self._dump, 0)
-        os.lseek(self._dump, 0, os.SEEK_SET)  # the offset is the worker's too
+        os.lseek(self._dump, 0, os.SEEK_SET)  # the worker shares the offset
         worker = self._state.worker
         assert worker.dump_signal is not None
         _tgkill(worker.pid, self._state.words().thread, worker.dump_signal)
@@ -141,7 +141,7 @@ class Stacks:
         self.wake = time.monotonic() + _DUMP_LOOK_S
 
     def _refusal(self) -> str:
-        """Return why the signal must not be sent, "" when it may."""
+        """Return why the signal must not be sent, or "" if it may."""
         worker, thread = self._state.worker, self._state.words().thread
         if worker.dump_signal is None or self._dump is None:
             return "and the worker has no signal set up for it"
@@ -172,8 +172,8 @@ class Stacks:
 
 
 def _tgkill(pid: int, tid: int, number: int) -> None:
-    """Send a signal to one thread; one that has ended meanwhile is no error."""
-    import ctypes  # a megabyte, which only this needs
+    """Send a signal to one thread; it is not an error if the thread has ended."""
+    import ctypes  # late: it takes a megabyte, and only this needs it
 
     libc = ctypes.CDLL(None)
     try:

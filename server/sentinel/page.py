@@ -1,8 +1,8 @@
-"""One page of memory that worker and sentinel share: what must be known when the worker can no longer be asked.
+"""A page of memory that worker and sentinel share: what the sentinel must know when the worker cannot answer.
 
-How this works: the worker writes, the sentinel reads; each field is one aligned word, written whole, so that no lock
-is needed. A write is no system call and gives up no interpreter lock: `report_step` stays as cheap as a store, and
-a worker whose 200 threads compete for the lock can answer a probe in a single turn.
+How this works: the worker writes, the sentinel reads; each field is one aligned word, written whole, so no lock
+is needed. A write makes no system call and does not release the interpreter lock: `report_step` stays as cheap as a
+store, and a worker whose 200 threads compete for the lock can answer a probe in a single turn.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Page:
     """The page, over a memfd.
 
     Args:
-        descriptor: of the memfd; it may be closed afterwards.
+        descriptor: the memfd's; it may be closed afterwards.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, _SIZE)
 
     def report(self, step: int, when: float) -> None:
-        """Note a training step; anything that is no whole number of 64 bits is passed over."""
+        """Record a training step; ignore anything that is not a 64-bit integer."""
         if type(step) is not int:
             return  # a tensor's value would have to be fetched from its device
         try:
@@ -40,20 +40,20 @@ class Page:
             pass
 
     def set_thread(self, tid: int) -> None:
-        """Note the kernel's id of the thread that answers."""
+        """Record the kernel's id of the thread that answers."""
         _WORD.pack_into(self._memory, _THREAD, tid)
 
     def answer(self, probe: int) -> None:
-        """Note that the worker has seen a probe."""
+        """Record that the worker has seen a probe."""
         _WORD.pack_into(self._memory, _ANSWERED, probe)
 
     def set_place(self, rank: int | None, world_size: int | None) -> None:
-        """Note who the worker is."""
+        """Record the worker's rank and world size."""
         _WORD.pack_into(self._memory, _RANK, _UNKNOWN if rank is None else rank)
         _WORD.pack_into(self._memory, _WORLD_SIZE, _UNKNOWN if world_size is None else world_size)
 
     def read(self) -> Words:
-        """Return what stands there now."""
+        """Return the current words."""
         when = _REAL.unpack_from(self._memory, _STEP_TIME)[0]
         return Words(
             _WORD.unpack_from(self._memory, _STEP)[0] if when else None,
@@ -70,7 +70,7 @@ class Page:
 
 
 class Words(NamedTuple):
-    """The page's words; None is unknown."""
+    """The page's words; None means unknown."""
 
     step: int | None
     step_time: float | None

@@ -1,4 +1,4 @@
-"""A trace passed on from torch's own C++ server in the worker, which answers without the interpreter lock."""
+"""A trace relayed from torch's own C++ server in the worker, which answers without the interpreter lock."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MAX_BYTES = 64 << 20
 
 
 class Relayed:
-    """A task of the loop, as `outside.Stacks`.
+    """A task for the loop, like `outside.Stacks`.
 
     Args:
-        path: of the private socket.
+        path: the private socket's.
         request: the handler's name, with its query.
     """
 
@@ -35,7 +35,7 @@ class Relayed:
             self._fail(f"cannot be reached: {error.strerror}")
 
     def step(self) -> None:
-        """Go on without waiting."""
+        """Make progress without blocking."""
         if self.answer is not None:
             return
         if time.monotonic() >= self.wake:

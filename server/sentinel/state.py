@@ -1,4 +1,4 @@
-"""What the sentinel knows of its worker, and how it is put into words."""
+"""What the sentinel knows about its worker, and how it says so."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NATIVE_HANDLERS = ("dump_nccl_trace_json", "fr_trace_json")
 
 
 class Degraded(NamedTuple):
-    """The worker does not answer.
+    """Why the worker does not answer.
 
     Attributes:
-        since: seconds since the epoch, when a client was first seen waiting.
-        reasons: the strongest first; never empty.
-        lock_held: two looks a second apart showed the server's thread waiting for the interpreter lock.
+        since: when a client was first seen waiting, in seconds since the epoch.
+        reasons: strongest first; never empty.
+        lock_held: two samples a second apart showed the server's thread waiting for the interpreter lock.
     """
 
     since: float
@@ -33,7 +33,7 @@ class Degraded(NamedTuple):
     lock_held: bool
 
     def words(self) -> str:
-        """Return the reasons as one line."""
+        """Return the reasons on one line."""
         return "; ".join(reason.text for reason in self.reasons)
 
 
@@ -42,7 +42,7 @@ class State:
 
     Attributes:
         degraded: None while the worker answers for itself.
-        recent: what it was before it came to answer again; None when it always has.
+        recent: the last `degraded` before the worker answered again; None if it has always answered.
     """
 
     def __init__(self, worker: Handover, page: Page) -> None:
@@ -56,14 +56,14 @@ class State:
         return self._page.read()
 
     def place(self) -> tuple[int | None, int | None]:
-        """Return rank and world size: as last written, else as handed over."""
+        """Return rank and world size, as last written or else as handed over."""
         words = self.words()
         if words.rank is not None:
             return words.rank, words.world_size
         return self.worker.rank, self.worker.world_size
 
     def answers_again(self) -> None:
-        """The worker is itself again."""
+        """Note that the worker answers for itself again."""
         self.recent, self.degraded = self.degraded or self.recent, None
 
     def identity(self) -> Identity:
@@ -72,11 +72,11 @@ class State:
         return Identity(rank, self.worker.pid, world_size, self.worker.job_id, self.words().step)
 
     def header_lines(self, *, outside: bool) -> list[str]:
-        """Return the header lines that say whose answer it is, and why the worker has not given it.
+        """Return the header lines that say whose answer it is, and why the worker did not give it.
 
         Args:
-            outside: it was had from outside, or could not be: it is not the worker's own answer, even when the worker
-                has come to answer again meanwhile.
+            outside: the answer comes from outside, or could not be obtained: it is not the worker's own, even if the
+                worker answers again by now.
         """
         identity = self.identity()
         why = self.degraded or (self.recent if outside else None)
@@ -85,14 +85,14 @@ class State:
         return identity.header_lines()
 
     def sentence(self) -> str:
-        """Return since when, and why the worker does not answer."""
+        """Return since when and why the worker does not answer."""
         if self.degraded is None:
             return "the worker answers again"
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.degraded.since))
         return f"degraded since {since}: {self.degraded.words()}"
 
     def info(self) -> dict[str, Any]:
-        """Return what `info` answers in the worker's place; what only the worker knows is missing."""
+        """Return what `info` answers in the worker's place, without what only the worker knows."""
         words, degraded = self.words(), self.degraded
         return info_document(
             self.identity(),
@@ -114,11 +114,11 @@ class State:
         )
 
     def handlers(self) -> list[str]:
-        """Return the names that are answered in the worker's place."""
+        """Return the names of the handlers that we answer in the worker's place."""
         return sorted([*HANDLERS, *(NATIVE_HANDLERS if self.worker.native else ())])
 
     def last_word(self, died: float, cause: str, note: str) -> LastWord:
-        """Return what is kept of a worker that has died."""
+        """Return what we keep about a worker that has died."""
         rank, world_size = self.place()
         if self.degraded is not None:
             note = "; ".join([f"was {self.sentence()}", *([note] if note else [])])

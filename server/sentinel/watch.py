@@ -2,10 +2,10 @@
 
 How this works: the sentinel shares the server's listening sockets. Once a second it checks for a connection in their
 backlog. If one waits through two checks, it probes the worker over the private link; the worker's accepting thread
-answers with a word in the shared page. If there is no answer within a second, and two looks at /proc show a reason, the
-sentinel accepts and answers until the worker answers the probe after all. Both ends' sockets are non-blocking, so it
-does no harm if the other end was quicker. Without a reason it waits: a worker whose many threads take turns with the
-interpreter lock is slow, not stuck. The loop around it is in `loop`.
+answers with a word in the shared page. If there is no answer within a second, and two samples of /proc show a reason,
+the sentinel accepts and answers until the worker answers the probe after all. The sockets are non-blocking on both
+sides, so it does no harm if the other side was quicker. Without a reason it waits: a worker whose many threads take
+turns with the interpreter lock is slow, not stuck. The loop around it is in `loop`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torchctl.server.sentinel.handover import Handover
 from torchctl.server.sentinel.page import Page
 from torchctl.server.sentinel.state import Degraded, State
 
-_PATIENCE_S = 10.0  # with a worker that does not answer, and nothing shows why
+_PATIENCE_S = 10.0  # with a worker that does not answer for no visible reason
 _PROBE = b"?"
 
 
@@ -38,7 +38,7 @@ class Watch:
 
     Attributes:
         desk: answers clients.
-        state: what is known of the worker.
+        state: what is known about the worker.
     """
 
     def __init__(self, handover: Handover, descriptors: list[int], link: socket.socket, poll: select.poll) -> None:
@@ -53,8 +53,8 @@ class Watch:
         self._dump = descriptors[count + 1] if len(descriptors) > count + 1 else None
         self._poll = poll
         self.desk = Desk(self.state, poll, self._dump)
-        self._looks = 0  # in a row at which a connection waited
-        self._since = 0.0  # the first of them, seconds since the epoch
+        self._looks = 0  # in a row that found a connection waiting
+        self._since = 0.0  # time of the first of them, in seconds since the epoch
         self._probe = 0
         self._probed_at: float | None = None
         self._before: tuple[Sample, memory.ControlGroup] | None = None
@@ -62,11 +62,11 @@ class Watch:
 
     @property
     def has_file(self) -> bool:
-        """Whether the server listens at a socket file."""
+        """Whether the server listens on a socket file."""
         return any(not rules.is_tcp for rules in self._worker.listeners)
 
     def attend(self, descriptor: int) -> None:
-        """Go on with what a descriptor is ready for; others' are passed over."""
+        """Handle a descriptor that is ready; ignore it if it is not ours."""
         for one in self._sockets:
             if one.fileno() == descriptor:
                 self.desk.accept(one, self._gates[descriptor])
@@ -74,12 +74,12 @@ class Watch:
         self.desk.attend(descriptor)
 
     def answered(self) -> None:
-        """The worker has sent a word over the link: a probe's, if one is out."""
+        """Handle the worker's message on the link: hand back if it answers the open probe."""
         if self._probed_at is not None and self.state.words().answered >= self._probe:
             self._hand_back()
 
     def let_go(self) -> None:
-        """Close the listening sockets, hang up on clients, and close the link last: the worker waits for its end."""
+        """Close the listening sockets, hang up on clients, and close the link last: the worker waits for that."""
         for one in self._sockets:
             if self.state.degraded is not None:
                 self._poll.unregister(one)
@@ -94,7 +94,7 @@ class Watch:
             self.link.close()
 
     def look(self) -> None:
-        """Check the backlog, or the worker that has not answered a probe: once a second."""
+        """Check the backlog, or a worker that has not answered a probe; called once a second."""
         if self._probed_at is None:
             self._look_at_the_backlog()
         elif self.state.words().answered >= self._probe:
@@ -119,10 +119,10 @@ class Watch:
         try:
             self.link.send(_PROBE + str(self._probe).encode(), socket.MSG_NOSIGNAL)
         except OSError:
-            pass  # the link's end shows in the poll
+            pass  # the poll will report that the link has closed
 
     def _find_reasons(self, silent_s: float) -> None:
-        """Compare two looks; take over if they show a reason, or when patience runs out."""
+        """Compare two samples; take over if they show a reason, or when patience runs out."""
         assert self._before is not None
         now = self._sample(everything=self.state.degraded is None)
         (before, group_before), (after, group_after) = self._before, now
@@ -135,7 +135,7 @@ class Watch:
             for one in self._sockets:
                 self._poll.register(one, select.POLLIN)
         elif not found:
-            found = list(self.state.degraded.reasons)  # it has just stirred; the next look will show
+            found = list(self.state.degraded.reasons)  # it has just moved; the next check will show more
         if not found:
             thread = after.threads.get(server)
             doing = "is gone" if thread is None else f"is in state {thread.state} {thread.wait}".rstrip()
@@ -152,7 +152,7 @@ class Watch:
         return sample(pid, tids), memory.group_of(pid)
 
     def _hand_back(self) -> None:
-        """The worker answers again: from now on it serves, and we finish what we accepted."""
+        """Let the worker serve again, since it answers; we finish what we accepted."""
         if self.state.degraded is not None:
             for one in self._sockets:
                 self._poll.unregister(one)
@@ -161,5 +161,5 @@ class Watch:
 
 
 def server_waits(found: Sequence[Reason]) -> bool:
-    """Whether the evidence says that the server's thread has waited for the interpreter lock all the time."""
+    """Return whether the evidence shows that the server's thread waited for the interpreter lock the whole time."""
     return any(reason.kind == "lock_held" for reason in found)
