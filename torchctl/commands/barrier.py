@@ -1,4 +1,4 @@
-"""`torchctl barrier`: look at a barrier, join it for a rank that does not come, or let the others go."""
+"""`torchctl barrier`: inspect a barrier, join it for a missing rank, or release the others."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def command(
 
 
 def _session(address: tuple[str, int] | None, namespace: str, serve: bool, as_json: bool) -> tuple[StoreSession, bool]:
-    """Return the session, and whether its store lives in this process."""
+    """Return the session, and whether its store runs in this process."""
     if address is None:
         session = StoreSession(socket.gethostname(), 0, namespace, debug=debug_asked())
     else:
@@ -117,7 +117,7 @@ def _session(address: tuple[str, int] | None, namespace: str, serve: bool, as_js
         if address is None:
             raise
         try:
-            return open_session(address, namespace), False  # someone else was asked to serve, a moment earlier
+            return open_session(address, namespace), False  # another process started serving a moment earlier
         except StoreUnreachableError:
             raise error from None
     click.echo(f"hosting the store {session.name}", err=address is not None or as_json)
@@ -126,7 +126,7 @@ def _session(address: tuple[str, int] | None, namespace: str, serve: bool, as_js
 
 @contextmanager
 def _hosting(session: StoreSession) -> Iterator[None]:
-    """Keep the store alive after the block until the others have left, after a timeout too: they may wait on."""
+    """Keep the store alive after the block until the others have left, even after a timeout: they may still wait."""
     try:
         try:
             yield
@@ -178,7 +178,7 @@ def _join(
     as_json: bool,
 ) -> None:
     line = WaitLine()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill takes the arrival back as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM withdraws the arrival, as Ctrl-C does
     try:
         elapsed_s = session.run(
             lambda store, stop: join_barrier(

@@ -28,15 +28,15 @@ from torchctl.workers.targets import Targets
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# Of the half second that a Tab may take, the interpreter's start takes a good part. If no one has answered by then,
-# names that come late are still better than none.
+# A Tab should take at most half a second, and the interpreter's start takes much of that. If no worker has answered
+# by then, late names are still better than none.
 _COMPLETION_S = 0.25
 _SLOW_COMPLETION_S = 1.5
-_MOST_COMPLETED = 64  # workers asked
+_MOST_COMPLETED = 64  # how many workers to ask
 
 
 def handler_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the names of the live workers' handlers that begin so, for the shell; none if anything goes wrong."""
+    """Return the live workers' handlers that match what was typed, or none if anything goes wrong."""
     from click.shell_completion import CompletionItem
 
     with contextlib.suppress(Exception):
@@ -125,7 +125,7 @@ def _write(result: Survey[Reply], output: str) -> None:
         path = output
         if len(result.outcomes) > 1:
             path += f".worker{number}" if reply.rank is None else f".rank{reply.rank}"
-        if path in written:  # of another worker that claims this rank
+        if path in written:  # by another worker that claims the same rank
             path += f"_twin{number}"
         written.add(path)
         write_file(path, reply.body)

@@ -21,7 +21,7 @@ from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
-_PIPE_TIMEOUT_S = 30.0  # torch looks at its pipes once a second, and a dump takes seconds
+_PIPE_TIMEOUT_S = 30.0  # torch checks its pipes once a second, and a dump takes seconds
 
 
 @click.command(cls=GroupedCommand)
@@ -58,7 +58,7 @@ def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[
 
 
 def _from_pipes(targets: Targets, folder: str, stem: str, prefixes: tuple[str, ...]) -> int:
-    """Save the dumps that ranks without a server write when they are asked through torch's FIFOs."""
+    """Save the dumps that ranks without a server write when triggered through torch's FIFOs."""
     from torchctl.reports.pipes import collect_from_pipes
 
     given = click.get_current_context().get_parameter_source("timeout_s")
@@ -76,7 +76,7 @@ def _from_pipes(targets: Targets, folder: str, stem: str, prefixes: tuple[str, .
 
 
 def _lines(result: Survey[Collected], begun: Sequence[Outcome[Collected]], path: str) -> list[str]:
-    """Return what was saved; `begun` are workers that stopped answering after they had sent a part."""
+    """Return lines about what was saved; `begun` are workers that stopped answering after sending some parts."""
     lines = [f"everything from {_counted([answer.rank for _, answer in result.answers if not answer.failures])}"]
     if begun:
         lines.append(f"only part from {_counted([rank_of(one) for one in begun])}: run it again for the rest")

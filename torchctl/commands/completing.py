@@ -1,4 +1,4 @@
-"""What the shell offers for a socket's path: those on which a worker listens. Quick, and silent whatever goes wrong."""
+"""Shell completion for socket paths with a listening worker. It is fast, and silent whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_SOCKETS = 64
 
 
 def socket_paths(incomplete: str) -> list[CompletionItem]:
-    """Return the live workers' sockets that begin so, else leave it to the shell's own file names."""
+    """Return the live workers' sockets that match what was typed, else let the shell complete file names."""
     found: list[Endpoint] = []
     with contextlib.suppress(Exception):
         found = find.named_by_environment() + find.in_runtime_dir()
@@ -30,7 +30,7 @@ def _listens(path: str) -> bool:
         try:
             probe.connect(os.fspath(path))
         except BlockingIOError:
-            return True  # alive, and busy
+            return True  # alive, but busy
         except OSError:
             return False
         return True

@@ -25,11 +25,11 @@ def command(shell: str) -> None:
 
 
 def script(shell: str) -> str:
-    """Return the completion script of bash, zsh or fish; click makes it from the commands."""
+    """Return the completion script for bash, zsh or fish, which click generates from the commands."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
     assert kind is not None
     complete = kind(cli, {}, "torchctl", _VARIABLE)
-    # Not `source()`: for bash that runs a bash to ask its version.
+    # Not `source()`, which starts a bash to ask for its version.
     return (complete.source_template % complete.source_vars()).strip() + "\n"

@@ -15,7 +15,7 @@ from torchctl.errors import EXIT_FAILED, EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK
 from torchctl.text import printable
 from torchctl.workers.targets import Targets
 
-_MOST_NOTES = 8  # on stderr; a folder may hold a thousand files of an earlier run
+_MOST_NOTES = 8  # on stderr; a folder may hold a thousand files from an earlier run
 
 if TYPE_CHECKING:
     from torchctl.diagnosis.evidence import Evidence
@@ -75,7 +75,7 @@ def command(
     from torchctl.reports.evidence import make_folder, save_evidence
 
     if save is not None:
-        make_folder(save)  # before anyone is asked: the evidence may not come again
+        make_folder(save)  # before asking any worker: the evidence may not be available again
     keep = save is not None
     evidence = (watching if watch else look)(targets, interval, diagnose, everything=keep)
     if save is not None:
@@ -120,7 +120,7 @@ def exit_code(diagnosis: Diagnosis) -> int:
 
 
 def _require_numpy() -> None:
-    from importlib.util import find_spec  # importing it takes 50 ms, for which the dumps need not wait
+    from importlib.util import find_spec  # importing NumPy takes 50 ms, and the dumps need not wait for it
 
     if find_spec("numpy") is None:
         raise TorchctlError("diagnose needs NumPy", hint="pip install 'torchctl[analysis]'")

@@ -57,7 +57,7 @@ for _option in format_options():
 
 
 def _listener(path: str) -> int:
-    """Return whose socket it is: who listens there, else who did according to its name or a last word.
+    """Return the pid that listens at a socket, or that did according to its name or a last word.
 
     Raises:
         NoWorkersError: nothing listens, and no record says which process did.

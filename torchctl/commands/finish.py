@@ -1,4 +1,4 @@
-"""The end of a worker command: what failed on stderr, then the exit code."""
+"""Finish a worker command: print the failures on stderr, then set the exit code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torchctl.workers.survey import Survey
 def finish(
     survey: Survey[Any], *, code: int | None = None, told: bool = False, degraded_told: bool = False
 ) -> NoReturn:
-    """Print the failures and exit by the survey's code, or by `code` where the command knows better.
+    """Print the failures and exit with the survey's code, or with `code` if the command passes one.
 
     Args:
-        told: the same screen shows the failures already: only hints and notes are left to say.
-        degraded_told: stdout says which workers' sentinels have answered in their place.
+        told: the screen already shows the failures, so only print hints and notes.
+        degraded_told: stdout already shows which workers' sentinels answered for them.
     """
     for line in failure_lines(survey, told=told, degraded_told=degraded_told):
         click.echo(line, err=True)

@@ -1,4 +1,4 @@
-"""How --help is laid out: the command's own options first, then those it shares with others, by group."""
+"""The layout of --help: the command's own options first, then shared options, by group."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SECURITY = "Security"
 LIMITS = "Limits"
 STORE = "Which store"
 OUTPUT = "Output"
-GROUPS = (OWN, WORKERS, HOSTS, SECURITY, LIMITS, STORE, OUTPUT)  # in the order of --help
+GROUPS = (OWN, WORKERS, HOSTS, SECURITY, LIMITS, STORE, OUTPUT)  # in --help order
 
 
 class GroupedOption(click.Option):
-    """An option that several commands share, listed under a heading of its group, with its default if it has one."""
+    """An option that several commands share, listed under its group's heading, with its default if it has one."""
 
     def __init__(self, *names: Any, group: str, **settings: Any) -> None:
         settings.setdefault("show_default", bool(settings.get("default")))
@@ -30,7 +30,7 @@ class GroupedOption(click.Option):
 
 
 def shared_option(group: str, *names: str, **settings: Any) -> Callable[[F], F]:
-    """Return `click.option` for an option of a group."""
+    """Return `click.option` for an option in a group."""
     return click.option(*names, cls=partial(GroupedOption, group=group), **settings)  # type: ignore[arg-type]
 
 
@@ -51,7 +51,7 @@ class GroupedCommand(click.Command):
 
 
 class GroupedCommands(click.Group):
-    """A group of such commands, listed in the order of their definition with whole summaries."""
+    """A group of such commands, listed in definition order with complete summaries."""
 
     command_class = GroupedCommand
 
@@ -67,12 +67,12 @@ def list_commands(
     headings: Mapping[str, Sequence[str]],
     find: Callable[[str], click.Command | None],
 ) -> None:
-    """List commands below their headings, each with the first sentence of its help, which is never cut.
+    """List commands under their headings, each with the first sentence of its help, which is never cut.
 
     Args:
-        formatter: gets the lines.
-        headings: the names of the commands below each.
-        find: returns a command by its name.
+        formatter: receives the lines.
+        headings: the command names under each heading.
+        find: returns a command by name.
     """
     width = max(len(name) for names in headings.values() for name in names)
     for heading, names in headings.items():

@@ -1,4 +1,4 @@
-"""`torchctl help`: the pages of the guide, which lie in the package, so that they are there without a network."""
+"""`torchctl help`: the pages of the guide, which are part of the package and need no network."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from click.shell_completion import CompletionItem
 from torchctl.cli import COMMANDS
 
 _FOLDER = Path(__file__).parents[1] / "guide"
-# The contents page, which the forge shows with the folder, is where topics are listed: `- [topic](topic.md): summary`.
+# The contents page, which is also shown when browsing the folder, lists the topics: `- [topic](topic.md): summary`.
 _CONTENTS = _FOLDER / "README.md"
 _TOPIC = re.compile(r"^- \[(?P<topic>[a-z-]+)\]\((?P=topic)\.md\): (?P<summary>.+)$", re.MULTILINE)
 
 
 def topics() -> dict[str, str]:
-    """Return the guide's topics in its own order, each with its one-line summary."""
+    """Return the guide's topics in the order of its contents page, each with its one-line summary."""
     contents = _CONTENTS.read_text(encoding="utf-8")
     return {match["topic"]: match["summary"] for match in _TOPIC.finditer(contents)}
 
 
 def page(topic: str) -> str:
-    """Return the Markdown of one topic."""
+    """Return the Markdown for one topic."""
     return (_FOLDER / f"{topic}.md").read_text(encoding="utf-8")
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    if ctx.params.get("words"):  # after a first word only the commands of a group would follow
+    if ctx.params.get("words"):  # after the first word, only a group's commands could follow
         return []
     named = topics() | {name: "the command's options" for name in COMMANDS if name not in topics()}
     return [CompletionItem(name, help=summary) for name, summary in named.items() if name.startswith(incomplete)]
@@ -62,7 +62,7 @@ def _list_topics() -> None:
 
 
 def _show(markdown: str) -> None:
-    """Print a page: rendered on a terminal, in a pager when it is longer than the screen; else as it is."""
+    """Print a page: on a terminal rendered, and in a pager if it is longer than the screen; elsewhere unchanged."""
     if not sys.stdout.isatty():
         click.echo(markdown, nl=False)
         return
@@ -76,7 +76,7 @@ def _show(markdown: str) -> None:
 
 
 def _show_help_of(ctx: click.Context, words: tuple[str, ...]) -> None:
-    """Print the --help of a command, or of a group's command such as `store get`, and which page says more."""
+    """Print the --help of a command or subcommand (such as `store get`), and the page that says more."""
     assert ctx.parent is not None
     above, found = ctx.parent, ctx.parent.command
     for word in words:

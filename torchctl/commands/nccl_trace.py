@@ -1,4 +1,4 @@
-"""torchctl nccl-trace: what a flight recorder holds, from files or live workers."""
+"""`torchctl nccl-trace`: show the contents of flight recorders, from files or live workers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def command(
         raw: Iterable[RawDump | Failure] = traces
         if output is not None:
             raw = list(raw)
-            _save(raw, output)  # before decoding: what cannot be read is worth keeping
+            _save(raw, output)  # before decoding, because an unreadable dump is worth keeping too
         yield from raw
 
     with collector_off(), _importing_ahead(targets.as_json):  # while the first child starts
@@ -101,7 +101,7 @@ def _save(raw_dumps: list[RawDump | Failure], path: str) -> None:
 
 @contextmanager
 def _importing_ahead(as_json: bool) -> Iterator[None]:
-    """Import what shows the result in a thread of its own meanwhile."""
+    """Import the rendering code in another thread in the meantime."""
     names = ["torchctl.flightrec.view.view"]
     names.append("torchctl.render.nccl_trace_json" if as_json else "torchctl.render.nccl_trace")
     if not as_json and sys.stdout.isatty():
@@ -115,7 +115,7 @@ def _importing_ahead(as_json: bool) -> Iterator[None]:
 
 
 def _views(raw_dumps: Iterable[RawDump | Failure], choice: Choice) -> tuple[list[TraceView], list[Failure]]:
-    """Return what to show of each dump, by rank; the dumps themselves are given up one by one."""
+    """Return what to show of each dump, by rank; each dump is released once it has been processed."""
 
     def view(raw: RawDump, dump: Dump) -> tuple[RawDump, TraceView]:
         from torchctl.flightrec.view.view import view_of
@@ -150,7 +150,7 @@ def _show(views: list[TraceView], traces: Traces, unread: list[Failure], as_json
 
 
 def _report(views: list[TraceView], traces: Traces, unread: list[Failure]) -> int:
-    """Say on stderr what is missing and what cannot be read; return the code: that of all if all failed alike."""
+    """Print on stderr what is missing or unreadable, and return the exit code: the failures' if all failed alike."""
     if traces.missing is not None:
         from torchctl.render.failures import failure_lines
 

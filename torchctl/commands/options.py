@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from torchctl.workers.ask.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
-# The fields of `Targets` that the operator types; the command itself knows the other two.
+# The fields of `Targets` that the operator types; the command sets the other two.
 TYPED = [field.name for field in fields(Targets) if field.name not in ("as_json", "progress")]
 
 
 def _flat(ctx: click.Context, param: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
-    """Make one list of an option that may be repeated and takes a list each time."""
+    """Flatten an option that can be repeated and takes a list each time."""
     return tuple(dict.fromkeys(one for value in values for one in value))
 
 
 def _for_nodes(ctx: click.Context, param: click.Parameter, nodes: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
-    """Return the hosts; without any, refuse what only applies to them and would be ignored."""
+    """Return the hosts; if there are none, reject options that apply only to hosts and would be ignored."""
     hosts: tuple[str, ...] = _flat(ctx, param, nodes)
     given = [f"--{name}" for name in ("via", "remote") if _is_typed(ctx, name)]
     if given and not hosts and not ctx.resilient_parsing:
@@ -50,7 +50,7 @@ def _checked_via(ctx: click.Context, param: click.Parameter, command: str) -> st
     return command
 
 
-# Each gives the field of `Targets` that it is named after, in its form.
+# Each option produces the value of the `Targets` field that it is named after.
 _TARGETS = [
     shared_option(
         WORKERS,
@@ -164,10 +164,10 @@ _TARGETS = [
 
 
 def worker_options(function: F, unlisted: Collection[str] = ()) -> F:
-    """Add the options that say which workers to ask; the command gets them as one `Targets`.
+    """Add the options that select workers; the command receives them as one `Targets`.
 
     Args:
-        unlisted: fields of `Targets` whose options are of little or no use to the command: its --help leaves them out.
+        unlisted: fields of `Targets` whose options are of little use to the command, so that --help omits them.
     """
 
     @wraps(function)
@@ -192,7 +192,7 @@ def worker_options(function: F, unlisted: Collection[str] = ()) -> F:
 
 
 def _print_error(error: TorchctlError) -> None:
-    """Print the JSON object of a run that found no one to ask: stdout is never empty if JSON was asked for."""
+    """Print the JSON object for a run that found no workers: with JSON output, stdout is never empty."""
     from torchctl.render.json import document
 
     told = {"kind": error.kind, "message": str(error), "hint": error.hint}

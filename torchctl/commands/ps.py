@@ -20,7 +20,7 @@ from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import Survey, survey
 from torchctl.workers.targets import Targets
 
-_NOWHERE = str(Endpoint())  # of an entry in a store that names no address
+_NOWHERE = str(Endpoint())  # the endpoint of a store entry without an address
 if TYPE_CHECKING:
     from torchctl.process.lastword import LastWord
 
@@ -64,14 +64,14 @@ def command(targets: Targets, save: str | None, forget: bool) -> None:
         for line in degraded_lines(result):
             out.print(text(line, "red"), soft_wrap=True)
         failed = {one.endpoint.path for one in result.outcomes if one.error is not None}
-        _print_died([word for word in died if word.endpoint not in failed])  # of those it is the reason on stderr
+        _print_died([word for word in died if word.endpoint not in failed])  # stderr shows the others as reasons
     if save is not None:
         _save(result, save)
     finish(result, degraded_told=True)
 
 
 def _died(targets: Targets) -> list[LastWord]:
-    """Return the last words of this host's workers that the options do not exclude."""
+    """Return the last words of workers on this host that the options do not exclude."""
     if targets.names_any():
         return []
     from torchctl.workers.causes import last_words
@@ -97,7 +97,7 @@ def _died_json(died: list[LastWord]) -> list[dict[str, object]]:
 
 
 def _save(result: Survey[WorkerInfo], path: str) -> None:
-    """Write all workers that were found, the silent ones too: they may answer another time."""
+    """Write all workers that were found, including silent ones, which may answer another time."""
     from torchctl.files import write_file
     from torchctl.workers.find.hostfile import hostfile_text
 

@@ -46,7 +46,7 @@ def command(errand: str) -> int:
     if failures:
         from torchctl.workers.causes import explain_deaths
 
-        explain_deaths(failures)  # known here alone; what the silent ones do takes two looks, and time is up by then
+        explain_deaths(failures)  # known only here; explaining silence takes two looks, and the time is up by then
     writer = Writer()
     for outcome in result.outcomes:
         for line in writer.lines(outcome):

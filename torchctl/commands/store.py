@@ -1,4 +1,4 @@
-"""`torchctl store`: look into a job's store, and change it."""
+"""`torchctl store`: inspect and change a job's store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from torchctl.storeutil.operator.session import ANSWER_S, StoreSession
 from torchctl.storeutil.operator.values import as_counter, classify, preview
 from torchctl.text import duration, printable
 
-# Values in one reading by `keys --all`, of 8 MiB each at most: more while they are small, and with time enough for all.
+# How many values `keys --all` reads at once, each at most 8 MiB: more if they are small and time allows.
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
 _SMALL = 1 << 20  # bytes
 _READING_S = 30.0
@@ -147,7 +147,7 @@ def add(address: tuple[str, int], namespace: str, key: str, amount: int) -> None
     session = open_session(address, namespace)
 
     def checked_add(store: OperatorStore, stop: threading.Event) -> tuple[int, bytes | None]:
-        # A server told to add to a value that is not a number closes the connection.
+        # The server closes the connection if it is asked to add to a value that is not a number.
         old = read_values(store, [key]).get(key)
         number = 0 if old is None else as_counter(old)
         if old is not None and number is None:
@@ -205,7 +205,7 @@ def _wait(session: StoreSession, key_list: list[str], timeout_s: float) -> float
 
 
 def _ask(key: str, verb: str, yes: bool) -> None:
-    """Ask before a key of torch's own is changed."""
+    """Ask for confirmation before changing one of torch's own keys."""
     meaning = family_of(key)
     if meaning is not None and not yes:
         question = f"{printable(key)} is torch's own ({meaning}). {verb.capitalize()} it?"
@@ -221,7 +221,7 @@ def _bytes(value: bytes) -> str:
 
 
 def _print_all(session: StoreSession, found: list[str]) -> None:
-    """Print every key with its value, read a few at a time: together they may be more than memory holds."""
+    """Print every key with its value, read a few at a time, because together they may not fit in memory."""
     from torchctl.flightrec import Guard
 
     count, start = _LEAST_AT_ONCE, 0

@@ -1,4 +1,4 @@
-"""Options of the commands that speak to a store: one name, one meaning, wherever they are taken."""
+"""Options for the commands that use a store: each name means the same everywhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store_option(*, required: bool = True) -> Callable[[Function], Function]:
 
 
 def unicode_only(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuse a key, or keys, that torch's client cannot take: it wants text, and shells pass any byte."""
+    """Reject keys that torch's client cannot handle: it requires text, but a shell can pass any bytes."""
     for text in value if isinstance(value, tuple) else (value,):
         try:
             text.encode()
@@ -64,7 +64,7 @@ def timeout_option(default_s: float) -> Callable[[Function], Function]:
 
 
 def open_session(address: tuple[str, int], namespace: str) -> StoreSession:
-    """Return a session on the store, which must answer now; torch is not imported yet.
+    """Return a session with the store, which must answer now; torch is not imported yet.
 
     Raises:
         StoreUnreachableError: no TCPStore answers.
@@ -75,21 +75,21 @@ def open_session(address: tuple[str, int], namespace: str) -> StoreSession:
 
 
 def debug_asked() -> bool:
-    """Return whether `torchctl --debug` was asked for."""
+    """Return whether `torchctl --debug` was given."""
     return bool(getattr(click.get_current_context().find_root().command, "debug", False))
 
 
 def confirm(question: str) -> None:
-    """Ask before something is written.
+    """Ask for confirmation before a write.
 
     Raises:
-        StoreError: the answer is no, or there is no one to answer.
+        StoreError: the answer is no, or stdin is closed.
         click.Abort: Ctrl-C.
     """
     try:
         confirmed = click.confirm(question, err=True)
     except click.Abort as abort:
-        if not isinstance(abort.__context__, EOFError):  # click makes one error of Ctrl-C and of the input's end
+        if not isinstance(abort.__context__, EOFError):  # click raises the same error for Ctrl-C and end of input
             raise
         click.echo(err=True)
         confirmed = False
@@ -98,7 +98,7 @@ def confirm(question: str) -> None:
 
 
 def read_value(text: str) -> bytes:
-    """Return the bytes that VALUE|@FILE|- stands for."""
+    """Return the bytes for VALUE|@FILE|-."""
     if text == "-":
         if sys.stdin is None:
             raise click.BadParameter("standard input is closed")

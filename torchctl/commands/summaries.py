@@ -1,7 +1,7 @@
-"""The one-line summary of each command, for a list of all of them that imports none.
+"""The one-line summary of each command, read without importing the commands.
 
 How this works: a command's help is the docstring of the function `command` in its module. A compiled module has it
-among its constants, so the code is loaded, from Python's cache like any import's, and not run.
+among its constants, so the code is loaded (from Python's cache, as for any import) but not run.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _FUNCTION = "command"
 
 
 class Listed(click.Command):
-    """A command of which only its name and its help are known: enough to be listed."""
+    """A command with only a name and help, enough to list it."""
 
     def __init__(self, name: str, module: str) -> None:
         super().__init__(name, help=docstring(module))
 
 
 def docstring(module: str) -> str | None:
-    """Return the docstring of a module's function `command` without running the module; None if it has none.
+    """Return the docstring of a module's function `command` without running the module, or None if it has none.
 
     Source: Python's Lib/inspect.py and the compiler: a function's docstring is the first of its code's constants.
     """

@@ -84,7 +84,7 @@ def command(
         published = world_size - len(missing)
         line.show(f"published {published} of {world_size}, missing {fold_ranks(missing)}", elapsed_s)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill takes our data back as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM withdraws our data, as Ctrl-C does
     try:
         exchange = session.run(
             lambda store, stop: join_exchange(
@@ -120,10 +120,10 @@ def command(
 
 
 def _write_files(exchange: Exchange, folder: Path) -> int:
-    """Write ``rank0`` ... into a folder, which is created; return how many.
+    """Write ``rank0`` ... into a folder, creating it if needed, and return how many.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be created.
         TorchctlError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ def _print_one(result: Survey[WorkerStacks], all_threads: bool) -> None:
 
 
 def _print_merged(result: Survey[WorkerStacks], jobs: list[JobStacks], *, classes: bool, style: TreeStyle) -> bool:
-    """Print the header and each job's stacks; return whether the operator has seen the failures already."""
+    """Print the header and each job's stacks; return whether the screen already shows the failures."""
     from torchctl.render.spans import print_lines, shorten
     from torchctl.render.tree import class_lines, header_lines, outside_lines, tree_lines
 

@@ -1,6 +1,6 @@
-"""Click's types for addresses, hosts, ranks, pids, seconds and paths.
+"""Click types for addresses, hosts, ranks, pids, seconds and paths.
 
-The store commands share them, so nothing of the worker side is imported until a value needs it.
+The store commands share them, so the worker side is imported only when a value needs it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
 
     class ParamType(click.ParamType):
-        """Click's own, which takes the type of its value only from click 8.4 on; a job's environment may have 8.1."""
+        """Click's own type, generic only since click 8.4; a job's environment may have 8.1."""
 
         def __class_getitem__(cls, value: object) -> type[click.ParamType]:
             return cls
@@ -82,7 +82,7 @@ class Pids(ParamType[tuple[int, ...]]):
 
 
 class Ranks(ParamType[list[int]]):
-    """A list of ranks, 0,3-7."""
+    """A list of ranks, such as 0,3-7."""
 
     name = "RANKS"
 
@@ -91,11 +91,11 @@ class Ranks(ParamType[list[int]]):
 
 
 class Number(ParamType[int]):
-    """A whole number between two limits, which the error names.
+    """An integer between two limits, which the error names.
 
     Args:
-        least, most: the limits, both allowed; None for no limit.
-        what: how the error calls it.
+        least, most: the inclusive limits; None for no limit.
+        what: the name of the value in the error.
     """
 
     name = "N"
@@ -118,7 +118,7 @@ class Number(ParamType[int]):
 
 
 class Seconds(ParamType[float]):
-    """A time span of more than zero seconds, at most a day."""
+    """A time span of more than zero seconds and at most a day."""
 
     name = "SECONDS"
 

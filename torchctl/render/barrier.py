@@ -1,4 +1,4 @@
-"""The state of a barrier as text and as JSON."""
+"""Render the state of a barrier as text or JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchctl.text import printable
 
 
 def barrier_line(state: BarrierState) -> str:
-    """Return one line: how many have come, whether it is complete, who is missing."""
+    """Return one line: how many ranks have arrived, whether the barrier is complete, which ranks are missing."""
     arrived, world_size = state.ranks.arrived, state.ranks.world_size
     head = f"barrier `{printable(state.key_prefix)}`: {arrived} of {world_size} arrived"
     if state.released:
@@ -20,7 +20,7 @@ def barrier_line(state: BarrierState) -> str:
 
 
 def barrier_json(state: BarrierState, action: str) -> dict[str, Any]:
-    """Return the content of `--json`; `missing` is null where the ranks cannot be named."""
+    """Return the content of `--json`; `missing` is null if the missing ranks are not known."""
     return {
         "action": action,
         "key_prefix": state.key_prefix,

@@ -1,4 +1,4 @@
-"""A diagnosis on the screen: the verdict first, then who, where, what, who waits, and the next step."""
+"""Render a diagnosis: the verdict, then which rank, where it is, what it does, who waits, and the next step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LABEL = re.compile(r"   (?:culprit|where|waiting|operation|who waits|evidence) 
 
 
 def print_diagnosis(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> None:
-    """Print a diagnosis on stdout; `files` as for `next_step`."""
+    """Print a diagnosis on stdout; `files` is as in `next_step`."""
     out = console()
     for line in lines_of(diagnosis, places, files):
         for part in _folded(line, out.width) if out.is_terminal else (line,):
@@ -41,7 +41,7 @@ def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | N
         yield from _finding(number, finding, places)
     if len(diagnosis.findings) > MAX_FINDINGS:
         yield Text(f"and {len(diagnosis.findings) - MAX_FINDINGS} more; --json has all of them", "dim")
-    # A verdict that cannot be given has said the first one.
+    # Without findings, the verdict line already shows the first one.
     unknown = diagnosis.unknown if diagnosis.findings else diagnosis.unknown[1:]
     if unknown:
         yield Text()
@@ -61,7 +61,7 @@ def lines_of(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | N
 
 def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iterator[Text]:
     cause = "" if finding.caused_by is None else f", follows from {finding.caused_by + 1}"
-    said = f": {finding.summary}" if number else ""  # the verdict has said the first one's
+    said = f": {finding.summary}" if number else ""  # the verdict line already shows the first one
     yield text(f"{number + 1}. {finding.kind} ({finding.confidence}{cause}){said}", "bold")
     for rank in finding.culprit_ranks[:4]:
         facts = _place_words(places.get(rank))
@@ -104,7 +104,7 @@ def _ranks_line(diagnosis: Diagnosis) -> str:
 
 
 def _without_evidence(diagnosis: Diagnosis) -> Iterator[Text]:
-    """Yield why there is nothing from ranks that no finding has told of."""
+    """Yield why there is no evidence from ranks that no finding mentions."""
     told = {rank for finding in diagnosis.findings[:MAX_FINDINGS] for rank in finding.culprit_ranks}
     reasons: dict[str, list[int]] = {}
     for rank, reason in sorted(diagnosis.failed.items()):
@@ -118,7 +118,7 @@ def _without_evidence(diagnosis: Diagnosis) -> Iterator[Text]:
 
 
 def _counted(ranks: Sequence[int]) -> str:
-    """Return ranks with how many they are, which is said once."""
+    """Return the ranks and their number, without repeating the number."""
     folded = few_ranks(ranks)
     return folded if folded.endswith(")") else f"{folded} ({len(ranks)} rank{'s' * (len(ranks) > 1)})"
 
@@ -129,13 +129,13 @@ def _waiting(finding: Finding) -> str:
 
 
 def _names(processes: Sequence[ProcessName]) -> str:
-    """Return the first processes by name, and how many there are."""
+    """Return the names of the first processes, and how many there are."""
     shown = ", ".join(process.name for process in processes[:MAX_NAMES])
     return shown if len(processes) <= MAX_NAMES else f"{shown}, ... ({len(processes)} processes)"
 
 
 def _place_words(place: Place | None) -> str:
-    """Return "host node1, pid 102", or what of it is known."""
+    """Return "host node1, pid 102", or as much of it as is known."""
     facts = []
     if place is not None and place.host:
         facts.append(f"host {place.host}")
@@ -145,7 +145,7 @@ def _place_words(place: Place | None) -> str:
 
 
 def _folded(line: Text, width: int) -> Iterator[Text]:
-    """Yield a line in parts that fit a terminal, the further ones below its first word; no word is cut."""
+    """Yield a line wrapped to a terminal's width, continued below its first word; no word is cut."""
     label = _LABEL.match(line.plain)
     indent = " " * (len(label[0]) if label else len(line.plain) - len(line.plain.lstrip()) + 2)
     parts = wrap(line.plain, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""The data of an exchange as a table and as JSON."""
+"""Render the data of an exchange as a table or JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def exchange_table(exchange: Exchange) -> Table:
-    """Return one row per rank: its size, and the beginning of what it published."""
+    """Return one row per rank: the size and the beginning of the data that it published."""
     from rich.table import Table
     from rich.text import Text
 
@@ -27,7 +27,7 @@ def exchange_table(exchange: Exchange) -> Table:
 
 
 def exchange_json(exchange: Exchange, key_prefix: str) -> dict[str, Any]:
-    """Return the content of `--json`: base64 always, `text` where it is text, else null."""
+    """Return the content of `--json`: always base64; `text` is null if the data is not text."""
     return {
         "key_prefix": key_prefix,
         "elapsed_s": round(exchange.elapsed_s, 3),

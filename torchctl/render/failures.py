@@ -1,4 +1,4 @@
-"""Workers that did not answer, in words and in JSON."""
+"""Render workers that did not answer, as text or JSON."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torchctl.workers.ask.reply import degraded_words
 from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import Survey
 
-_SENTENCES = 3  # failures of one kind that get a sentence each; more are folded to one line
+_SENTENCES = 3  # how many failures of one kind get a sentence each; more are folded into one line
 
 
 def failure_lines(survey: Survey[Any], *, told: bool = False, degraded_told: bool = False) -> list[str]:
     """Return the lines for stderr: the failures, each kind's hint once, then the notes.
 
     Args:
-        told: the screen shows the failures already.
-        degraded_told: the screen shows which workers' sentinels have answered in their place, and why.
+        told: the screen already shows the failures.
+        degraded_told: the screen already shows which workers' sentinels answered for them, and why.
     """
     lines = [] if told else [f"torchctl: {line}" for line in reasons(survey)]
     lines += [] if degraded_told else [f"torchctl: {line}" for line in _degraded(survey)]
@@ -30,7 +30,7 @@ def failure_lines(survey: Survey[Any], *, told: bool = False, degraded_told: boo
 
 
 def reasons(survey: Survey[Any], room: int = 0) -> list[str]:
-    """Return why workers are missing: a sentence for each of a few, one line per kind for many.
+    """Return why workers are missing: one sentence each for a few, one line per kind for many.
 
     Args:
         room: columns for a folded list of ranks; 0 for no limit.
@@ -51,7 +51,7 @@ def reasons(survey: Survey[Any], room: int = 0) -> list[str]:
 
 
 def _degraded(survey: Survey[Any]) -> list[str]:
-    """Return a line for each worker whose sentinel has answered in its place; one line for many."""
+    """Return a line for each worker whose sentinel answered for it, or one line if there are many."""
     found = [one for one in survey.answered if one.identity.degraded is not None]
     if len(found) <= _SENTENCES:
         return [
@@ -70,7 +70,7 @@ def _name(one: Outcome[Any]) -> str:
 
 
 def _who(errors: Sequence[WorkerError], hosts: set[str], room: int) -> str:
-    """Return the ranks as ranges, whole hosts as one list of ClusterShell's grammar, other workers by name."""
+    """Return the ranks as ranges, whole hosts as one list in ClusterShell's grammar, other workers by name."""
     from torchctl.render.members import folded
 
     members: list[Member] = [error.endpoint if error.rank is None else error.rank for error in errors]
@@ -101,7 +101,7 @@ def _not_found(survey: Survey[Any], room: int) -> list[str]:
 
 
 def failures_json(survey: Survey[Any]) -> dict[str, Any]:
-    """Return the part of every command's JSON that names the workers without an answer."""
+    """Return the part of every command's JSON that lists the workers that did not answer."""
     return {
         "failures": [
             {"rank": error.rank, "endpoint": error.endpoint, "kind": error.kind, "message": error.message}

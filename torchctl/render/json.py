@@ -1,4 +1,4 @@
-"""JSON for machines: one object per run, sorted keys, a schema that says what it is."""
+"""JSON for machines: one object per run, with sorted keys and a schema name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from typing import Any
 def document(command: str, content: Mapping[str, Any], *, version: int = 1) -> str:
     """Return the JSON text of a command's result, with ``"schema": "torchctl.COMMAND/VERSION"``.
 
-    ASCII only, so that nothing in it can be a control character, whatever a worker has sent.
+    It is ASCII only, so that it cannot contain control characters, whatever a worker sent.
     """
     return json.dumps({"schema": f"torchctl.{command}/{version}", **content}, sort_keys=True, indent=2)

@@ -1,4 +1,4 @@
-"""Who: many ranks in few words."""
+"""Format many ranks in a few words."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from torchctl.ranks import Member, fold_ranks
 
 _NAMES_SHOWN = 3
-_FOLDERS = re.compile(r"[^@:]*/")  # of a path, which a rank or a host may precede
+_FOLDERS = re.compile(r"[^@:]*/")  # the folders of a path, which a rank or a host may precede
 
 
 def counted(members: Sequence[Member] | Sequence[int]) -> str:
-    """Return ``1 rank``, ``13 ranks``, ``2 ranks and 1 worker without a rank``."""
+    """Return text such as ``1 rank``, ``13 ranks`` or ``2 ranks and 1 worker without a rank``."""
     ranks = sum(isinstance(member, int) for member in members)
     others = len(members) - ranks
     parts = [f"{ranks} rank{'s' * (ranks != 1)}"] if ranks or not others else []
@@ -24,11 +24,11 @@ def counted(members: Sequence[Member] | Sequence[int]) -> str:
 
 
 def folded(members: Sequence[Member] | Sequence[int], room: int = 0) -> str:
-    """Return ranks as ranges, then the names of other workers; cut to whole ranges and names where `room` is given.
+    """Return ranks as ranges, then the names of other workers, cut after a whole range or name to fit `room`.
 
     Args:
         members: in order.
-        room: characters; 0 for no limit. What is left out is counted: ``0,2,4,... (+509)``.
+        room: characters; 0 for no limit. The text ends with how many are omitted: ``0,2,4,... (+509)``.
     """
     ranks = [member for member in members if isinstance(member, int)]
     names = [member for member in members if isinstance(member, str)]
@@ -52,7 +52,7 @@ def folded(members: Sequence[Member] | Sequence[int], room: int = 0) -> str:
 
 
 def _fitting(names: list[str], room: int) -> list[str]:
-    """Return a few names, at least one, and how many are left out; paths cut at their front if that makes room."""
+    """Return at least one name and the number of omitted ones; paths are cut at the front if that makes room."""
     few = names[:_NAMES_SHOWN]
     without_folders = [_FOLDERS.sub("…/", name, count=1) for name in few]
     for shown in (few, *(without_folders[:count] for count in range(len(few), 0, -1))):

@@ -1,7 +1,7 @@
-"""Flight-recorder views as tables: rich on a terminal, aligned lines elsewhere and for many rows.
+"""Render flight-recorder views as tables: with rich on a terminal, as aligned lines elsewhere and for many rows.
 
-Rich takes 0.3 ms a row, so above 200 rows plain lines are printed, as they are into a pipe or a file, where
-they are as wide as they need to be and nothing is cut.
+Rich takes 0.3 ms per row, so plain lines are used above 200 rows, and for a pipe or a file, where they are as wide
+as necessary and nothing is cut.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MAX_RICH_ROWS = 200
-# What columns shrink to: enough of a name or a shape to tell it from others.
+# Minimum widths of columns: enough to distinguish a name or a shape from others.
 LEAST_NAME, LEAST_OPERATION, LEAST_SIZES, LEAST_WHERE = 6, 10, 13, 26
 LEAST_OF_ALL = 4
 _STYLES = {
@@ -37,7 +37,7 @@ _STYLES = {
 
 
 class Column(NamedTuple):
-    """One column: its header, its cells, and the width it may shrink to; 0 for one that is never cut."""
+    """One column: its header, its cells, and its minimum width, or 0 if it is never cut."""
 
     header: str
     cells: list[str]
@@ -46,12 +46,12 @@ class Column(NamedTuple):
 
 
 def suits_rich(views: Sequence[TraceView]) -> bool:
-    """Return whether rich can draw these views without the operator waiting for it."""
+    """Return whether rich can draw these views without a noticeable wait."""
     return sum(len(view.rows) for view in views) <= MAX_RICH_ROWS
 
 
 def print_rich(views: Sequence[TraceView]) -> None:
-    """Print views on the terminal, as wide as it is."""
+    """Print views at the width of the terminal."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -63,7 +63,7 @@ def print_rich(views: Sequence[TraceView]) -> None:
 
 
 def plain_lines(views: Sequence[TraceView]) -> list[str]:
-    """Return views as lines of text, columns aligned by blanks, nothing cut."""
+    """Return views as lines of text, with columns aligned by spaces and nothing cut."""
     lines: list[str] = []
     for view in views:
         if lines:
@@ -98,7 +98,7 @@ def rich_parts(view: TraceView, width: int) -> list[RenderableType]:
 
 
 def headings(view: TraceView) -> list[str]:
-    """Return the lines above a rank's tables: whose dump it is, and what ages count from."""
+    """Return the lines above a rank's tables: which rank's dump it is, and what ages count from."""
     rank = "rank ?" if view.rank is None else f"rank {view.rank}"
     library = f", library {view.comm_lib_version}" if view.comm_lib_version else ""
     version = f"format {view.version}" if view.version else "no format version"
@@ -114,7 +114,7 @@ def headings(view: TraceView) -> list[str]:
 
 
 def footings(view: TraceView) -> list[str]:
-    """Return the lines below: how much is not shown, and how to see it."""
+    """Return the lines below a rank's tables: how much is not shown, and how to see it."""
     what = "active entries" if view.choice.only_active else "entries"
     if view.choice.group is not None:
         what += f" of group {printable(view.choice.group)}"
@@ -189,7 +189,7 @@ def _operation(entry: Entry, wide: bool) -> str:
 
 
 def _where(row: Row, whole_path: bool) -> str:
-    """Return the user's frame; where there is none, a library's in brackets, else the innermost."""
+    """Return the user's frame, else a library's in brackets, else the innermost."""
     frame = row.user_frame or nearest_frame(row.entry.frames) or next(iter(row.entry.frames), None)
     if frame is None:
         return "-"
@@ -199,15 +199,15 @@ def _where(row: Row, whole_path: bool) -> str:
 
 
 def _least_where(cells: Sequence[str]) -> int:
-    """A file and its line should not be cut, unless the name is very long; the function's name may be."""
+    """Return a minimum width that keeps the file and line, unless the name is very long; the function may be cut."""
     return min(LEAST_WHERE, max(len(cell.partition(" ")[0]) for cell in cells) + 1)
 
 
 def fit(columns: Sequence[Column], width: int) -> list[int]:
-    """Return the width of each column so that a row fits into `width`, two blanks between columns.
+    """Return column widths so that a row fits into `width`, with two spaces between columns.
 
-    Numbers, states and ages keep theirs; of the others the one furthest above its least gives way first.
-    Where that is not enough, names and shapes shrink on, and only then the place in the code.
+    Numbers, states and ages keep their width; of the others, the one furthest above its minimum shrinks first.
+    If that is not enough, names and shapes shrink further, and only then the code location.
     """
     widths = [widest(column) for column in columns]
     soft = [at for at, column in enumerate(columns) if column.least]
@@ -223,7 +223,7 @@ def fit(columns: Sequence[Column], width: int) -> list[int]:
 
 
 def widest(column: Column) -> int:
-    """Return the characters of a column's longest cell or its header."""
+    """Return the length of a column's longest cell or its header."""
     return max(map(len, (column.header, *column.cells)))
 
 

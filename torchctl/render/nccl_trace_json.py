@@ -1,4 +1,4 @@
-"""Flight-recorder views as one JSON object, schema `torchctl.nccl-trace/1`."""
+"""Render flight-recorder views as one JSON object with schema `torchctl.nccl-trace/1`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SCHEMA = "torchctl.nccl-trace/1"
 
 
 def json_parts(views: Sequence[TraceView], failures: Iterable[Failure]) -> Iterator[str]:
-    """Yield the object as one line in parts: `dumps` by rank, and `failed` with the source and reason of each.
+    """Yield the object as one line in parts: `dumps` by rank, and `failed` with each source and reason.
 
-    All entries of a large job are hundreds of megabytes of text, and gigabytes as dictionaries, so one dump is made at
-    a time.
+    All entries of a large job are hundreds of megabytes as text and gigabytes as dictionaries, so it builds one dump
+    at a time.
     """
     yield '{"dumps": ['
     for number, view in enumerate(views):

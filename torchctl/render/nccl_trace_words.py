@@ -1,4 +1,4 @@
-"""Single facts of a flight-recorder dump in words: sizes with dtypes, times of day, names of groups."""
+"""Format single values from a flight-recorder dump: sizes with dtypes, times of day, group names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DTYPES = {
 
 
 def sizes_of(entry: Entry) -> str:
-    """Return sizes with dtypes: `[4, 1024] f32`, and `-> ...` where the output differs."""
+    """Return sizes with dtypes: `[4, 1024] f32`, with `-> ...` if the output differs."""
     inputs = _tensors(entry.input_sizes, entry.input_dtypes)
     outputs = _tensors(entry.output_sizes, entry.output_dtypes)
     if inputs == outputs or not outputs:
@@ -37,7 +37,7 @@ def sizes_of(entry: Entry) -> str:
 
 
 def clock(time_ns: int) -> str:
-    """Return a wall-clock time in UTC: the dump's host and this one may have different zones."""
+    """Return a wall-clock time in UTC, because the dump's host may be in a different time zone."""
     try:
         moment = datetime.fromtimestamp(time_ns // 1_000_000_000, tz=timezone.utc)
     except (OverflowError, ValueError, OSError):
@@ -46,7 +46,7 @@ def clock(time_ns: int) -> str:
 
 
 def group_name(name: str, desc: str) -> str:
-    """Return a group's name with its description where that says more: `0 (default_pg)`."""
+    """Return a group's name, with its description if that adds something: `0 (default_pg)`."""
     if desc and desc not in (name, NO_DESCRIPTION):
         return printable(f"{name} ({desc})")
     return printable(name) or "?"

@@ -1,4 +1,4 @@
-"""What to do after a diagnosis: commands that can be pasted as they are."""
+"""The next step after a diagnosis, as commands that can be pasted unchanged."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torchctl.diagnosis.model import Diagnosis
 from torchctl.ranks import few_ranks, fold_ranks
 
 _MOST_RANKS = 16
-_MOST_NAMED = 4  # processes and dumps
+_MOST_NAMED = 4  # maximum number of processes or dumps to name
 
 
 class Files(NamedTuple):
     """Where the evidence was read from.
 
     Attributes:
-        dumps: the newest dump's file by rank.
-        stacks: what the operator gave, if there are stacks in it.
-        archives: files that hold others, and were not read.
+        dumps: the file with the newest dump, by rank.
+        stacks: the paths that the operator gave, if they contain stacks.
+        archives: archive files, which were not read.
     """
 
     dumps: Mapping[int, str]
@@ -29,7 +29,7 @@ class Files(NamedTuple):
 
 
 def files_of(evidence: Evidence, paths: Sequence[str]) -> Files:
-    """Return the files behind evidence that was read from `paths`."""
+    """Return the files of evidence that was read from `paths`."""
     dumps: dict[int, str] = {}
     for info in evidence.trace.dumps:
         dumps.setdefault(info.rank, info.source)
@@ -38,11 +38,11 @@ def files_of(evidence: Evidence, paths: Sequence[str]) -> Files:
 
 
 def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> str:
-    """Return what to do next, "" if there is nothing to do.
+    """Return what to do next, or "" if there is nothing to do.
 
     Args:
         diagnosis: what was found.
-        places: host and process of ranks.
+        places: host and process by rank.
         files: None if live workers were asked.
     """
     if diagnosis.healthy:
@@ -61,7 +61,7 @@ def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | 
 
 
 def _to_find_out(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> str:
-    """Return what may show what this evidence does not."""
+    """Return what might provide the missing evidence."""
     silent = [rank for rank in diagnosis.missing if rank in diagnosis.failed]
     if silent:
         return _of_lost(silent, places, files is None)
@@ -78,7 +78,7 @@ def _to_find_out(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files
 
 
 def _of_lost(ranks: Sequence[int], places: Mapping[int, Place], live: bool) -> str:
-    """Return where to look at ranks that are lost: by process and host as far as they are known."""
+    """Return where to look for lost ranks, by process and host if they are known."""
     steps = []
     for rank in ranks[:_MOST_NAMED]:
         place = places.get(rank, Place())
@@ -95,7 +95,7 @@ def _of_lost(ranks: Sequence[int], places: Mapping[int, Place], live: bool) -> s
 
 
 def _of_files(ranks: Sequence[int], files: Files) -> str:
-    """Return the commands that show the files of some ranks."""
+    """Return the commands that show the files of the given ranks."""
     dumps = [files.dumps[rank] for rank in ranks if rank in files.dumps][:_MOST_NAMED]
     words = {"nccl-trace": dumps, "traceback": files.stacks}
     commands = [f"`torchctl {name} {shlex.join(paths)}`" for name, paths in words.items() if paths]

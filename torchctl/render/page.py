@@ -1,4 +1,4 @@
-"""A page of the guide as a terminal shows it."""
+"""Render a page of the guide for a terminal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 
-_WIDEST = 110  # columns: longer lines are hard to read, however wide the window is
-_UNBOUNDED = 10_000  # columns: to measure what a table would take
-_INDENT = 4  # columns before a code block, and before what a broken line of it goes on with
+_WIDEST = 110  # columns; longer lines are hard to read, however wide the window is
+_UNBOUNDED = 10_000  # columns; used to measure the natural width of a table
+_INDENT = 4  # columns before a code block, and before the continuation of a wrapped line in it
 _COMMAND = re.compile(r"\$ |(?:torchctl|torchrun|python|curl) ")
 _WORD = re.compile(r" *[^ ]+")
-# A word of a shell's, with the option before it.
+# A shell word, with the option before it.
 _ARGUMENT = re.compile(r" *(?:--[\w-]+ (?=[^-]))?(?:'[^']*'|\"[^\"]*\"|[^ '\"])+")
 _THEME = Theme({"markdown.code": "bold", "markdown.table.border": "dim", "markdown.item.number": "none"})
-_LINK = re.compile(r"\[([^\]]+)\]\([a-z-]+\.md\)")  # to another page, which a terminal cannot follow
+_LINK = re.compile(r"\[([^\]]+)\]\([a-z-]+\.md\)")  # a link to another page, which a terminal cannot follow
 
 
 class _Heading(Heading):
-    """A heading at the left edge; rich would centre it."""
+    """A heading at the left edge; rich would center it."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         title = self.text.copy()
@@ -48,7 +48,7 @@ class _CodeBlock(CodeBlock):
 
 
 def fitted(line: str, width: int) -> list[str]:
-    """Break a line of a code block between words; a command gets backslashes, so that it can still be copied."""
+    """Wrap a line of a code block between words; a command gets backslashes, so that it can still be copied."""
     if len(line) <= width:
         return [line]
     command = _COMMAND.match(line) is not None and " #" not in line
@@ -65,7 +65,7 @@ def fitted(line: str, width: int) -> list[str]:
 
 
 class _Table(TableElement):
-    """A table; with an empty line between rows where one of them takes several lines."""
+    """A table, with an empty line between rows if any row takes several lines."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for table in super().__rich_console__(console, options):
@@ -86,7 +86,7 @@ class _Page(Markdown):
 
 
 def rendered(markdown: str) -> tuple[str, bool]:
-    """Return a page in this terminal's width and colours, and whether it fits on one screen."""
+    """Return a page in this terminal's width and colors, and whether it fits on one screen."""
     terminal = Console(file=sys.stdout)
     console = Console(
         file=io.StringIO(),

@@ -12,7 +12,7 @@ def columns(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(
 
     Args:
         rows: cells of text; control characters are escaped here.
-        right: indexes of columns that are aligned to the right.
+        right: indices of right-aligned columns.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[index]) for row in cells) for index in range(len(cells[0]))] if cells else []

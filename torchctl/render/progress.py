@@ -1,4 +1,4 @@
-"""How far the asking has come, as one line on a terminal's stderr that is taken back at the end."""
+"""A progress bar: one line on a terminal's stderr that is cleared at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import IO
 
 from torchctl.text import printable
 
-_QUIET_S = 0.3  # what takes less needs no bar
+_QUIET_S = 0.3  # anything shorter needs no bar
 _BAR = 20
 
 
@@ -26,7 +26,7 @@ class ProgressLine:
         self._drawn = False
 
     def update(self, done: int, total: int, slowest: str) -> None:
-        """Draw, once the asking has taken a moment."""
+        """Draw the line, unless asking has only just begun."""
         if time.monotonic() - self._began < _QUIET_S:
             return
         filled = _BAR * done // max(total, 1)

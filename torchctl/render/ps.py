@@ -18,17 +18,17 @@ from torchctl.workers.questions.info import WorkerInfo
 from torchctl.workers.rollcall import rank_of
 from torchctl.workers.survey import Survey
 
-_WIDE = 120  # columns that a full row needs
+_WIDE = 120  # columns needed for a full row
 _NARROW = 64
-_LEFT_OUT = ("host", "job", "uptime")  # below `_NARROW`; JSON has them
+_LEFT_OUT = ("host", "job", "uptime")  # omitted below `_NARROW` columns; JSON has them
 _SHORT_JOB = 9
 _COLUMNS = ("rank", "host", "pid", "job", "uptime", "step", "state", "endpoint")
 
 
 def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
-    """Return one row per worker asked, by rank; those without an answer first, since they are the odd ones.
+    """Return one row per worker asked, by rank; workers that did not answer come first, because they need attention.
 
-    Below `_WIDE` columns job ids are cut, and the folder that all sockets share goes into the last line.
+    Below `_WIDE` columns, job ids are cut, and the folder that all sockets share moves to the last line.
     """
     folder = "" if width >= _WIDE else _shared_folder([str(outcome.endpoint) for outcome in survey.outcomes])
     shown = [index for index, name in enumerate(_COLUMNS) if width >= _NARROW or name not in _LEFT_OUT]
@@ -55,7 +55,7 @@ def ps_table(survey: Survey[WorkerInfo], width: int) -> Table:
 
 
 def _sources(survey: Survey[WorkerInfo]) -> list[str]:
-    """Return how the workers were found, where that is not the usual way."""
+    """Return how the workers were found, if not in the usual way."""
     counts = Counter(outcome.endpoint.source for outcome in survey.outcomes)
     if set(counts) <= {RUNTIME_FOLDER}:
         return []
@@ -89,7 +89,7 @@ def _cells(info: WorkerInfo, width: int) -> list[str]:
 
 
 def degraded_lines(survey: Survey[WorkerInfo]) -> list[str]:
-    """Return a line for each worker whose sentinel answers in its place: since when, and why."""
+    """Return a line for each worker whose sentinel answers for it: since when, and why."""
     return [
         printable(f"rank {'?' if info.rank is None else info.rank} {degraded_words(outcome.identity)}")
         for outcome in survey.answered
@@ -98,7 +98,7 @@ def degraded_lines(survey: Survey[WorkerInfo]) -> list[str]:
 
 
 def died_lines(words: Sequence[str], shown: int = 20) -> list[str]:
-    """Return a line for each worker that died, the latest first, and one for those that are not shown."""
+    """Return a line for each worker that died, latest first, and one line for those not shown."""
     lines = [printable(word) for word in words[:shown]]
     more = len(words) - shown
     return [*lines, f"and {more} more; --forget removes them"] if more > 0 else lines

@@ -1,4 +1,4 @@
-"""Lines of styled text that a terminal gets in colour and a pipe gets plain, without loading rich for the pipe."""
+"""Lines of styled text: colored on a terminal and plain in a pipe, which does not load rich."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def line_width(file: IO[str] | None = None) -> int:
 
 
 def print_lines(lines: Iterable[Line], file: IO[str] | None = None) -> None:
-    """Write lines without cutting them: their maker kept to the width."""
+    """Print lines without cutting them, because they already fit the width."""
     out = file or sys.stdout
     if not out.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         out.writelines(plain(line) + "\n" for line in lines)
@@ -41,17 +41,17 @@ def print_lines(lines: Iterable[Line], file: IO[str] | None = None) -> None:
 
 
 def plain(line: Line) -> str:
-    """Return a line's text alone, control characters escaped."""
+    """Return only a line's text, control characters escaped."""
     return printable("".join(text for text, _ in line)).rstrip()
 
 
 def shorten(text: str, room: int) -> str:
-    """Return text cut to `room` characters, the cut shown by ``…``."""
+    """Return text cut to `room` characters, with ``…`` at the cut."""
     return text if len(text) <= room else text[: max(0, room - 1)] + "…"
 
 
 def shorten_path(path: str, room: int) -> str:
-    """Return a path cut at its beginning, since its end says more; before a whole name if one fits."""
+    """Return a path cut at the front, because its end says more; the cut is before a whole name if one fits."""
     if len(path) <= room:
         return path
     end = path[len(path) - max(0, room - 1) :]

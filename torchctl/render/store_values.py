@@ -1,4 +1,4 @@
-"""Values and keys of a store as text, and as JSON."""
+"""Render a store's keys and values as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PICKLE_PREVIEW = 60
 
 
 def value_text(data: bytes, key: str) -> str:
-    """Return the whole value: text as it is, a pickle as its structure, other bytes as a hex table."""
+    """Return the whole value: text unchanged, a pickle as its structure, other bytes as a hex table."""
     shown = _structure(data, f"key {key!r}")
     if shown is not None:
         return shown
@@ -43,7 +43,7 @@ def value_json(data: bytes, key: str) -> dict[str, Any]:
 
 
 def value_line(data: bytes, guard: Guard) -> str:
-    """Return the beginning of a value on one line, a pickle as its structure."""
+    """Return the beginning of a value on one line; a pickle is shown as its structure."""
     text = _structure(data, "the value", guard)
     if text is None:
         return preview(data)
@@ -51,7 +51,7 @@ def value_line(data: bytes, guard: Guard) -> str:
 
 
 def _structure(data: bytes, source: str, guard: Guard | None = None) -> str | None:
-    """Return a pickle as its structure, None for anything else, and for what only begins and ends like one."""
+    """Return the structure of a pickle, or None for anything else, even if it begins and ends like a pickle."""
     if classify(data) is not Kind.PICKLE:
         return None
     try:
@@ -61,7 +61,7 @@ def _structure(data: bytes, source: str, guard: Guard | None = None) -> str | No
 
 
 def key_rows(groups: list[KeyGroup]) -> tuple[list[KeyGroup], int]:
-    """Return at most `MAX_ROWS` groups, unknown ones folded by folder, and how many are left out."""
+    """Return at most `MAX_ROWS` groups, with unknown ones folded by folder, and how many are omitted."""
     if len(groups) > MAX_ROWS:
         folded: dict[str, KeyGroup] = {}
         rows = []
@@ -79,7 +79,7 @@ def key_rows(groups: list[KeyGroup]) -> tuple[list[KeyGroup], int]:
 
 
 def single_keys(rows: list[KeyGroup]) -> list[str]:
-    """Return the keys of rows that stand for one key alone: their values are shown."""
+    """Return the keys of rows that have only one key, whose values are shown."""
     return [row.keys[0] for row in rows if len(row.keys) == 1 and not row.known]
 
 

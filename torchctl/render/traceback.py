@@ -1,4 +1,4 @@
-"""Stacks of workers as text: the user's own line stands out, torch's and Python's stand back."""
+"""Render workers' stacks as text: the user's own lines stand out, torch's and Python's are dimmed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _STYLES = {"user": "", "library": "dim", "torch": "dim", "python": "dim", "nativ
 
 
 def traceback_lines(stacks: Stacks, *, all_threads: bool, colour: bool) -> Iterator[Text]:
-    """Yield one worker's stacks: the most recent call last, as in a Python traceback.
+    """Yield one worker's stacks with the most recent call last, as in a Python traceback.
 
     Args:
         stacks: the worker's threads.
-        all_threads: every thread of the process but the debug server's own, which are counted; else the main one, or
-            the one that trains while the main one waits for it; and whichever thread that one waits for.
-        colour: highlight source lines; costs the import of Pygments.
+        all_threads: show every thread except the debug server's own, which are only counted; else show the main
+            thread (or the training thread that it waits for) and any thread that this one waits for.
+        colour: highlight source lines, which requires importing Pygments.
     """
     own = [thread for thread in stacks.threads if thread.own]
     if not all_threads:
@@ -72,7 +72,7 @@ def _startup_frames(thread: ThreadStack) -> int:
     for count, frame in enumerate(reversed(thread.frames)):
         if frame.origin != "python":
             return count if count > 1 else 0
-    return 0  # Python's own from end to end: then these are the stack
+    return 0  # all frames are Python's own: show them
 
 
 def _frame_lines(frame: StackFrame, users: bool, colour: bool) -> Iterator[Text]:
@@ -99,7 +99,7 @@ def _highlighted(source: str) -> Text:
 
 
 def stacks_json(stacks: Stacks) -> dict[str, Any]:
-    """Return one worker's stacks for JSON; frames innermost first, with whose code each is."""
+    """Return one worker's stacks for JSON: frames innermost first, each with whose code it is."""
     return {
         "truncated": stacks.truncated,
         "threads": [

@@ -1,8 +1,8 @@
-"""Merged stacks as text: the trunk that ranks share, then its branches, the smallest first.
+"""Render merged stacks as text: the trunk that ranks share, then its branches, smallest first.
 
-How this works: each branch is a heading (how many ranks, which, moving or still) and its frames from the outermost
-inwards. Runs of torch's and Python's own frames are folded to one line, unless `full`. Lines are cut to the width,
-paths at their front, so that file, line and function stay readable at 80 columns.
+How this works: each branch is a heading (how many ranks, which ones, moving or still) and its frames, outermost
+first. Runs of torch's and Python's own frames are folded into one line, unless `full`. Lines are cut to the width,
+paths at the front, so that file, line and function stay readable at 80 columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torchctl.stacks.stack import StackFrame
 
 _FOLDED = ("torch", "python", "native")
 _NAMES = {"torch": "torch", "python": "Python", "native": "C++"}
-_LEAST_FUNCTION, _LEAST_PATH = 12, 14  # characters that a name keeps however narrow the screen
+_LEAST_FUNCTION, _LEAST_PATH = 12, 14  # characters that a name keeps, however narrow the screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class TreeStyle:
     Attributes:
         width: columns.
         full: every frame, nothing folded.
-        samples: how many samples were asked for; from 2 on each branch says whether it moves.
-        taken: how many there are; fewer after an interrupt.
+        samples: how many samples were requested; with 2 or more, each branch says whether it moves.
+        taken: how many were taken; fewer after an interrupt.
     """
 
     width: int
@@ -43,7 +43,7 @@ class TreeStyle:
 
 
 def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeStyle) -> Iterator[Line]:
-    """Yield who answered, then each reason why others did not."""
+    """Yield which ranks answered, then each reason why others did not."""
     for job in jobs:
         line = f"{counted(job.members)} answered"
         line += "" if job.world_size is None else f" of {job.world_size}"
@@ -54,13 +54,13 @@ def header_lines(jobs: Sequence[JobStacks], reasons: Sequence[str], style: TreeS
         for one in job.outside:
             cannot = f"  {counted(one.members)} cannot answer: {folded(one.members, style.width // 3)}, {one.reason}"
             yield [(shorten(cannot, max(style.width, 60)), "red")]
-    for reason in reasons:  # never cut: its last words are what happened
+    for reason in reasons:  # never cut, because the end says what happened
         for line in textwrap.wrap(reason, max(style.width - 2, 40), subsequent_indent="  ", break_on_hyphens=False):
             yield [("  " + line, "red")]
 
 
 def outside_lines(job: JobStacks, style: TreeStyle) -> Iterator[Line]:
-    """Yield where the workers stand that cannot answer, as read from outside: each reason by itself."""
+    """Yield the stacks of workers that cannot answer, as read from outside, grouped by reason."""
     for one in job.outside:
         yield []
         heading = f"read from outside: {counted(one.members)}: {folded(one.members, style.width // 3)}, {one.reason}"
@@ -78,14 +78,14 @@ def tree_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
 
 
 def _marked(branches: Sequence[Branch]) -> set[int]:
-    """Return which branches hold the user's innermost frame of a stack: the ids of those where no branch below has one.
+    """Return the ids of branches that hold the innermost user frame of a stack, with no other user frame below it.
 
-    Without recursion, since stacks may be deep.
+    It is not recursive, because stacks may be deep.
     """
     order = list(branches)
     for branch in order:
-        order += branch.children  # grows while it is walked: children after their parents
-    bare: set[int] = set()  # some stack below has no frame of the user's here or further down
+        order += branch.children  # grows during iteration: children come after their parents
+    bare: set[int] = set()  # branches with a stack that has no user frame here or further down
     marked: set[int] = set()
     for branch in reversed(order):
         open_below = not branch.children or any(id(child) in bare for child in branch.children)
@@ -96,7 +96,7 @@ def _marked(branches: Sequence[Branch]) -> set[int]:
 
 
 def class_lines(merged: Merged, style: TreeStyle) -> Iterator[Line]:
-    """Yield each class, smallest first: its ranks and one representative stack, the most recent call last."""
+    """Yield each class, smallest first: its ranks and one representative stack, most recent call last."""
     for number, one in enumerate(one for role in merged.roles for one in role.classes):
         if number:
             yield []
@@ -122,7 +122,7 @@ def _role_lines(role: RoleStacks, style: TreeStyle) -> Iterator[Line]:
 
 
 def _below(branches: Sequence[Branch], style: TreeStyle, marked: set[int]) -> Iterator[Line]:
-    """Yield branches and what is below them; without recursion, since stacks may be deep."""
+    """Yield branches and everything below them; not recursive, because stacks may be deep."""
     todo = _stacked(branches, "")
     while todo:
         branch, before, last = todo.pop()
@@ -147,7 +147,7 @@ def _stacked(branches: Sequence[Branch], before: str) -> list[tuple[Branch, str,
 
 
 def _indent(before: str, width: int) -> str:
-    """Keep at least half of the width for the frames, however deep the tree."""
+    """Return the indent, cut to leave at least half of the width for the frames, however deep the tree."""
     return before if len(before) <= width // 2 else "…" + before[len(before) - width // 2 + 1 :]
 
 
@@ -172,7 +172,7 @@ def _motion(one: Branch | StackClass) -> str:
 
 
 def _frames(frames: Sequence[StackFrame], style: TreeStyle, margin: Line, *, marked: bool) -> Iterator[Line]:
-    """Yield a run of frames, outermost first; `marked` puts ``>`` at the innermost frame of the user's own."""
+    """Yield a run of frames, outermost first; `marked` puts ``>`` at the innermost frame in the user's code."""
     note = frames[-1] if frames and frames[-1].file == CALL else None
     frames = frames[:-1] if note is not None else frames
     inner = codepaths.users_frame([frame.file for frame in reversed(frames)]) if marked else None
@@ -213,7 +213,7 @@ def _fold_line(frames: Sequence[StackFrame], room: int) -> Line:
 
 
 def _place(frame: StackFrame, room: int, style: str) -> Line:
-    """Return ``file:line in function``, the path cut at its front where there is too little room."""
+    """Return ``file:line in function``, with the path cut at the front if there is too little room."""
     function = shorten(frame.function, max(_LEAST_FUNCTION, room // 2))
     end = f":{frame.line or '?'}"
     path = shorten_path(codepaths.short(frame.file), max(_LEAST_PATH, room - len(end) - 4 - len(function)))
@@ -221,7 +221,7 @@ def _place(frame: StackFrame, room: int, style: str) -> Line:
 
 
 def _rest(merged: Merged, style: TreeStyle) -> Iterator[Line]:
-    """Yield what is not shown, in one line each."""
+    """Yield one line for each thing that is not shown."""
     if merged.without_main:
         text = "did not send a main thread (too many threads); see --all-threads: "
         yield [(f"{counted(merged.without_main)} {text}{folded(merged.without_main, style.width)}", "bold")]

@@ -1,4 +1,4 @@
-"""Merged stacks for JSON: the classes, and the tree as nested branches."""
+"""Render merged stacks as JSON: the classes, and the tree as nested branches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchctl.ranks import Member
 from torchctl.stacks.merge import CALL, Branch, Merged, StackClass
 from torchctl.stacks.stack import StackFrame
 
-_MAX_DEPTH = 200  # json.dumps recurses, and so do most readers; the classes tell the rest
+_MAX_DEPTH = 200  # json.dumps and most readers are recursive; the classes show the rest
 
 
 def job_json(job_id: str | None, world_size: int | None, merged: Merged) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _class(one: StackClass) -> dict[str, Any]:
 
 
 def _tree(branches: list[Branch]) -> list[dict[str, Any]]:
-    """Return nested branches; built without recursion, and flat below a depth that JSON readers still take."""
+    """Return nested branches, built without recursion and cut off below the depth that JSON readers can handle."""
     out: list[dict[str, Any]] = []
     todo = deque((branch, out, 0) for branch in branches)
     while todo:
@@ -61,7 +61,7 @@ def _tree(branches: list[Branch]) -> list[dict[str, Any]]:
 
 
 def _frames(frames: Sequence[StackFrame]) -> dict[str, Any]:
-    """Return frames, and what their threads are in below them: ``call``, None where that is not known."""
+    """Return frames, and the ``call`` that their threads are in below them, or None if it is not known."""
     call = next((frame.function for frame in frames if frame.file == CALL), None)
     return {"frames": [_frame(frame) for frame in frames if frame.file != CALL], "call": call}
 

@@ -1,4 +1,4 @@
-"""A line of progress on stderr: rewritten in place on a terminal, otherwise one line per change."""
+"""A progress line on stderr: rewritten in place on a terminal, otherwise one line per change."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import click
 
 from torchctl.text import duration
 
-_QUIET_S = 10.0  # without a terminal: repeat an unchanged state this often, so that a log shows life
+_QUIET_S = 10.0  # without a terminal, repeat an unchanged state this often, so that a log shows activity
 
 
 class WaitLine:
-    """Shows `state` with the elapsed time."""
+    """Shows a state with the elapsed time."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
@@ -34,7 +34,7 @@ class WaitLine:
             self._shown, self._shown_s = state, elapsed_s
 
     def close(self) -> None:
-        """End the line, if one was begun."""
+        """End the line, if there is one."""
         if self._width:
             self._stream.write("\n")
             self._stream.flush()
@@ -42,12 +42,12 @@ class WaitLine:
 
 
 def _columns(descriptor: int) -> int:
-    """Return the width of the terminal; one that does not know its own says 0."""
+    """Return the width of the terminal; a terminal that does not know its width says 0."""
     return os.get_terminal_size(descriptor).columns or 80
 
 
 def _clipped(state: str, elapsed: str, columns: int) -> str:
-    """Return one line that a screen does not wrap: a wrapped one cannot be written over."""
+    """Return one line that the screen does not wrap, because a wrapped line cannot be overwritten."""
     room = columns - len(elapsed)
     if len(state) > room:
         state = f"{state[: max(0, room - 3)]}..."
