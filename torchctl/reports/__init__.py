@@ -1,1 +1,1 @@
-"""What takes more than one question."""
+"""Reports that take more than one request to a worker."""

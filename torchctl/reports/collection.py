@@ -1,9 +1,9 @@
-"""Everything from every worker into files, for the minute before a job is restarted.
+"""Saves everything from every worker to files, for the minute before a job is restarted.
 
-How this works: each answer is written the moment it comes, whole or not at all, so that an interrupted run, or a worker
-that answers one question and hangs on the next, leaves all that was had. `collect.json` says, per worker, whose the
-files are, how its host's clock stood to ours, what is missing and why. A second run into the same folder asks only for
-what is missing, on other hosts too; another process at a known address has files of its own.
+How this works: each answer is written as soon as it arrives, whole or not at all, so nothing is lost if the run is
+interrupted or if a worker answers one request and hangs on the next. For each worker, `collect.json` records its files,
+how its host's clock differs from ours, and what is missing and why. A second run into the same folder asks only for
+what is missing, on other hosts too; a new process at a known address gets its own files.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from torchctl.workers.outside import NO_ANSWER, OUTSIDE_S, look_from_outside
 from torchctl.workers.questions.everything import Had, ask_parts
 
 _HINT = "choose another folder"
-_MAX_HAD_BYTES = 60_000  # of what was had from one host: it travels in a command line, which may have 128 KiB
+_MAX_HAD_BYTES = 60_000  # what we have from one host is sent in a command line, which is limited to 128 KiB
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One worker's part: which files there are now, and which could not be obtained."""
+    """One worker's result: the files it has now, and those that could not be obtained."""
 
     rank: int | None
     files: Mapping[str, str]
@@ -41,7 +41,7 @@ class Collected:
 
 
 class NotWrittenError(WorkerError):
-    """A worker answered, and its answer could not be written down."""
+    """A worker answered, but its answer could not be saved."""
 
     exit_code = EXIT_FAILED
     kind = "not_written"
@@ -49,13 +49,13 @@ class NotWrittenError(WorkerError):
 
 
 class Collection:
-    """A folder that answers are written into.
+    """A folder that answers are written to.
 
     Args:
-        folder: made when it is missing.
+        folder: created if missing.
 
     Raises:
-        TorchctlError: it cannot be made, or holds someone else's `collect.json`.
+        TorchctlError: the folder cannot be created, or holds a `collect.json` that is not ours.
     """
 
     def __init__(self, folder: str) -> None:
@@ -64,7 +64,7 @@ class Collection:
         except OSError as error:
             raise TorchctlError(f"cannot create {folder}: {error.strerror}", hint=_HINT) from error
         self._entries: dict[str, Entry] = {}
-        self._former: list[Entry] = []  # of processes in whose place another one is now
+        self._former: list[Entry] = []  # processes since replaced by another one
         known = read_manifest(folder) or Manifest()
         if known.former:
             raise TorchctlError(f"{folder} holds evidence that an older `torchctl diagnose --save` wrote", hint=_HINT)
@@ -78,11 +78,11 @@ class Collection:
         self._writer = FolderWriter(folder, [*self._former, *self._entries.values()])
 
     def question(self) -> Question[Collected]:
-        """Return the question that asks a worker for all that is missing of it, and writes the answers down."""
+        """Return the question that asks a worker for everything still missing and saves the answers."""
         return _Missing(self)
 
     def ask(self, endpoint: Endpoint, had: Had | None) -> Asking[Collected]:
-        """Ask one worker, of which `had` is known."""
+        """Ask one worker for what is not in `had`."""
         key = str(endpoint)
         entry = self._entries.setdefault(key, Entry(key, endpoint.rank))
         entry.failures, entry.left, entry.silent = {}, False, False
@@ -102,22 +102,22 @@ class Collection:
         return Collected(entry.rank, dict(entry.files), dict(entry.failures))
 
     def look_from_outside(self, outcomes: Iterable[Outcome[Collected]]) -> None:
-        """Write the stacks that py-spy reads of workers that gave none in time and whose processes run on this host."""
+        """Save stacks read by py-spy for workers on this host that sent none in time."""
         silent = [one.endpoint for one in outcomes if is_late(one.error)]
         silent = [one for one in silent if (entry := self._entries.get(str(one))) is None or STACKS not in entry.files]
         for endpoint, reply in look_from_outside(silent, time.monotonic() + OUTSIDE_S):
             entry = self._entries.setdefault(str(endpoint), Entry(str(endpoint), endpoint.rank))
             identity = reply.identity._replace(degraded=NO_ANSWER)
-            with contextlib.suppress(NotWrittenError):  # what could be read before is written, and the failure stands
+            with contextlib.suppress(NotWrittenError):  # earlier parts are saved, and the failure stays
                 self._write(entry, STACKS, reply._replace(identity=identity))
 
     def had_of(self, endpoint: str) -> Had | None:
-        """Return what earlier runs have had of a worker."""
+        """Return what earlier runs collected from a worker."""
         entry = self._entries.get(endpoint)
         return None if entry is None else _had(entry)
 
     def had_on(self, host: str) -> dict[str, Had]:
-        """Return what earlier runs have had of the workers of a host, by their path there."""
+        """Return what earlier runs collected from a host's workers, by their path on that host."""
         begin = f"{host}:/"
         return {
             key[len(begin) - 1 :]: had
@@ -146,14 +146,14 @@ class Collection:
 
 
 class _Missing(Question[Collected]):
-    """Asks each worker for what a collection has not had of it."""
+    """Asks each worker for what a collection does not have yet."""
 
     name = "everything"
 
     def __init__(self, collection: Collection) -> None:
         super().__init__(self._ask)
         self._collection = collection
-        self._there: dict[str, dict[str, Had]] = {}  # what the relay of a host was told that we have
+        self._there: dict[str, dict[str, Had]] = {}  # what we told each host's relay that we have
 
     def _ask(self, endpoint: Endpoint) -> Asking[Collected]:
         if endpoint.node:
@@ -169,6 +169,6 @@ class _Missing(Question[Collected]):
 
 
 def _had(entry: Entry) -> Had | None:
-    """Return what need not be asked for again; what a sentinel said in a worker's place the worker may say itself."""
+    """Return what not to ask for again; a sentinel's answers do not count, since the worker may answer itself now."""
     parts = tuple(part for part in entry.files if entry.degraded is None or part not in (INFO, STACKS))
     return Had(entry.pid, parts) if entry.files else None

@@ -1,4 +1,4 @@
-"""The bytes of files that may be anything: whole, how they begin, how they end. No pipe or device is waited for."""
+"""Reads arbitrary files: whole, the start, or the end. Never waits for a pipe or a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 MAX_BYTES = 256 << 20
 _HEAD_BYTES = 512
-_END_BYTES = 64 << 20  # of a log: what a job died of stands there
+_END_BYTES = 64 << 20  # of a log: the end shows what killed the job
 _PART_BYTES = 8 << 20
 
 
@@ -18,7 +18,7 @@ def whole(path: str) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        OSError: it cannot be read, is not a regular file, or too large.
+        OSError: the file cannot be read, is not a regular file, or is too large.
     """
     with _opened(path) as (file, size):
         if size > MAX_BYTES:
@@ -27,7 +27,7 @@ def whole(path: str) -> bytes:
 
 
 def head(path: str) -> bytes | None:
-    """Return how a file begins; None if it cannot be read."""
+    """Return the start of a file, or None if it cannot be read."""
     try:
         with _opened(path) as (file, _):
             return file.read(_HEAD_BYTES)
@@ -36,7 +36,7 @@ def head(path: str) -> bytes | None:
 
 
 def both_ends(path: str) -> bytes:
-    """Return how a file begins and ends, 8 MiB of each, for a look at what it may be; nothing if it cannot be read."""
+    """Return the first and last 8 MiB of a file, to see what it may be; empty if it cannot be read."""
     try:
         with _opened(path) as (file, size):
             data = file.read(_PART_BYTES)
@@ -48,7 +48,7 @@ def both_ends(path: str) -> bytes:
 
 
 def end_of_text(path: str) -> str:
-    """Return the end of a text, 64 MiB of it; "" if it cannot be read."""
+    """Return the last 64 MiB of a text, or "" if it cannot be read."""
     try:
         with _opened(path) as (file, size):
             file.seek(max(0, size - _END_BYTES))

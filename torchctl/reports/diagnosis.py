@@ -1,11 +1,11 @@
-"""Evidence from live workers: two looks at every rank, to distinguish a stuck job from a slow one.
+"""Gathers evidence from live workers: two looks at every rank, to distinguish a stuck job from a slow one.
 
 How this works. The first look takes only the recorders' counters. After an interval, the second look takes a digest
 (the newest entries of each group), the counters again, and the Python stacks. A rank whose counters changed has moved.
 What a first diagnosis finds is then examined closely: whole traces of the ranks involved, which show what came before,
-and frames of the few ranks it names, which cost a worker a second the first time. A rank whose counters change
-meanwhile has moved too, and keeps its digest: evidence from two moments could accuse the wrong rank. Workers that are
-slower than the first look allows are still being asked alongside (`latecomers`).
+and frames of the few ranks it names, which cost a worker a second the first time. A rank whose counters change during
+that has moved too, and keeps its digest: evidence from two moments could accuse the wrong rank. Workers that are too
+slow for the first look are asked in parallel (`latecomers`).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from torchctl.workers.roll import Roll, find_workers
 from torchctl.workers.survey import survey
 from torchctl.workers.targets import Targets
 
-MAX_FRAMES_FROM = 4  # ranks whose frames are worth a second of theirs
-MAX_TRACES_FROM = 32  # ranks whose history is worth 300 kB of theirs
-# By which share of the time allowed: the first look at those that are not slower than others; all that slow workers
-# give, which leaves a rest for looking at them from outside; the second look.
+MAX_FRAMES_FROM = 4  # ranks whose frames are worth costing each a second
+MAX_TRACES_FROM = 32  # ranks whose history is worth 300 kB each
+# Deadlines as shares of the time allowed: for the first look at workers of normal speed; for everything from slow
+# workers, leaving time to read them from outside; for the second look.
 _BY = (0.3, 0.8, 0.7)
-_LEAST_S = 2.0  # for whole traces, however late it is
-Judge = Callable[[Evidence], Diagnosis]  # what evidence says; decides whom to look at more closely
+_LEAST_S = 2.0  # for whole traces, even past the deadline
+Judge = Callable[[Evidence], Diagnosis]  # what evidence shows; decides which ranks to examine more closely
 _KINDS_WITH_FRAMES = ("op_mismatch", "shape_mismatch", "dtype_mismatch", "order_cycle", "straggler")
 
 
 @dataclass(slots=True)
 class _Answers:
-    """What the workers gave: at both looks, and of their stacks."""
+    """What the workers answered: at both looks, and their stacks."""
 
     first: list[Outcome[Sight]]
     second: list[Outcome[Sight]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class _Answers:
         return any(one.value is not None for one in self.first) or any(one.value is not None for one in self.stacks)
 
     def add(self, late: Latecomers) -> None:
-        """Add what latecomers gave; an interrupt came before those of them that gave nothing."""
+        """Add the latecomers' answers; after an interrupt, mark those without one as interrupted."""
         newer = {one.endpoint: one for one in late.first}
         self.first = [newer.get(one.endpoint, one) for one in self.first]
         if self.interrupted:
@@ -71,10 +71,10 @@ def look(targets: Targets, interval_s: float, judge: Judge, *, everything: bool 
     """Return the evidence of all live workers that the options name.
 
     Args:
-        targets: whom to ask, and how long the whole may take; the interval comes on top of that.
+        targets: which workers to ask, and the total time allowed, not counting the interval.
         interval_s: seconds between the two looks.
-        judge: `diagnosis.diagnose`; what it finds at first is looked at more closely.
-        everything: whole traces of all ranks instead of digests: what is worth keeping.
+        judge: `diagnosis.diagnose`; what it finds at first is examined more closely.
+        everything: take whole traces of all ranks instead of digests, to save them.
 
     Raises:
         NoWorkersError: no worker answers.
@@ -85,7 +85,7 @@ def look(targets: Targets, interval_s: float, judge: Judge, *, everything: bool 
     answers = _ask(roll, interval_s, "traces" if everything else "digest", begun)
     seen = seen_of(answers.first, answers.second)
     seen.interrupted = answers.interrupted
-    if not seen.interrupted:  # the stacks of some prove nothing: who is in none of them would look idle
+    if not seen.interrupted:  # partial stacks prove nothing: a rank without stacks would look idle
         add_stacks(seen, answers.stacks)
         end = max(begun + targets.timeout_s + interval_s, time.monotonic() + OUTSIDE_S)
         outside = look_from_outside(list(seen.slow), end)
@@ -100,7 +100,7 @@ def look(targets: Targets, interval_s: float, judge: Judge, *, everything: bool 
 
 
 def _ask(roll: Roll, interval_s: float, second_look: str, begun: float) -> _Answers:
-    """Look at all workers twice, take the stacks, and wait for those that are slower than the others."""
+    """Look at all workers twice, take their stacks, and wait for the slower ones."""
     first, late, second = (begun + share * roll.targets.timeout_s for share in _BY)
     question = sight_question(second_look)
     found = _Answers(survey(roll.until(first), sight_question("counters")).outcomes)
@@ -122,7 +122,7 @@ def _ask(roll: Roll, interval_s: float, second_look: str, begun: float) -> _Answ
     there += [one.endpoint for one in (*found.first, *found.second) if one.identity.degraded is not None]
     there = list(dict.fromkeys(there))
     if there and not found.interrupted:
-        # Apart from the rest: torch's own server hangs on them while the interpreter is held.
+        # A separate request: torch's own server hangs on stacks while the interpreter lock is held.
         end = begun + roll.targets.timeout_s + interval_s
         found.stacks = survey(roll.only(there).until(end), stacks_question()).outcomes
         found.interrupted = is_stopped(found.stacks)
@@ -138,13 +138,13 @@ def _nobody() -> NoWorkersError:
 
 
 def _may_still_answer(one: Outcome[Sight]) -> bool:
-    """Whether a worker has let its time pass, and nothing says that it never will answer."""
-    # A relay asks all the workers of its host at each look: the late ones there are asked again as it is.
+    """Whether a worker missed its deadline but may still answer."""
+    # At each look, a relay asks all workers on its host, so late ones there are asked again anyway.
     return is_late(one.error) and not one.endpoint.node and not stands_still(one.endpoint)
 
 
 def _waited(seconds: float) -> bool:
-    """Wait; return False when the operator interrupts."""
+    """Wait; return False if the operator interrupts."""
     try:
         threading.Event().wait(seconds)
     except KeyboardInterrupt:
@@ -153,9 +153,9 @@ def _waited(seconds: float) -> bool:
 
 
 def watching(targets: Targets, interval_s: float, judge: Judge, *, everything: bool = False) -> Evidence:
-    """Look again and again, and return the first evidence that something is wrong; arguments and errors as `look`.
+    """Look repeatedly and return the first evidence that something is wrong; arguments and errors as in `look`.
 
-    An interrupt within a look ends it with what that look has brought, one between two looks with the last.
+    If interrupted during a look, return what that look gathered; between two looks, return the last one's evidence.
     """
     evidence = None
     while True:
@@ -174,7 +174,7 @@ def watching(targets: Targets, interval_s: float, judge: Judge, *, everything: b
 
 
 def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
-    """Return the workers that have answered.
+    """Return the workers that answered.
 
     Raises:
         TorchctlError: two of them claim one rank.
@@ -197,10 +197,10 @@ def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
 
 
 def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything: bool) -> Evidence:
-    """Take whole traces of the ranks that a first diagnosis is about, and frames of those that it names, or of all."""
+    """Take whole traces of the ranks that a first diagnosis involves, and frames of those it names, or of all."""
     history, frames = _worth_more(judge(evidence))
     wanted = {"frames": frames, "traces": history - frames}
-    if everything:  # whole traces there are; with frames they are as `collect` has them
+    if everything:  # we have whole traces; with frames they match those of `collect`
         wanted = {"frames": set(seen.sights)}
     least_s = roll.targets.timeout_s if everything else _LEAST_S
     fetched = False
@@ -212,7 +212,7 @@ def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything
         outcomes = survey(asked.until(time.monotonic() + least_s), sight_question(kind)).outcomes
         if is_stopped(outcomes):
             evidence.interrupted = True
-            return evidence  # the first diagnosis stands
+            return evidence  # the first diagnosis stays
         for one in outcomes:
             rank = ends.get(str(one.endpoint))
             if one.value is None or one.value.degraded or rank is None:
@@ -226,7 +226,7 @@ def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything
 
 
 def _worth_more(diagnosis: Diagnosis) -> tuple[set[int], set[int]]:
-    """Return the ranks whose history may say more than the digest, and those whose frames locate what they did."""
+    """Return the ranks whose history may show more than the digest, and those whose frames locate their calls."""
     history: list[int] = []
     frames: list[int] = []
     for finding in diagnosis.findings:

@@ -1,7 +1,7 @@
-"""All that can be said of one process of this host: what it is, whether it answers, what holds it up, where it is.
+"""Everything known about one process on this host: what it is, whether it answers, what blocks it, where it is.
 
-How this works: what /proc shows comes first, since it cannot fail to answer; then the process's own server is asked,
-then py-spy. Nothing stops, signals or changes the process. A process that never had a server is explained as well.
+How this works: /proc comes first, since it always answers, then the process's own server, then py-spy. Nothing stops,
+signals or changes the process. Processes that never had a server are covered too.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Report:
 
     Attributes:
         verdict: one sentence.
-        well: whether it answers, or, without a server, nothing keeps it from running.
-        facts: name and text, in the order to be shown.
+        well: whether it answers or, without a server, nothing keeps it from running.
+        facts: name and text, in display order.
         reasons: why it cannot answer.
-        stacks: its threads, by py-spy; None if they could not be read.
+        stacks: its threads, from py-spy; None if they could not be read.
     """
 
     pid: int
@@ -61,11 +61,11 @@ class Report:
 
 
 def examine(pid: int, path: str, deadline: float) -> Report:
-    """Return what is known of a process.
+    """Return what is known about a process.
 
     Args:
-        path: of its server's socket; "" to look for one.
-        deadline: `time.monotonic` seconds for the server's answer and py-spy; the two looks come on top.
+        path: its server's socket; "" to look for one.
+        deadline: for the server's answer and py-spy, in `time.monotonic` seconds; the two looks take extra time.
     """
     report = Report(pid)
     before, group_before = sample(pid), group_of(pid)
@@ -100,7 +100,7 @@ def _gone(report: Report, path: str) -> Report:
 
 def _identity(report: Report, started: int | None) -> None:
     words = [word for word in read(f"/proc/{report.pid}/cmdline").split("\0") if word]
-    # What follows may hold a password.
+    # The options may hold a password.
     shown = list(itertools.takewhile(lambda word: not word.startswith("--"), words[:4]))
     name = " ".join(shown) or f"[{read(f'/proc/{report.pid}/comm').strip()}]"
     report.facts.append(("program", f"{name} ..." if len(words) > len(shown) else name))
@@ -122,7 +122,7 @@ def _identity(report: Report, started: int | None) -> None:
 
 
 def _server(report: Report, path: str, deadline: float) -> str:
-    """Ask the process's server; return "" without one, "pong", or what is wrong."""
+    """Ask the process's server; return "pong", what is wrong, or "" if it has no server."""
     if not path:
         report.facts.append(("server", "none: it does not listen on a worker's socket"))
         return ""
@@ -176,7 +176,7 @@ def _memory(report: Report, after: Sample, group: ControlGroup) -> None:
 
 
 def _stacks(report: Report, endpoint: Endpoint, deadline: float) -> None:
-    """Take the stacks: from the process's own server, which knows what threads are calling, or by py-spy."""
+    """Take the stacks from the process's own server, which knows what threads are calling, or from py-spy."""
     question = call_question("dump_traceback", {CALLS_PARAMETER: "true"}, b"")
     outcome = ask_one(endpoint, question, max(deadline, time.monotonic() + 2.0))
     if is_stopped([outcome]):

@@ -1,4 +1,4 @@
-"""What the manifest of a saved folder says of a worker, from its answers; for `collect` and `diagnose --save` alike."""
+"""Fills a worker's manifest entry from its answers, for both `collect` and `diagnose --save`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torchctl.workers.questions.recorders import is_generic
 
 
 def take_reply(entry: Entry, part: str, reply: Reply) -> Answer:
-    """Enter whose a reply is, and return it as it is written."""
+    """Record in the entry who sent a reply, and return the reply in the form in which it is saved."""
     take_identity(entry, reply.identity)
     if part == INFO:
         _take_info(entry, reply)
@@ -28,7 +28,7 @@ def take_reply(entry: Entry, part: str, reply: Reply) -> Answer:
 
 
 def take_identity(entry: Entry, identity: Identity) -> None:
-    """Enter who a worker says it is."""
+    """Record who a worker says it is."""
     for name in ("rank", "pid", "job_id", "world_size"):
         value = getattr(identity, name)
         if value is not None:
@@ -36,7 +36,7 @@ def take_identity(entry: Entry, identity: Identity) -> None:
 
 
 def place_of(endpoint: Endpoint, identity: Identity) -> Place:
-    """Return where a worker is that gave nothing: by its sentinel's answer, the kernel's word, or its socket's name."""
+    """Return the place of a worker that did not answer, from its sentinel, the kernel, or its socket's name."""
     if endpoint.node:
         name = socketnames.parse(endpoint.path)
         return Place(endpoint.node, identity.pid or (name.pid if name.rank is not None else None))
@@ -45,7 +45,7 @@ def place_of(endpoint: Endpoint, identity: Identity) -> Place:
 
 
 def take_failure(entry: Entry, endpoint: Endpoint, error: WorkerError, identity: Identity) -> None:
-    """Enter that a worker has given nothing more: why not, for each part that is missing, and what its process does."""
+    """Record why each missing part of a worker is missing, and what its process is doing."""
     entry.failures = {
         **{part: error.detail for part in (INFO, TRACE, STACKS) if part not in entry.files},
         **entry.failures,
@@ -56,7 +56,7 @@ def take_failure(entry: Entry, endpoint: Endpoint, error: WorkerError, identity:
 
 
 def _take_info(entry: Entry, reply: Reply) -> None:
-    """Enter host and clock from a worker's `info`; its clock is compared with the middle of asking and answer."""
+    """Record host and clock from a worker's `info`; its clock is compared with the midpoint of request and reply."""
     try:
         document: Any = json.loads(reply.body)
         host, clock, start = document.get("host"), document.get("time"), document.get("start_time")

@@ -1,4 +1,4 @@
-"""Evidence in files: written by a live diagnosis, and read from dumps, stacks of any form, and manifests."""
+"""Evidence in files: saved by a live diagnosis, and read from dumps, stacks in any format, and manifests."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from torchctl.stacks.reader import StackReader
 
 
 def make_folder(folder: str) -> None:
-    """Make the folder for `save_evidence`, or take an empty one: old files of another job would be evidence too.
+    """Create the folder for `save_evidence`, or accept an empty one: another job's files would count as evidence.
 
     Raises:
-        TorchctlError: it holds something, or cannot be made.
+        TorchctlError: the folder is not empty, or cannot be created.
     """
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -47,7 +47,7 @@ def make_folder(folder: str) -> None:
 
 
 def save_evidence(evidence: Evidence, folder: str) -> None:
-    """Write what live workers gave into a folder that `make_folder` has made; `read_evidence` gives the same verdict.
+    """Save live workers' answers to a folder from `make_folder`; reading them back leads to the same verdict.
 
     Raises:
         TorchctlError: a file cannot be written.
@@ -67,11 +67,11 @@ def read_evidence(
     Args:
         paths: folders, or single files.
         rank_from: regular expression for the rank in a path; see `flightrec.load`.
-        jobs: how many processes decode dumps at once.
+        jobs: how many processes decode dumps in parallel.
 
     Raises:
-        DumpError: a path does not exist, or the pattern is none.
-        TorchctlError: a folder of `torchctl collect` holds one rank of several jobs.
+        DumpError: a path does not exist, or the pattern is invalid.
+        TorchctlError: in a folder of `torchctl collect`, several jobs have the same rank.
     """
     found, others = find_files(paths)
     everything = [*others, *(one.path for one in found)]
@@ -100,7 +100,7 @@ def read_evidence(
     logs = {one.path for one in files.found if one.entry is None and is_log(one.path)}
     logs |= {path for path in files.passed if is_log(path)}
     said = {path for path in sorted(logs) if evidence.logs.add(end_of_text(path), named_rank(path))}
-    # That a rank's log says nothing is evidence, too, where others say what they gave up.
+    # A rank's silent log is evidence too, if other logs say what their watchdogs gave up on.
     silent = {path for path in logs if said and named_rank(path) is not None}
     left = [path for path in files.passed if path not in loaded | said | silent]
     unread = [why_not_read(path, others_after_all.get(path)) for path in left]
@@ -111,7 +111,7 @@ def read_evidence(
 
 
 def _take_no_dumps(trace: Trace) -> dict[str, int | None]:
-    """Take from the failures the files that are no dump at all, unless a rank is missing for want of one."""
+    """Remove files that are not dumps at all from the failures, unless a rank is missing because of one."""
     none = {one.source: one.rank for one in trace.bad if not is_dump_at_all(one.source)}
     aside = {source: rank for source, rank in none.items() if rank is None or rank in trace.ranks}
     trace.bad[:] = [one for one in trace.bad if one.source not in aside]
@@ -119,7 +119,7 @@ def _take_no_dumps(trace: Trace) -> dict[str, int | None]:
 
 
 def _add_stacks(evidence: Evidence, files: Sequence[StackFile]) -> None:
-    """Add the stacks in files: to the ranks, of several of one rank the first; to the processes without a rank."""
+    """Add the stacks in files to the ranks (the first file per rank wins) and to the processes without a rank."""
     first: dict[int, StackFile] = {}
     for file, name in zip(files, names_of(files), strict=True):
         if file.stacks is None:
@@ -137,19 +137,19 @@ def _add_stacks(evidence: Evidence, files: Sequence[StackFile]) -> None:
 
 
 def _root(files: Sequence[str]) -> str:
-    """Return the folder that all files are in or below."""
+    """Return the deepest folder that contains all files."""
     try:
         return os.path.commonpath([os.path.dirname(file) for file in files])
-    except ValueError:  # there is none, or they are relative and absolute
+    except ValueError:  # no files, or a mix of relative and absolute paths
         return ""
 
 
 def _take_manifest(evidence: Evidence, folder: str) -> None:
-    """Add to evidence from files what their manifest says of the workers."""
+    """Add to the evidence what a folder's manifest says about the workers."""
     try:
         manifest = read_manifest(folder)
     except TorchctlError:
-        return  # `former_files` has said it
+        return  # `former_files` already did
     if manifest is None:
         return
     evidence.world_size = max(evidence.world_size or 0, manifest.world_size or 0) or None
@@ -165,12 +165,12 @@ def _take_manifest(evidence: Evidence, folder: str) -> None:
 
 
 def _take_entry(evidence: Evidence, rank: int, entry: Entry) -> None:
-    """Add what a manifest says of the process of a rank."""
+    """Add what a manifest says about a rank's process."""
     if entry.files or entry.pid is not None:
         evidence.places[rank] = Place(entry.host, entry.pid)
     why = next((entry.failures[part] for part in (TRACE, STACKS, INFO) if part in entry.failures), "")
     if rank in evidence.trace.ranks:
-        pass  # it answered for itself once, whatever it did later
+        pass  # it did answer for itself, whatever it did later
     elif entry.degraded is not None and not entry.silent:
         stacks = evidence.stacks.pop(rank, None)
         evidence.degraded[rank] = Degraded(entry.degraded, entry.since, stacks)

@@ -1,9 +1,9 @@
-"""Workers that take longer than the first look's share of the time: they are asked on, while the others are looked at.
+"""Keeps asking workers that are too slow for the first look, in parallel with the looks at the others.
 
-How this works. Slow is not lost: a rank that computes in Python, on a machine that is busy, needs seconds for what
-others answer at once. So a late worker has the time of the whole command. Threads ask it beside the other ranks' looks:
-one for the same two looks, and one for its stacks alone, which take one request where a look takes several.
-Who has given neither at the end, but runs on this host, is read by py-spy from outside; that stops no process.
+How this works. Slow is not lost: on a busy machine, a rank that computes in Python needs seconds for what others
+answer at once. So a late worker gets the time of the whole command. Two threads ask it in parallel with the other
+ranks' looks: one for the same two looks, and one for its stacks alone, which take one request while a look takes
+several. If it answers neither in time but runs on this host, py-spy reads it from outside, which stops no process.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from torchctl.workers.questions.look import Sight, sight_question
 from torchctl.workers.roll import Roll
 from torchctl.workers.survey import survey
 
-_GROUPS = 16  # of workers that wait for one another; where fewer are late each goes its own way
-_GRACE_S = 1.0  # for threads to say in their own words that the deadline came
+_GROUPS = 16  # of workers that wait for one another; if fewer are late, each is its own group
+_GRACE_S = 1.0  # for threads to report the deadline themselves
 
 
 class Latecomers:
-    """Asks late workers from now on; `wait` waits for what they give.
+    """Starts asking late workers; `wait` waits for their answers.
 
     Args:
-        roll: the late workers alone.
+        roll: the late workers only.
         interval_s: seconds between the two looks.
-        second: which look the second one is.
-        deadline: for all of it, `time.monotonic` seconds.
+        second: the question of the second look.
+        deadline: for everything, in `time.monotonic` seconds.
 
     Attributes:
-        first, second: what the two looks have given; empty until they have come back.
-        stacks: what the request for the stacks alone has given.
+        first, second: the outcomes of the two looks; empty until they finish.
+        stacks: the outcomes of the request for stacks alone.
     """
 
     def __init__(self, roll: Roll, interval_s: float, second: Question[Sight], deadline: float) -> None:
-        self._roll = replace(roll, targets=replace(roll.targets, progress=None))  # the others' looks show theirs
+        self._roll = replace(roll, targets=replace(roll.targets, progress=None))  # the other looks show progress
         self._interval_s = interval_s
         self._question = second
         self._deadline = deadline
@@ -60,7 +60,7 @@ class Latecomers:
             thread.start()
 
     def wait(self) -> bool:
-        """Wait until all have answered, or the deadline; return False when the operator interrupts."""
+        """Wait until all have answered or the deadline passes; return False if the operator interrupts."""
         try:
             for thread in self._threads:
                 thread.join(max(0.0, self._deadline + _GRACE_S - time.monotonic()))
@@ -84,6 +84,6 @@ class Latecomers:
 
 
 def _quietly(work: Callable[[], None]) -> None:
-    """Run a thread's work; with no one left to ask there is nothing to say that the first look has not said."""
+    """Run a thread's work; ignore it if no worker is left to ask, since the first look has reported that."""
     with contextlib.suppress(TorchctlError):
         work()

@@ -1,4 +1,4 @@
-"""Files from which nothing was read, and why: archives, core files, logs without stacks."""
+"""Files that gave no evidence, and why: archives, core files, logs without stacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchctl.reports.content import head
 
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh", b"7z\xbc\xaf\x27\x1c")
 _DUMPS = (b"\x80", b"{")  # a pickle, and JSON
-# What belongs to a job's folder and is never evidence: worth no word.
+# Files that belong in a job's folder and are never evidence: not worth a message.
 _USUAL = re.compile(
     r"(?i)(?:\.(?:md|rst|ya?ml|toml|cfg|ini|py|sh|csv|html?|svg|png|lock|jsonl?)"
     r"|(?:\A|.*[-_.])info(?:[-_.].*)?\.json)\Z|\Ahostfile|\AREADME|\ALICENSE"
@@ -19,7 +19,7 @@ _LOG = re.compile(r"(?i)\.(?:log|out|err|txt|stdout|stderr)(?:\.\d+)?\Z")
 
 
 def is_dump_at_all(path: str) -> bool:
-    """Whether a file begins as a recorder's dump does, or cannot be looked into."""
+    """Whether a file starts like a recorder's dump, or cannot be read."""
     begins = head(path)
     return begins is None or begins.lstrip()[:1] in _DUMPS
 
@@ -34,7 +34,7 @@ def is_log(path: str) -> bool:
 
 
 def why_not_read(path: str, rank: int | None = None) -> Unread | None:
-    """Return why nothing was read from a file; None if no one would take it for evidence."""
+    """Return why a file gave no evidence, or None if no one would expect any."""
     name = os.path.basename(path)
     begins = head(path)
     if begins is None:

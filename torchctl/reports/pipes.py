@@ -1,8 +1,8 @@
-"""Flight-recorder dumps of a job without a server: asked for through torch's FIFOs, fetched from where torch writes.
+"""Gets flight-recorder dumps from a job without a server: requested through torch's FIFOs, picked up from its files.
 
-How this works. With TORCH_NCCL_DEBUG_INFO_PIPE_FILE set, NCCL's monitor thread of every rank reads a FIFO of its own. A
-line written there makes it write its dump to a file, seconds later. The FIFO is opened without blocking: no one reads
-it while the process tears down. The file is taken when it is newer than our line and has not grown between two looks.
+How this works. With TORCH_NCCL_DEBUG_INFO_PIPE_FILE set, NCCL's monitor thread in every rank reads that rank's FIFO. A
+line written to it makes the thread write its dump to a file, seconds later. The FIFO is opened without blocking: no one
+reads it while the process tears down. The file is taken once it is newer than our line and has stopped growing.
 
 Source: torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp (DumpPipe, HeartbeatMonitor) and FlightRecorder.cpp, 2.13.
 """
@@ -24,7 +24,7 @@ from torchctl.files import write_file
 from torchctl.flightrec.decoding.decode import read_file
 from torchctl.text import duration
 
-DEFAULT_TIMEOUT_S = 30.0  # the monitor thread looks at its pipe every second or so, and a first dump takes another
+DEFAULT_TIMEOUT_S = 30.0  # the monitor thread polls its pipe about once a second, and a first dump takes another
 PREFIX_VARIABLES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
 _POLL_S = 0.1
 _RANK = re.compile(r"(\d{1,6})\.pipe\Z")
@@ -32,7 +32,7 @@ _RANK = re.compile(r"(\d{1,6})\.pipe\Z")
 
 @dataclass(frozen=True, slots=True)
 class PipeAnswer:
-    """What came of asking one rank: the file its dump was saved to, or why there is none."""
+    """The result of asking one rank: the file its dump was saved to, or why there is none."""
 
     rank: int
     path: str | None
@@ -46,12 +46,12 @@ def collect_from_pipes(
 
     Args:
         stem: path of the FIFOs without rank and ``.pipe``, as in TORCH_NCCL_DEBUG_INFO_PIPE_FILE.
-        folder: where the dumps go, as ``nccl_trace_rank_N``; it is made when it is missing.
-        prefixes: where torch writes dumps, without the rank; torch's own places when empty.
+        folder: where to save the dumps, as ``nccl_trace_rank_N``; created if missing.
+        prefixes: where torch writes dumps, without the rank; torch's defaults if empty.
         timeout_s: how long to wait for all files.
 
     Raises:
-        NoWorkersError: there is no FIFO of that stem.
+        NoWorkersError: no FIFO has that stem.
         TorchctlError: the folder cannot be written.
     """
     pipes = find_pipes(stem)
@@ -86,7 +86,7 @@ def collect_from_pipes(
 
 
 def find_pipes(stem: str) -> dict[int, str]:
-    """Return the FIFO of each rank; whatever else has such a name is left alone."""
+    """Return the FIFO of each rank; ignore anything else with such a name."""
     found = {}
     for path in glob.glob(f"{glob.escape(stem)}*.pipe"):
         match = _RANK.fullmatch(path[len(stem) :])
@@ -99,7 +99,7 @@ def find_pipes(stem: str) -> dict[int, str]:
 
 
 def dump_prefixes(environment: Mapping[str, str]) -> list[str]:
-    """Return where torch writes its dumps, without the rank: as the environment says, and by default."""
+    """Return where torch writes its dumps, without the rank: from the environment, and by default."""
     named = [environment[name] for name in PREFIX_VARIABLES if environment.get(name)]
     if named:
         return named
@@ -108,7 +108,7 @@ def dump_prefixes(environment: Mapping[str, str]) -> list[str]:
 
 
 def ask(path: str) -> str:
-    """Write one line into a FIFO; return "" or why that was not possible."""
+    """Write one line to a FIFO; return "" or why that failed."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -124,7 +124,7 @@ def ask(path: str) -> str:
     return ""
 
 
-_Mark = tuple[int, int, int]  # inode, time, size: whatever changes says that the file is another one
+_Mark = tuple[int, int, int]  # inode, time, size: any change means a new file
 
 
 def _marks(prefixes: Iterable[str], rank: int) -> dict[str, _Mark]:
@@ -141,7 +141,7 @@ def _marks(prefixes: Iterable[str], rank: int) -> dict[str, _Mark]:
 def _wait_for_files(
     ranks: Sequence[int], prefixes: Sequence[str], before: Mapping[int, dict[str, _Mark]], timeout_s: float
 ) -> dict[int, str | None]:
-    """Return the new file of each rank once it has stopped growing, None for those that did not come."""
+    """Return the new file of each rank once it has stopped growing, or None if none appeared."""
     deadline = time.monotonic() + timeout_s
     found: dict[int, str | None] = {}
     last: dict[int, dict[str, _Mark]] = {}

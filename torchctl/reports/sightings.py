@@ -1,4 +1,4 @@
-"""What has been seen of a job's workers, from the outcomes of asking them; and the evidence that it makes."""
+"""What a diagnosis has seen of a job's workers, collected from their answers, and the evidence made from it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DUMPS_PER_PROCESS = 16  # digests; a decoding process takes 30 ms to start
 
 @dataclass(frozen=True, slots=True)
 class LateStacks:
-    """The stacks of a worker that gave nothing else in time.
+    """The stacks of a worker that sent nothing else in time.
 
     Attributes:
         answered_at: wall-clock seconds.
@@ -47,10 +47,10 @@ class LateStacks:
 
 @dataclass(slots=True)
 class Unable:
-    """What the sentinel of a worker that cannot answer for itself has said in its place.
+    """What a sentinel said in place of a worker that cannot answer for itself.
 
     Attributes:
-        sight: None if it has not told more than that.
+        sight: None if it said no more than that.
         stacks: read from outside.
     """
 
@@ -63,21 +63,21 @@ class Unable:
 
 @dataclass(slots=True)
 class Seen:
-    """What has been seen of a job's workers; dictionaries by rank.
+    """What was seen of a job's workers; dictionaries are by rank.
 
     Attributes:
-        failed: who gave nothing, and why; `unable` are among them.
-        late_why: of those in `late`, why they gave nothing else.
-        slow: who gave no answer in time, and may still do; with the rank where it is known. `slow_why` says why.
-        running: of them, whose processes run on this host.
-        late: of them, who has given stacks.
+        failed: workers that sent nothing, and why; includes `unable`.
+        late_why: why the workers in `late` sent nothing else.
+        slow: workers that did not answer in time but still may, with the rank if known; `slow_why` says why.
+        running: those in `slow` whose processes run on this host.
+        late: those in `slow` that sent stacks.
     """
 
     endpoints: dict[int, Endpoint] = field(default_factory=dict)
     sights: dict[int, Sight] = field(default_factory=dict)
     moved: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
-    silent: dict[int, str] = field(default_factory=dict)  # endpoints of those that failed
+    silent: dict[int, str] = field(default_factory=dict)  # endpoints of `failed`
     slow: dict[Endpoint, int | None] = field(default_factory=dict)
     slow_why: dict[Endpoint, str] = field(default_factory=dict)
     late: dict[int, LateStacks] = field(default_factory=dict)
@@ -87,16 +87,16 @@ class Seen:
     left: set[int] = field(default_factory=set)
     stacks: dict[int, Reply] = field(default_factory=dict)
     no_stacks: dict[int, str] = field(default_factory=dict)
-    lost: dict[int, Place] = field(default_factory=dict)  # where those that failed are, as far as it is known
+    lost: dict[int, Place] = field(default_factory=dict)  # places of `failed`, if known
     world_size: int | None = None
     unasked: set[int] = field(default_factory=set)
     interrupted: bool = False
 
 
 def has_moved(before: Sight, after: Sight) -> bool:
-    """Whether a rank has gone on from look to look: by its recorders, or by its groups' counts, sends among them.
+    """Whether a rank moved between two looks, by its recorders or by its groups' counts, which may include sends.
 
-    One whose main thread has stayed in the same collective has not: only its other threads have, a heartbeat's, say.
+    If its main thread stayed in the same collective, it did not: only other threads did, such as a heartbeat's.
     """
     first, second = before.calls, after.calls
     counted = first is not None and second is not None and _sequences(first) != _sequences(second)
@@ -113,7 +113,7 @@ def _sequences(calls: Calls) -> list[tuple[str, int | None]]:
 def _entered(calls: Calls | None) -> tuple[str, str, int] | None:
     """Return the collective that the main thread is in: its function, its group's name and sequence number.
 
-    None if it is in none, or if the number does not tell one call from the next: not all backends count sends.
+    None if it is in none, or if the number cannot distinguish one call from the next: not all backends count sends.
     """
     main = None if calls is None else calls.main
     if calls is None or main is None or any(call.function in _P2P for call in main.calls):
@@ -126,7 +126,7 @@ def _entered(calls: Calls | None) -> tuple[str, str, int] | None:
 
 
 def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
-    """Return what two looks have given."""
+    """Return what two looks gathered."""
     before = {str(one.endpoint): one.value for one in first if one.value is not None and not one.value.degraded}
     alive = {sight.rank for sight in before.values()}
     size = max((sight.info.world_size or 0 for sight in before.values()), default=0) or None
@@ -160,7 +160,7 @@ def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
             seen.unasked.add(rank)
             continue
         seen.lost.setdefault(rank, place_of(one.endpoint, one.identity))
-        seen.failed.setdefault(rank, one.error.detail)  # a relay asks its whole host again: the same by other words
+        seen.failed.setdefault(rank, one.error.detail)  # a relay asks its whole host again: same failure, other words
         seen.silent.setdefault(rank, str(one.endpoint))
         if has_ended(one.endpoint, one.error):
             seen.left.add(rank)
@@ -168,7 +168,7 @@ def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
 
 
 def add_stacks(seen: Seen, outcomes: Iterable[Outcome[Reply]]) -> None:
-    """Add the stacks that came; a slow worker has answered with them."""
+    """Add the stacks that arrived; for a slow worker they count as its answer."""
     ranks = {endpoint: rank for rank, endpoint in seen.endpoints.items()}
     unable = {one.endpoint: one for one in seen.unable.values()}
     for one in outcomes:
@@ -188,7 +188,7 @@ def add_stacks(seen: Seen, outcomes: Iterable[Outcome[Reply]]) -> None:
 
 
 def add_late_stacks(seen: Seen, rank: int | None, stacks: LateStacks) -> None:
-    """Take the stacks of a worker that has given nothing else; of one whose rank nothing says, they say nothing."""
+    """Add the stacks of a worker that sent nothing else; ignore them if its rank is unknown."""
     rank = seen.slow[stacks.endpoint] if rank is None else rank
     if rank is None or rank in seen.sights:
         return
@@ -243,7 +243,7 @@ def _stacks_of(one: Unable, reader: StackReader) -> Stacks | None:
     try:
         return None if one.stacks is None else reader.read(one.stacks.body)
     except ValueError:
-        return None  # the verdict does without
+        return None  # the verdict does not need them
 
 
 def _table(seen: Seen) -> Trace:
@@ -256,7 +256,7 @@ def _table(seen: Seen) -> Trace:
 
 
 def _kept(seen: Seen) -> list[Kept]:
-    """Return what each worker gave, as `torchctl collect` would have entered it, and why others gave nothing."""
+    """Return what each worker sent, in the form of `torchctl collect`, and why others sent nothing."""
     found = [_of_sight(seen, rank, sight) for rank, sight in sorted(seen.sights.items())]
     found += [_of_late(seen, rank, late) for rank, late in sorted(seen.late.items())]
     for rank, reason in sorted(seen.failed.items()):
@@ -276,7 +276,7 @@ def _of_sight(seen: Seen, rank: int, sight: Sight) -> Kept:
     answers: dict[str, Answer] = {}
     if sight.reply is not None:
         answers[INFO] = take_reply(entry, INFO, sight.reply)
-    # The first is the answer to a request for NCCL's recorder, whichever it is of.
+    # The first answers a request for NCCL's recorder, whichever recorder it is from.
     for number, trace in enumerate(sight.traces):
         only = not number and trace.recorder == GENERIC_RECORDER
         answers[GENERIC_TRACE if number else TRACE] = Answer(trace.body, trace.answered_ns / 1e9, only)
@@ -307,7 +307,7 @@ def _of_unable(seen: Seen, rank: int, one: Unable) -> Kept:
         answers[STACKS] = take_reply(entry, STACKS, one.stacks)
     else:
         entry.failures[STACKS] = one.no_stacks or seen.failed[rank]
-    # Whatever it has come to meanwhile: this is what the verdict was made of.
+    # Even if this has changed since: the verdict is based on it.
     entry.degraded, entry.since = one.identity.degraded, one.identity.since
     entry.failures[TRACE] = seen.failed[rank]
     return Kept(entry, answers)

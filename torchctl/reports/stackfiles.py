@@ -1,9 +1,9 @@
-"""Files of stacks: those of `torchctl collect` and `diagnose --save`, of torch's tools, and of people.
+"""Reads stack files, written by `torchctl collect`, `diagnose --save`, torch's tools, or by hand.
 
-How this works. Each file gives its processes. A rank is taken from the manifest of the file's folder, from the file's
-first line if we have written it, from the text, or from a name that says it; if files in several folders have the same
-ranks and come from different processes, the numbers are ranks within a node, not global ranks. A process without a rank
-is named by its host and pid. Of several dumps of one process, taken at known times, the newest is kept.
+How this works. Each file yields its processes. A rank comes from the manifest in the file's folder, from the file's
+first line if torchctl wrote it, from the text, or from a name that says it. If files in several folders have the same
+ranks but come from different processes, the numbers are local ranks, not global ones. A process without a rank is named
+by its host and pid. If a process has several dumps with known times, the newest is kept.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class StackFile:
     """One process's stacks in a file, or why there are none.
 
     Attributes:
-        rank: None if nothing says it.
-        entry: of the manifest; None if there is none.
-        reason: read after the path; "" when there are stacks.
-        host, pid, local_rank: as far as the text and the names say; "" and None otherwise.
-        taken: when, in a form that sorts; "" if it is not known.
-        by_name: whether the rank comes from the file's name alone.
+        rank: None if unknown.
+        entry: the process's manifest entry; None if there is none.
+        reason: why there are no stacks, read after the path; "" if there are.
+        host, pid, local_rank: from the text and the names; "" and None if unknown.
+        taken: when, in a form that sorts; "" if unknown.
+        by_name: whether the rank comes only from the file's name.
     """
 
     path: str
@@ -55,7 +55,7 @@ class StackFile:
 
     @property
     def name(self) -> str:
-        """What a process without a rank is called: "node-5 pid 4020", or its file where neither is known."""
+        """What to call a process without a rank: "node-5 pid 4020", or its file if neither is known."""
         pid = "" if self.pid is None else f"pid {self.pid}"
         said = " ".join(filter(None, (self.host, pid)))
         if not pid:
@@ -69,9 +69,9 @@ class StackFiles:
     """What files and folders hold.
 
     Attributes:
-        found: processes with stacks, and files that should have some and have none; by rank, those without one last.
+        found: processes with stacks, and files that should have some but do not; by rank, those without one last.
         notes: what was ignored, and why.
-        passed: files whose names do not say that they hold stacks, and that hold none.
+        passed: files that hold no stacks and whose names do not promise any.
     """
 
     found: list[StackFile] = field(default_factory=list)
@@ -80,10 +80,10 @@ class StackFiles:
 
 
 def read_stack_files(paths: Sequence[str], reader: StackReader) -> StackFiles:
-    """Return what is in each file given, and in each file of stacks in each folder.
+    """Return the contents of each given file and of each stack file in each given folder.
 
     Raises:
-        TorchctlError: a path does not exist, or a folder holds no file of stacks.
+        TorchctlError: a path does not exist, or a folder holds no stack file.
     """
     read = StackFiles()
     for path in paths:
@@ -95,7 +95,7 @@ def read_stack_files(paths: Sequence[str], reader: StackReader) -> StackFiles:
             dumps, others = find_files([path])
             others += [dump.path for dump in dumps if not dump.claimed or not is_dump_at_all(dump.path)]
             one = read_stacks_of(others, path, entries_of(others), reader)
-            torn = {dump.path for dump in dumps if dump.rank is not None}  # no business of who reads stacks
+            torn = {dump.path for dump in dumps if dump.rank is not None}  # irrelevant to a reader of stacks
             reasons = [why_not_read(passed) for passed in one.passed if passed not in torn]
             one.notes += [str(reason) for reason in reasons if reason is not None]
             if not one.found:
@@ -108,7 +108,7 @@ def read_stack_files(paths: Sequence[str], reader: StackReader) -> StackFiles:
 
 
 def names_of(files: Sequence[StackFile]) -> list[str]:
-    """Return what each process is called: "" with a rank, else its name, with its file where several have that name."""
+    """Return each process's name, plus its file if several have that name; "" if it has a rank."""
     count: dict[str, int] = defaultdict(int)
     for one in files:
         count[one.name] += one.rank is None
@@ -132,13 +132,13 @@ def read_stacks_of(
     rank_from: str | None = None,
     claimed: bool = False,
 ) -> StackFiles:
-    """Return the processes in those of `files` that hold stacks.
+    """Return the processes in the files that hold stacks.
 
     Args:
-        root: what the operator named; a folder below it may be named after a host.
-        whose: each file's entry in the manifest of its folder.
-        rank_from: the operator's pattern for the rank in a path, which counts more than anything else.
-        claimed: all of them should hold stacks, whatever their names.
+        root: the path that the operator gave; a folder below it may be named after a host.
+        whose: each file's entry in its folder's manifest.
+        rank_from: the operator's pattern for the rank in a path, which overrides everything else.
+        claimed: all files should hold stacks, whatever their names.
     """
     result = StackFiles()
     for path in files:
@@ -161,7 +161,7 @@ def read_stacks_of(
 def _read(
     path: str, root: str, entry: Entry | None, reader: StackReader, pattern: int | None, notes: list[str]
 ) -> list[StackFile]:
-    """Return the processes in one file, or one without stacks that says why there is none."""
+    """Return the processes in one file, or one entry without stacks that says why."""
     rank = pattern if pattern is not None else entry.rank if entry is not None else named_rank(path)
     try:
         data = whole(path)
@@ -184,7 +184,7 @@ def _read(
 
 
 def _ours(file: StackFile, about: dict[str, object], pattern: int | None) -> StackFile:
-    """Return a file of our own with what its manifest and its first line say."""
+    """Return a file that torchctl wrote, with what its manifest and its first line say."""
     entry = file.entry
     rank, host, pid = about.get("rank"), about.get("host"), about.get("pid")
     if entry is not None:
@@ -220,13 +220,13 @@ def _of_process(path: str, root: str, process: Process, named: int | None, patte
 
 
 def _refusal(reason: str) -> str:
-    """Return what py-spy, or torch's debug server, says in the place of stacks."""
+    """Return what py-spy or torch's debug server says instead of stacks."""
     needs = ": py-spy needs to be root, or CAP_SYS_PTRACE in a container" if "ermission" in reason else ""
     return f"says {reason!r}{needs}"
 
 
 def _listed(processes: Sequence[Process]) -> str:
-    """Return "a launcher (pid 7), 3 workers ...": what each is, and the pids where they are few."""
+    """Return "a launcher (pid 7), 3 workers ...": what each is, with pids if there are few."""
     parts: dict[str, list[Process]] = defaultdict(list)
     for one in processes:
         parts[one.aside].append(one)
@@ -239,7 +239,7 @@ def _listed(processes: Sequence[Process]) -> str:
 
 
 def _arranged(files: StackFiles) -> StackFiles:
-    """Return the files by rank: no rank of a name that another node uses too, and of each process the newest dump."""
+    """Return the files by rank, without ranks that are only local, and with only each process's newest dump."""
     found = _newest(_without_local_ranks(files.found), files.notes)
     found.sort(key=lambda one: (one.rank is None, one.rank or 0, one.path, one.host, one.pid or 0))
     files.found = found
@@ -247,7 +247,7 @@ def _arranged(files: StackFiles) -> StackFiles:
 
 
 def _without_local_ranks(found: list[StackFile]) -> list[StackFile]:
-    """Take the ranks from the files of folders whose names have the same ones, of other processes: they are local."""
+    """Drop the ranks in file names if several folders use the same ones for different processes: they are local."""
     by_rank: dict[int, list[StackFile]] = defaultdict(list)
     for one in found:
         if one.by_name and one.rank is not None and one.pid is not None:
@@ -266,7 +266,7 @@ def _without_local_ranks(found: list[StackFile]) -> list[StackFile]:
 
 
 def _newest(found: list[StackFile], notes: list[str]) -> list[StackFile]:
-    """Leave out the older dumps of a process, where every dump of it says when it was taken."""
+    """Drop older dumps of a process if all of its dumps say when they were taken."""
     same: dict[tuple[object, ...], list[StackFile]] = defaultdict(list)
     for number, one in enumerate(found):
         if one.rank is not None:
@@ -293,6 +293,6 @@ def _newest(found: list[StackFile], notes: list[str]) -> list[StackFile]:
 
 
 def _looks_like_stacks(path: str) -> bool:
-    """Whether a file seems to hold stacks although its name does not say so; of a long one its two ends count."""
+    """Whether a file seems to hold stacks although its name does not say so; checks only both ends of a long file."""
     data = both_ends(path)
     return b"\0" not in data[:1024] and _LOOKS_LIKE_STACKS.search(data) is not None

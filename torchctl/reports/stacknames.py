@@ -1,4 +1,4 @@
-"""What the name of a file of stacks says: that it holds stacks, whose they are, when they were taken.
+"""What the name of a stack file says: that it holds stacks, whose they are, when they were taken.
 
 A rank is taken only from a name that says "rank". A number alone may be a process id, a node, or a time of day, so
 ``stacks_3.txt``, as an older `diagnose --save` wrote it, needs a ``stacks_0.txt`` beside it: no process has that id.
@@ -16,7 +16,7 @@ _LOOSE = re.compile(rf"(?:.*[_.-])?{_STACKS}[_.-].*{_TEXT}|(?:.*[_.-])?{_STACKS}
 _RANK = re.compile(r"(?<![a-z])(?<!local[_.-])(?<!node[_.-])(?<!group[_.-])rank[_.-]?(\d{1,9})(?!\d)", re.IGNORECASE)
 _FORMER = re.compile(r"stacks_(\d{1,9})\.txt")
 _TIME = re.compile(r"(?<!\d)(20\d\d)-?([01]\d)-?([0-3]\d)[_T-]([0-2]\d)[-_:]?([0-5]\d)[-_:]?([0-6]\d)(?!\d)")
-# Words of such names that name no host, with what stands between them.
+# Words in such names that do not name a host, with their separators.
 _WORD = (
     rf"(?:{_STACKS}|dumps?|traces?|slurm|job|log|out|err|output|all|std(?:out|err)|pid|proc(?:ess)?|ps|hang|hung|stuck)"
 )
@@ -32,7 +32,7 @@ def says_stacks(path: str) -> bool:
 
 
 def named_rank(path: str) -> int | None:
-    """Return the rank in a file's name or in that of its folder (``rank_3/stderr.log``); None if neither has one."""
+    """Return the rank in the name of a file or its folder (``rank_3/stderr.log``), or None."""
     folder, name = os.path.split(path)
     found = _RANK.findall(name)
     if found:
@@ -46,16 +46,16 @@ def named_rank(path: str) -> int | None:
 
 
 def named_time(path: str) -> str:
-    """Return the moment in a name (``stacks_20261126_110807.txt``) in a form that sorts, "" if there is none."""
+    """Return the time in a name (``stacks_20261126_110807.txt``) in a form that sorts, or "" if it has none."""
     match = _TIME.search(os.path.basename(path))
     return "" if match is None else "".join(match.groups())
 
 
 def named_host(path: str, root: str, pid: int | None) -> str:
-    """Return the host in a file's name, else in that of a folder between it and `root`; "" if none has one.
+    """Return the host in the name of a file or of a folder between it and `root`, or "" if there is none.
 
     Args:
-        pid: of the file's process, which is not a host's number.
+        pid: the pid of the file's process, not to be mistaken for a host's number.
     """
     stem = _TIME.sub("", os.path.splitext(os.path.basename(path))[0])
     if pid is not None:

@@ -1,4 +1,4 @@
-"""The stacks of whole jobs: asked once or several times, or read from files, and merged per job."""
+"""The stacks of whole jobs: sampled from live workers or read from files, and merged per job."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Workers that cannot answer for one and the same reason, and where they stand."""
+    """Workers that cannot answer for the same reason, and where they are."""
 
     reason: str
     members: list[Member]
@@ -59,9 +59,9 @@ class JobStacks:
     """One job's merged stacks.
 
     Attributes:
-        job_id: None if no worker told.
+        job_id: None if no worker reported one.
         members: the workers that answered themselves.
-        outside: those whose stacks were read from outside, apart from the others.
+        outside: those whose stacks were read from outside, kept separate.
     """
 
     job_id: str | None
@@ -81,12 +81,12 @@ class StackFileError(WorkerError):
 def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], Motion]:
     """Ask all workers for their stacks, `choice.samples` times.
 
-    Each sample has its share of the time, the pauses come on top; a worker that did not answer is not asked again.
-    Ctrl-C ends it with the last whole sample, or with what the first one has brought. Who has not answered in time and
-    whose process is on this host is read from outside at the end, which may take two seconds more.
+    Each sample gets an equal share of the time, not counting the pauses; a worker that did not answer is not asked
+    again. On Ctrl-C, return the last whole sample, or what the first one gathered. At the end, workers on this host
+    that did not answer in time are read from outside, which may take two seconds more.
 
     Returns:
-        The last sample, with the failures of all; and what moved in between.
+        The last sample, with the failures from all samples; and what moved in between.
     """
     roll = find_workers(targets)
     several = len(roll.endpoints) > 1
@@ -127,13 +127,13 @@ def ask_stacks(targets: Targets, choice: Choice) -> tuple[Survey[WorkerStacks], 
 def _from_outside(
     lost: Iterable[Outcome[WorkerStacks]], read: Callable[[bytes], Stacks]
 ) -> Iterator[Outcome[WorkerStacks]]:
-    """Yield the stacks that py-spy reads of workers that have let their time pass, stopped ones too."""
+    """Yield the stacks that py-spy reads from workers that missed their deadline, including stopped ones."""
     errors = {one.endpoint: one.error for one in lost if one.error is not None and is_late(one.error)}
     for endpoint, reply in look_from_outside(errors, time.monotonic() + OUTSIDE_S, stopped=True):
         error = errors[endpoint]
         why = error.why if error.blocked else f"did not answer; its process is {error.why}" if error.why else NO_ANSWER
         rank = endpoint.rank if reply.rank is None else reply.rank
-        with contextlib.suppress(ValueError):  # py-spy has printed something else: the failure stands
+        with contextlib.suppress(ValueError):  # py-spy printed something else: the failure stays
             stacks = WorkerStacks(rank, reply.pid, read(reply.body), degraded=why)
             yield Outcome(endpoint, stacks, None, reply.identity._replace(rank=rank, degraded=why))
 
@@ -147,10 +147,10 @@ def _sample(roll: Roll, share_s: float, question: Question[WorkerStacks], motion
 
 
 def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
-    """Return what files and folders hold, as if their workers had answered just now.
+    """Return the stacks in files and folders, as if their workers had answered just now.
 
     Raises:
-        TorchctlError: a path does not exist, or a folder holds no file of stacks.
+        TorchctlError: a path does not exist, or a folder holds no stack file.
     """
     outcomes: list[Outcome[WorkerStacks]] = []
     files = read_stack_files(paths, StackReader())
@@ -169,7 +169,7 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
             error = StackFileError(entry.failures[STACKS], endpoint=entry.endpoint, rank=entry.rank, hint="")
             outcomes.append(Outcome(Endpoint(path=entry.endpoint, rank=entry.rank), None, error))
     world = min(max((manifest.world_size or 0 for manifest in manifests), default=0), MAX_RANKS)
-    if manifests or len(outcomes) > 1:  # one file alone is what was asked for, and no rank is missing
+    if manifests or len(outcomes) > 1:  # with just one file, no rank counts as missing
         world = max(world, *(one.endpoint.rank + 1 for one in outcomes if one.endpoint.rank is not None), 0)
     known = [
         Outcome(
@@ -184,7 +184,7 @@ def read_stacks(paths: Sequence[str]) -> Survey[WorkerStacks]:
 
 
 def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion: Motion | None) -> list[JobStacks]:
-    """Merge the stacks of each job; workers that do not tell their job go with the only one there is."""
+    """Merge the stacks of each job; workers that do not report a job belong to the only one, if there is just one."""
     by_job: dict[str | None, list[Outcome[WorkerStacks]]] = {}
     for one in outcomes:
         by_job.setdefault(one.identity.job_id, []).append(one)
@@ -197,7 +197,7 @@ def merge_jobs(outcomes: Iterable[Outcome[WorkerStacks]], choice: Choice, motion
         names = name_workers([(value.rank, value.name or str(one.endpoint)) for one, value in answers])
         sizes = [one.identity.world_size or 0 for one in group]
         world = max((size for size in sizes if size <= MAX_RANKS), default=0) or None
-        # By the reason of their silence; None are those that answered themselves.
+        # By why they did not answer; None for those that answered themselves.
         by_reason: dict[str | None, list[Worker]] = {}
         for member, (one, value) in zip(names, answers, strict=True):
             moved = motion.moved(one.endpoint) if motion is not None else None

@@ -1,4 +1,4 @@
-"""Where `torchctl nccl-trace` gets its dumps, files or live workers; and which workers gave none, and why."""
+"""Sources of dumps for `torchctl nccl-trace`, files or live workers, and which workers have none and why."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NotCollectedError(WorkerError):
 
 
 class Traces:
-    """The dumps, to be iterated over once, and then what is missing.
+    """The dumps, which can be iterated over once; after that, what is missing.
 
     Attributes:
         missing: the workers without a dump, and the ranks that were not found; None if nothing is missing.
@@ -48,7 +48,7 @@ class Traces:
 
     @property
     def exit_code(self) -> int:
-        """What the missing ones come to when all that is there can be read."""
+        """The exit code for missing dumps, if all others can be read."""
         return EXIT_OK if self.missing is None else self.missing.exit_code
 
     @property
@@ -60,7 +60,7 @@ class Traces:
 
 
 class FileTraces(Traces):
-    """The dumps in files and folders; a folder's manifest says whose could not be obtained.
+    """The dumps in files and folders; a folder's manifest says which could not be obtained.
 
     Raises:
         TorchctlError: a folder holds no dump, and no manifest says why.
@@ -101,7 +101,7 @@ class WorkerTraces(Traces):
     """The dumps of live workers.
 
     Args:
-        frames: with the stack of each entry; the first such dump of a process takes it a second.
+        frames: include the stack of each entry; a process takes a second for its first such dump.
     """
 
     def __init__(self, targets: Targets, *, frames: bool) -> None:
@@ -110,7 +110,7 @@ class WorkerTraces(Traces):
         self._frames = frames
 
     def __iter__(self) -> Iterator[RawDump | Failure]:
-        """Ask the workers, and yield what they gave.
+        """Ask the workers and yield their answers.
 
         Raises:
             NoWorkersError: there is no worker to ask.
@@ -130,9 +130,9 @@ class WorkerTraces(Traces):
 
 
 def _not_collected(folder: str, have: set[int | None]) -> list[WorkerError]:
-    """Return an error for each worker whose dump the manifest of a folder calls missing.
+    """Return an error for each worker whose dump is missing according to a folder's manifest.
 
-    A worker in whose place another one gave its dump is not among them.
+    A worker is not included if its replacement sent a dump.
     """
     manifest = read_manifest(folder)
     lost: list[WorkerError] = []

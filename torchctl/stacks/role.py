@@ -33,11 +33,11 @@ _ENTRIES: tuple[tuple[str, str | None, str], ...] = (
     ("tqdm/_monitor.py", None, "tqdm-monitor"),
     ("tensorboard/summary/writer/event_file_writer.py", None, "tensorboard"),
 )
-_OUTERMOST = 6  # frames looked at: threading's own start-up takes two or three
+_OUTERMOST = 6  # frames to check: threading's own start-up takes two or three
 _NAMES = ((re.compile(r"pt_autograd_\d+"), "autograd"), (re.compile(r"pt_data_(?:pin|worker).*"), "data-loader"))
 _START_UP = ("_bootstrap", "_bootstrap_inner", "run")
 
-# Whose main thread serves a framework and runs no training of its own.
+# Processes whose main thread serves a framework and does not train.
 # Source: Ray 2.52; python/ray/train/_internal/session.py and train/v2 start the training's thread.
 _FRAMEWORKS = ("ray/_private/workers/default_worker.py",)
 _TRAINING = ("ray/train/",)
@@ -78,11 +78,11 @@ def matches(thread: ThreadStack, role: str, pattern: str) -> bool:
 
 
 def rank_thread(stacks: Stacks) -> ThreadStack | None:
-    """Return the thread that shows where the rank is; None if the main one is missing.
+    """Return the thread that shows where the rank is, or None if the main thread is missing.
 
-    It is the main one, unless that only waits for another: a framework may run the training on a thread, as Ray Train
-    does; a script may start a thread and join it, or end before it (`threading._shutdown`); a checkpoint is written by
-    a thread for whose result the main one waits. If more than one thread could be meant, it is the main one.
+    It is the main thread unless that only waits for another one: a framework may train on a thread, as Ray Train does;
+    a script may start a thread and join it, or end before it (`threading._shutdown`); the main thread may wait for one
+    that writes a checkpoint. If more than one thread qualifies, it is the main thread.
     """
     main = stacks.main
     if main is None or not _waits_for_another(main):
