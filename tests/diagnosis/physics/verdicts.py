@@ -93,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def goals_missed(rows: dict[str, Counter[Result]]) -> Iterator[str]:
     """Yield, in words, each goal that the results miss."""
-    # Without the files' own times nothing tells a job's first moments, or a wait for rank 0's work, from a hang.
-    healthy = [results for kind, results in rows.items() if kind == "healthy"]
+    healthy = [results for kind, results in rows.items() if kind.startswith("healthy")]
     faulty = [results for kind, results in rows.items() if not kind.startswith("healthy")]
     for result in ("innocent named", "innocent certain", "false alarm", "does not end"):
         if count := sum(results[result] for results in healthy):

@@ -51,11 +51,12 @@ def in_flight(court: Court) -> list[str]:
         absent = sorted({*op.missing, *op.skipped, *op.unknown})
         row = min(op.rows.values())
         call = call_words(collective_at(court.trace, row), name_of(court.trace.groups[op.group]))
-        waited = duration((proofs.ages.waited_ns(op.rows.values()) or 0) / 1e9)
-        found.append(
-            f"{ranks_of(absent)} {verb(absent, 'has', 'have')} not entered {call}, and others had been in it for"
-            f" {waited} when they were dumped: {_MORE}"
-        )
+        waited_ns = proofs.ages.waited_ns(op.rows.values())
+        if waited_ns is None and proofs.ages.lost:
+            age = "the times of copied files do not show how long others had been in it"
+        else:
+            age = f"others had been in it for {duration((waited_ns or 0) / 1e9)} when they were dumped"
+        found.append(f"{ranks_of(absent)} {verb(absent, 'has', 'have')} not entered {call}, and {age}: {_MORE}")
     for op in court.waits.open.holding:
         if op.done:
             inside, done = sorted(op.rows), sorted(op.done)

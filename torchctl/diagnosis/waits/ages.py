@@ -4,7 +4,7 @@ How this works. Hosts' clocks differ, by minutes if they are not synchronized, s
 Later events in a dump show an operation's minimum age. The time when the dump was taken shows its age: an operation
 that the dump found completed before any watchdog saw it gives that time, or else the file's time does. Copying a file
 makes its time later, never earlier, so a young operation is certainly young. An old one is not certainly old, unless it
-is as old as its timeout, after which torch itself writes the dumps.
+is as old as its timeout, after which torch itself writes the dumps. Times that only a copy explains count for nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchctl.flightrec.table.trace import NO_TIME, Trace
+from torchctl.flightrec.table.trace import NO_TIME, State, Trace
 
 if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import DumpInfo, Ints
@@ -24,6 +24,7 @@ _MOVING_NS = 1_000_000_000  # a rank whose newest event is younger than this whe
 _EARLY_NS = 1_000_000_000  # a file's time comes from the kernel's tick or a file server, and may be this early
 _COPY_NS = 10_000_000_000  # a dump's file is written well within this time after the dump was taken
 _COPIED_NS = 24 * 3600 * 1_000_000_000  # a file this long after the last event is a copy, or the job ended long ago
+_COPY_STEP_NS = 5_000_000  # a copy writes one small file after the other this fast
 _AFTER_TIMEOUT_NS = 120_000_000_000  # a watchdog's polling, and the dumps of all ranks, take no longer
 
 
@@ -36,16 +37,21 @@ class Ages:
             the dump is taken and show its time, not the rank's.
         taken: the latest time when each dump can have been taken, [dumps] int64; NO_TIME if unknown.
         lively: a dump found a completed operation that no watchdog had seen yet, as only a moving job's dump does.
+        lost: the files' times are those of a copy, so ages are unknown.
+
+    Args:
+        collected: torchctl wrote the files itself, one right after the other.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, *, collected: bool = False) -> None:
         self._trace = trace
         self.moved = _newest(trace, trace.created_ns, trace.completed_ns)
         self.newest = np.maximum(self.moved, _newest(trace, trace.started_ns))
         self.taken = np.array([_taken(dump.taken_ns, dump.written_ns, int(newest)) for dump, newest in
                                zip(trace.dumps, self.newest, strict=True)] or [NO_TIME], np.int64)  # fmt: skip
         self.lively = any(dump.taken_ns is not None for dump in trace.dumps)
-        if any(_is_copied(dump) for dump in trace.dumps):  # then the other files are copies, too
+        self.lost = any(_is_copied(dump) for dump in trace.dumps) or _are_copies(trace, self.moved, collected)
+        if self.lost:  # one copied file means that the others are copies, too
             self.taken[[dump.taken_ns is None for dump in trace.dumps]] = NO_TIME
 
     def least_ns(self, row: int) -> int:
@@ -63,9 +69,9 @@ class Ages:
         return max((age for row in rows if (age := self.most_ns(row)) is not None), default=None)
 
     def young(self, rows: Iterable[int]) -> bool:
-        """Whether an operation is too young to be stuck; if its age is unknown, whether the job is lively."""
+        """Whether an operation may be too young to be stuck; if no time is known at all, whether the job is lively."""
         waited = self.waited_ns(rows)
-        return self.lively if waited is None else waited < LONG_NS
+        return self.lively or self.lost if waited is None else waited < LONG_NS
 
     def long(self, rows: Iterable[int]) -> bool:
         """Whether any rank has long been in an operation, by its own later events."""
@@ -105,6 +111,32 @@ def _is_copied(dump: DumpInfo) -> bool:
     """Whether a dump itself shows that its file was written again later."""
     taken_ns, written_ns = dump.taken_ns, dump.written_ns
     return taken_ns is not None and written_ns is not None and written_ns - taken_ns > _COPY_NS
+
+
+def _are_copies(trace: Trace, moved: Ints, collected: bool) -> bool:
+    """Whether the times of all files are those of a copy, by what the dumps could not look like at those times."""
+    times = [(dump.written_ns, int(newest)) for dump, newest in zip(trace.dumps, moved, strict=True)]
+    ages = [written_ns - newest for written_ns, newest in times if written_ns is not None and newest != NO_TIME]
+    if not ages or any(written_ns is None for written_ns, _ in times):
+        return False
+    if min(ages) < -_EARLY_NS:
+        return True  # by another clock, at best
+    if min(ages) < LONG_NS:
+        return False
+    written = np.array([written_ns for written_ns, _ in times], np.int64)
+    # Ranks do not write their files one right after the other, as a copy does; whole seconds do not show it.
+    in_a_row = len(written) > 1 and int(np.ptp(written)) <= _COPY_STEP_NS * (len(written) - 1)
+    if in_a_row and not collected and bool((written % 1_000_000_000).any()):
+        return True
+    return min(ages) > _COPIED_NS or _outlived(trace, written)
+
+
+def _outlived(trace: Trace, written: Ints) -> bool:
+    """Whether an operation would have been open for long after its timeout, and no watchdog had given it up."""
+    rows = np.flatnonzero((trace.state == State.SCHEDULED) | (trace.state == State.STARTED))
+    rows = rows[(trace.timeout_ms[rows] > 0) & (trace.created_ns[rows] != NO_TIME)]
+    ages = written[trace.dump[rows]] - trace.created_ns[rows]
+    return bool((ages > trace.timeout_ms[rows] * 1_000_000 + _AFTER_TIMEOUT_NS).any())
 
 
 def _newest(trace: Trace, *columns: Ints) -> Ints:

@@ -23,7 +23,7 @@ def proofs_of(evidence: Evidence) -> Proofs:
     windows = Windows(trace)
     without = _without_rows(trace)
     empty = without & _met(trace, windows) if without else without
-    ages = Ages(trace)
+    ages = Ages(trace, collected=evidence.live)
     failed = failed_operations(trace, windows.of, ages.taken, evidence.moved)
     absent = frozenset(rank for op in failed for rank in op.missing)
     stale = frozenset(_stale(trace, windows) if evidence.moved is None else ()) - without - absent
