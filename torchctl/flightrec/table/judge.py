@@ -19,7 +19,7 @@ class Stage(Enum):
     COMPLETED = "completed"
     RETIRED = "retired"  # gloo: finished, possibly with an error
     COMPLETED_LATE = "completed late"  # after its own timeout; an abort makes stuck operations look completed
-    TIMED_OUT = "timed out"  # given up by the watchdog
+    TIMED_OUT = "timed out"  # the watchdog gave up on it
     UNKNOWN = "unknown"
 
     def __init__(self, word: str) -> None:

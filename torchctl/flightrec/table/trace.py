@@ -37,7 +37,7 @@ class State(IntEnum):
 
     SCHEDULED = 0
     STARTED = 1
-    TIMED_OUT = 2  # given up by the watchdog
+    TIMED_OUT = 2  # the watchdog gave up on it
     LATE = 3  # completed after its timeout, or along with one that was; an abort makes stuck operations look completed
     DONE = 4
     UNKNOWN = 5
