@@ -21,8 +21,9 @@ def circle(court: Court, component: list[Node]) -> Finding | Unclear:
         return _of_hidden(court, component, ranks, sorted(hidden, key=lambda one: one.ranks))
     nodes = [node for node in component if node.kind in ("op", "pair")]
     # Without a rank in the component, all have entered both operations, in different orders.
+    wrong = _wrong_peer(court, ranks)  # before what is in every circle: one that it closes may leave it out
     ranks = in_every_circle(court.waits, component) or ranks or _out_of_order(court, nodes)
-    ranks = _wrong_peer(court, ranks) or ranks
+    ranks = wrong or _wrong_peer(court, ranks) or ranks
     waiting = court.waiting(component, ranks)
     collective, group = court.collective(min(nodes, key=court.entered_first)) if nodes else (None, None)
     groups = sorted({court.waits.group_of(node) for node in nodes})
@@ -92,12 +93,28 @@ def _wrong_peer(court: Court, ranks: list[int]) -> list[int]:
     It sends to, or receives from, a different rank than the one that waits for it. Empty unless exactly one rank does.
     """
     alone = [pair for pair in court.waits.open.pairs if pair.alone and pair.counted]
-    mine = {pair.rank: {one.partner for one in alone if one.rank == pair.rank} for pair in alone}
-    both = [
-        rank for rank in ranks if any(pair.partner == rank and pair.rank not in mine.get(rank, ()) for pair in alone)
-    ]
-    found = [rank for rank in both if rank in mine]
-    return found if len(found) == 1 else []
+    first: dict[int, int] = {}
+    for pair in court.waits.open.pairs:
+        first[pair.rank] = min(first.get(pair.rank, pair.row), pair.row)
+    # A rank that runs ahead has later ends open as well, which others have not reached because of something else.
+    oldest = [pair for pair in alone if _together(court, first[pair.rank], pair.row)]
+    for ends in (oldest, alone):
+        mine = {pair.rank: {one.partner for one in ends if one.rank == pair.rank} for pair in ends}
+        found = [
+            rank
+            for rank in ranks
+            if rank in mine and any(pair.partner == rank and pair.rank not in mine[rank] for pair in ends)
+        ]
+        if len(found) == 1:
+            return found
+    return []
+
+
+def _together(court: Court, first: int, row: int) -> bool:
+    """Whether a row is the same as another of its rank, or was launched in one batch with it."""
+    trace = court.trace
+    same = trace.group[row] == trace.group[first] and trace.seq[row] == trace.seq[first]
+    return row == first or bool(same and trace.member[row] and trace.member[first])
 
 
 def held_first(court: Court, component: list[Node]) -> list[list[Node]]:
@@ -123,13 +140,8 @@ def _oldest(court: Court, rank: int, nodes: list[Node]) -> list[Node]:
     rows = {node: row for node in nodes if (row := court.waits.rows_of(node).get(rank)) is not None}
     if not rows:
         return nodes
-    trace, first = court.trace, min(rows.values())
-
-    def together(row: int) -> bool:
-        same = trace.group[row] == trace.group[first] and trace.seq[row] == trace.seq[first]
-        return row == first or bool(same and trace.member[row] and trace.member[first])
-
-    return [node for node in nodes if node not in rows or together(rows[node])]
+    first = min(rows.values())
+    return [node for node in nodes if node not in rows or _together(court, first, rows[node])]
 
 
 def went_past(court: Court, component: list[Node]) -> tuple[Node, Node] | None:
