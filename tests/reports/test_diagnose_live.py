@@ -48,7 +48,7 @@ def workers_of(**options: Any) -> list[Worker]:
 
 
 def diagnose(folder: Path, *options: object) -> tuple[int, dict[str, Any]]:
-    command = ["diagnose", "--json", "--interval", "0.05", "--timeout", "30", *map(str, options)]
+    command = ["diagnose", "--json", "--interval", "0.05", "--timeout", "120", *map(str, options)]
     result = CliRunner().invoke(cli, [*command, "--socket", str(folder)])
     assert result.exit_code in (0, 1, 6), result.output
     return result.exit_code, json.loads(result.stdout)
