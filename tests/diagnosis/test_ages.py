@@ -123,6 +123,17 @@ def test_times_of_copies_do_not_hide_what_needs_no_time() -> None:
     assert [one.culprit_ranks for one in found.findings] == [(3,)]
 
 
+def test_ranks_that_dumped_at_the_same_moment_keep_their_times() -> None:
+    """A copy writes in order; ranks that answer one signal finish in any."""
+    rows: dict[int, Rows] = {rank: [of("0", 1), of("0", 2, active)] for rank in range(3)} | {3: [of("0", 1)]}
+    moment_ns = BASE_NS + 2 * SEQ_NS + 60 * SECOND_NS + 1
+    times = {0: moment_ns + 2_000_000, 1: moment_ns, 2: moment_ns + 3_000_000, 3: moment_ns + 1_000_000}
+    found = look_at(job(rows, CLOCKS[0]), written_ns=times)
+    assert [one.culprit_ranks for one in found.findings] == [(3,)]
+    found = look_at(job(rows, CLOCKS[0]), written_ns=dict.fromkeys(times, moment_ns))
+    assert [one.culprit_ranks for one in found.findings] == [(3,)]
+
+
 def test_files_that_torchctl_itself_wrote_in_a_row_keep_their_times() -> None:
     rows: dict[int, Rows] = {rank: [of("0", 1), of("0", 2, active)] for rank in range(3)} | {3: [of("0", 1)]}
     found = look_at(job(rows, CLOCKS[0]), written_ns=copied(CLOCKS[0], 60 * SECOND_NS), live=True)
