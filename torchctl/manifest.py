@@ -56,6 +56,8 @@ class Entry:
         silent: its process was running, but did not answer in time.
         left: its process had ended and left its socket behind.
         moved: it made progress between the two looks of a diagnosis; None if there was only one look.
+        cpu_share: of a core, that its main thread used between the two looks; None if no rank waited for it.
+        goes_on: with it, whether its stack went from call to call in several samples.
         files: names within the folder, by part.
         failures: why a part is missing, by part; read after the endpoint.
     """
@@ -73,6 +75,8 @@ class Entry:
     silent: bool = False
     left: bool = False
     moved: bool | None = None
+    cpu_share: float | None = None
+    goes_on: bool = False
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -260,10 +264,10 @@ def _entry(worker: dict[str, Any]) -> Entry:
     for name in ("host", "job_id", "degraded"):
         value = getattr(entry, name)
         setattr(entry, name, None if value is None else str(value))
-    for name in ("start_time", "clock_offset_s", "since"):
+    for name in ("start_time", "clock_offset_s", "since", "cpu_share"):
         if not isinstance(getattr(entry, name), (int, float)):
             setattr(entry, name, None)
-    entry.silent, entry.left = entry.silent is True, entry.left is True
+    entry.silent, entry.left, entry.goes_on = entry.silent is True, entry.left is True, entry.goes_on is True
     entry.moved = entry.moved if isinstance(entry.moved, bool) else None
     return entry
 

@@ -20,6 +20,7 @@ from tests.diagnosis.rows import (
     told,
 )
 from torchctl.diagnosis.evidence import Unread
+from torchctl.diagnosis.model import Diagnosis
 from torchctl.stacks.stack import Stacks
 
 
@@ -157,3 +158,41 @@ def test_a_rank_whose_stacks_cannot_be_read_is_missing_and_no_dump_is_said_to_la
     assert found.verdict.startswith("Cannot tell: all 3 stacks are in all_reduce, ")
     assert found.verdict.endswith("or a rank whose stack is not among them.")
     assert "there is no data from rank 3: traceback_rank_3.txt has no stacks" in found.unknown
+
+
+def waits_for(call: str) -> Diagnosis:
+    """Diagnose a job in which rank 3 is in a call of torch.distributed, and the others wait for it in an all_reduce."""
+    rows: dict[int, Rows] = {rank: [of("0", 1), started("0", 2)] for rank in range(3)} | {3: [of("0", 1)]}
+    stacks = {rank: inside("all_reduce") for rank in range(3)} | {3: inside(call)}
+    return look(rows, WORLD, stacks, moved=frozenset(), live=True)
+
+
+def test_a_rank_that_takes_its_groups_down_has_left_the_others() -> None:
+    found = only(waits_for("destroy_process_group"))
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("not_entered", (3,), (0, 1, 2))
+    assert found.evidence[-1] == "rank 3 is in destroy_process_group, called in step, /home/ada/train.py:7"
+
+
+def test_a_rank_that_makes_a_group_while_the_others_work_waits_for_them_and_they_for_it() -> None:
+    found = only(waits_for("new_group"))
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("order_cycle", (3,), (0, 1, 2))
+    assert "rank 3 is in new_group" in found.evidence
+
+
+def test_a_rank_inside_of_a_pipelines_step_is_not_said_to_be_outside() -> None:
+    file = "/opt/lib/python3.11/site-packages/torch/distributed/pipelining/schedules.py"
+    step = ((file, 600, "step"), ("/home/ada/train.py", 7, "train"))
+    stacks = {rank: stack((file, 90, "_wait_batch_p2p"), *step) for rank in (0, 1)}
+    stacks[2] = stack(("/opt/lib/python3.11/queue.py", 171, "get"), ("/home/ada/model.py", 9, "forward"), *step)
+    found = only(look({rank: [gloo("0", 1)] for rank in range(3)}, {}, stacks, moved=frozenset(), live=True))
+    assert found.culprit_ranks == (2,)
+    assert found.summary == "rank 2 has not come to where the others wait in step; ranks 0-1 wait for it"
+    assert found.evidence[-1] == "rank 2 is inside step, too, further out"
+
+
+def test_a_remote_call_waits_for_no_rank_that_calls_nothing() -> None:
+    file = "/opt/lib/python3.11/site-packages/torch/distributed/rpc/api.py"
+    stacks = {0: stack((file, 800, "rpc_sync"), ("/home/ada/train.py", 7, "ask")), 1: elsewhere(), 2: elsewhere()}
+    found = look({rank: [gloo("0", 1)] for rank in range(3)}, {}, stacks, moved=frozenset(), live=True)
+    assert (found.healthy, found.findings) == (None, [])
+    assert "rank 0 waits in rpc_sync for an answer" in found.verdict

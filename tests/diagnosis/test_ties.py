@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.diagnosis.rows import WORLD, Rows, elsewhere, groups, look, of, only, told
+from tests.diagnosis.rows import WORLD, Rows, elsewhere, groups, inside, look, of, only, stack, told
 from tests.diagnosis.simulated import Job, Step
 from tests.flightrec.synthetic import active, entry
 from torchctl.diagnosis.diagnose import diagnose
@@ -146,7 +146,8 @@ def test_of_a_few_that_most_have_not_come_to_no_one_is_named(inside: Sequence[in
     assert (found.kind, found.confidence, found.culprit_ranks) == ("not_entered", "possible", ())
     assert found.waiting_ranks == tuple(inside)
     assert "cannot be determined" in found.summary
-    stacks = {rank: elsewhere() for rank in world if rank not in inside}
+    get = ("/opt/lib/python3.11/queue.py", 171, "get")
+    stacks = {rank: stack(get, ("/home/ada/load.py", rank, "batch")) for rank in world if rank not in inside}
     assert only(look(rows, config, stacks)).culprit_ranks == tuple(stacks)
 
 
@@ -186,3 +187,28 @@ def test_both_sides_lines_are_told_where_ranks_disagree() -> None:
         "ranks 1-3 call it at /home/ada/train/trainer.py:402 (reduce_gradients)",
         "rank 0 calls it at /job/train.py:285 (get_metrics)",
     ]
+
+
+def test_a_call_that_most_ranks_have_not_come_to_may_be_one_too_many() -> None:
+    """Rank 0 had one batch more; the others have ended their loop, and are all in one place."""
+    rows: dict[int, Rows] = {rank: [of("0", 1)] for rank in range(4)}
+    rows[0] = [of("0", 1), of("0", 2, active)]
+    together = {0: inside("all_reduce"), **{rank: elsewhere() for rank in (1, 2, 3)}}
+    found = only(look(rows, WORLD, together, moved=frozenset(), live=True))
+    assert (found.kind, found.confidence, found.culprit_ranks) == ("not_entered", "possible", ())
+    assert found.waiting_ranks == (0,)
+    assert found.summary == (
+        "rank 0 waits in all_reduce (sequence id 2 of group 0), which ranks 1-3 have not entered (all in batch,"
+        " /home/ada/load.py:9): whether they are late or rank 0 makes a call that they do not make cannot be determined"
+    )
+    apart = together | {3: elsewhere(function="put")}
+    assert only(look(rows, WORLD, apart, moved=frozenset(), live=True)).culprit_ranks == ()
+    apart = together | {3: stack(("/home/ada/save.py", 4, "save"))}
+    assert only(look(rows, WORLD, apart, moved=frozenset(), live=True)).culprit_ranks == (1, 2, 3)
+
+
+def test_a_disagreement_shows_sizes_only_of_calls_that_have_some() -> None:
+    nothing: dict[str, Any] = {key: [] for key in ("input_sizes", "output_sizes", "input_dtypes", "output_dtypes")}
+    bare = {"profiling_name": "nccl:barrier", **nothing}
+    rows: dict[int, Rows] = {rank: [of("0", 1), of("0", 2, active, **(bare if rank == 0 else {}))] for rank in range(4)}
+    assert "rank 0: barrier" in only(look(rows, WORLD)).evidence

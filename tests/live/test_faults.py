@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _pytest.mark import ParameterSet
 from click.testing import CliRunner, Result
 
 from tests.live.jobs import forked_job
-from tests.live.truths import OPEN, TRUTHS, Truth
+from tests.live.truths import TRUTHS, Truth
 from torchctl.cli import cli
 
 pytestmark = pytest.mark.torch
@@ -102,13 +101,7 @@ def check(found: dict[str, Any], truth: Truth) -> None:
             assert one["waiting_ranks"] == fault.waiting, found
 
 
-def scenarios() -> list[ParameterSet]:
-    """Return one parameter per scenario; of those in OPEN the verdict is known to be wrong, and stays so."""
-    wrong = pytest.mark.xfail(strict=True, raises=AssertionError, reason="the verdict is wrong")
-    return [pytest.param(name, marks=[wrong] if name in OPEN else []) for name in TRUTHS]
-
-
-@pytest.mark.parametrize("name", scenarios())
+@pytest.mark.parametrize("name", TRUTHS)
 def test_the_live_verdict_is_the_truth_and_so_is_that_of_its_saved_folder(
     name: str, folder: Path, own_environment: Path
 ) -> None:

@@ -131,7 +131,7 @@ TRUTHS = {
     "teardown": Truth(3, [Fault(("not_entered", "rank_lost"), [1])], or_cannot_tell=True),
     "at_exit": Truth(3, [late(1, waiting=[0, 2])]),
     "thread_outlives_main": Truth(4, [late(3, waiting=[0, 1, 2])]),
-    "one_step_more": Truth(4, [Fault(("not_entered", "op_mismatch"), [0])], or_cannot_tell=True),
+    "one_step_more": Truth(4, [late(waiting=[0])]),
     # libraries
     "ddp": Truth(4, [late(1, waiting=[0, 2, 3])]),
     "zero": Truth(4, [late(2)], imports=("torch.distributed.optim",)),
@@ -157,10 +157,4 @@ TRUTHS = {
     "micro_batches": Truth(4, or_cannot_tell=True, imports=_PIPELINING),
     "uneven_inputs": Truth(3),
     "remote_calls": Truth(3, or_cannot_tell=True, imports=("torch.distributed.rpc",)),
-}
-
-# What `diagnose` still gets wrong. A scenario leaves this list with the change that mends it: one that is right fails.
-OPEN = {
-    "one_step_more",
-    "evaluation",
 }

@@ -40,6 +40,7 @@ DOCUMENT: dict[str, Any] = {
             "cpu_ns": 5,
             "wchan": "",
             "frame": ["train.py", 3, "step"],
+            "offsets": [46, 8],
             "calls": [{**RECV, "tensors": {"tensor": [["float32", [4, 4], "cpu"], ["int64", None, "cpu"]]}}],
             "wait": {
                 "call": "work.wait",
@@ -59,6 +60,7 @@ def test_the_whole_document_is_read() -> None:
     assert calls.groups[0].members == (0, 2, 4, 6, 7)
     assert calls.groups[0].sequence == 12
     assert calls.main is calls.threads[0]
+    assert calls.main.offsets == (46, 8)
     tensors = {"tensor": (Tensor("float32", (4, 4), "cpu"), Tensor("int64", None, "cpu"))}
     (call,) = calls.threads[0].calls
     assert call == Call("recv", 0, 2800, 0, {"src": 1, "tag": 7}, None, "", "", None, (), tensors, ())
@@ -94,6 +96,8 @@ def _set(*path: Any) -> Callable[[Any], None]:
         _set("groups", 0, "ranks", [[0, 3, 0]]),
         _set("threads", 0, "frame", ["train.py", 3]),
         _set("threads", 0, "id", 1 << 65),
+        _set("threads", 0, "offsets", [-1]),
+        _set("threads", 0, "offsets", [0] * 101),
         _set("threads", 0, "calls", 0, "group", 1),
         _set("threads", 0, "calls", 0, "src", "1"),
         _set("threads", 0, "calls", 0, "tensors", "tensor", [["float32", [-1], "cpu"]]),

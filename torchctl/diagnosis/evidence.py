@@ -78,6 +78,19 @@ class Degraded:
 
 
 @dataclass(frozen=True, slots=True)
+class Computing:
+    """A rank that has used CPU time while others waited for it.
+
+    Attributes:
+        cpu_share: of a core, by its main thread between two looks.
+        goes_on: its stack went from call to call in several samples; a loop's stays in one function.
+    """
+
+    cpu_share: float
+    goes_on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """What a live worker returned, to be saved in a folder: the manifest entry, and the answers by part."""
 
@@ -105,6 +118,7 @@ class Evidence:
         interrupted: the operator interrupted before every rank was asked.
         ended: the operator ended a repeated look; every rank had been asked.
         unasked: ranks that were not asked, because of the operator or the deadline; nothing is known about them.
+        computing: of the ranks that others wait for, those that have used CPU time between two looks.
         kept: what live workers returned, unchanged.
         unread: files that gave no stacks.
         processes: those with stacks whose rank is unknown.
@@ -122,6 +136,7 @@ class Evidence:
     live: bool = False
     silent: frozenset[int] = frozenset()
     left: frozenset[int] = frozenset()
+    computing: dict[int, Computing] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)

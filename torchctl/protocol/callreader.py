@@ -13,6 +13,7 @@ from torchctl.protocol.calls import (
     MAX_CALLS,
     MAX_GROUPS,
     MAX_KEYS,
+    MAX_OFFSETS,
     MAX_P2P,
     MAX_TENSORS,
     MAX_TEXT,
@@ -95,6 +96,7 @@ def _thread(one: Any, groups: int) -> ThreadCalls:
         (_text(file, _MAX_PATH), _whole(line), _text(function)),
         tuple(_call(call, groups) for call in _list(one["calls"], MAX_CALLS)),
         None if one["wait"] is None else _wait(one["wait"], groups),
+        tuple(_whole(offset) for offset in _list(one.get("offsets", []), MAX_OFFSETS)),
     )
 
 

@@ -26,6 +26,8 @@ It is one JSON object, read by `callreader`::
                cpu_ns       the thread's CPU time so far, None if unknown
                wchan        the kernel function it sleeps in, "" if it is running or the kernel does not say
                frame        [file, line, function] of the innermost frame
+               offsets      of the main thread: at which instruction each frame is, innermost first, 100 at most; one
+                            line may make several calls, and a thread that goes on in it is at another instruction
                calls        torch.distributed functions it is in, outermost first, each
                             function, depth (0 is the innermost frame), line
                             group           index in `groups`; None if unknown or the call has none
@@ -61,6 +63,7 @@ MAX_GROUPS = 4096
 MAX_CALLS = 16  # per thread
 MAX_TENSORS = 8  # per argument
 MAX_KEYS = 16
+MAX_OFFSETS = 100
 MAX_P2P = 256
 MAX_TEXT = 200  # characters per name or key
 NUMBERS = ("src", "dst", "tag", "group_src", "group_dst", "rank", "world_size")
@@ -164,6 +167,7 @@ class ThreadCalls(NamedTuple):
     frame: tuple[str, int, str]
     calls: tuple[Call, ...]
     wait: Wait | None
+    offsets: tuple[int, ...] = ()
 
 
 class Calls(NamedTuple):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import NoWorkersError, TorchctlError
+from torchctl.reports.computing import watch_computing
 from torchctl.reports.latecomers import Latecomers
 from torchctl.reports.sightings import LateStacks, Seen, add_late_stacks, add_stacks, evidence_of, has_moved, seen_of
 from torchctl.workers.ask.outcome import Outcome, is_stopped, stopped
@@ -38,6 +39,7 @@ MAX_TRACES_FROM = 32  # ranks whose history is worth 300 kB each
 _BY = (0.3, 0.8, 0.7)
 _LEAST_S = 2.0  # for whole traces, even past the deadline
 Judge = Callable[[Evidence], Diagnosis]  # what evidence shows; decides which ranks to examine more closely
+_KINDS_OF_LATE = ("not_entered", "p2p_mismatch")
 _KINDS_WITH_FRAMES = ("op_mismatch", "shape_mismatch", "dtype_mismatch", "order_cycle", "straggler")
 
 
@@ -198,12 +200,16 @@ def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
 
 def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything: bool) -> Evidence:
     """Take whole traces of the ranks that a first diagnosis involves, and frames of those it names, or of all."""
-    history, frames = _worth_more(judge(evidence))
+    first = judge(evidence)
+    history, frames = _worth_more(first)
+    looks = {rank: (seen.first[rank], seen.sights[rank]) for rank in _accused(first) if rank in seen.first}
+    until = time.monotonic() + _LEAST_S
+    seen.computing = watch_computing(looks, seen.endpoints, seen.stacks, roll, until)
+    fetched = bool(seen.computing)
     wanted = {"frames": frames, "traces": history - frames}
     if everything:  # we have whole traces; with frames they match those of `collect`
         wanted = {"frames": set(seen.sights)}
     least_s = roll.targets.timeout_s if everything else _LEAST_S
-    fetched = False
     for kind, ranks in wanted.items():
         ends = {str(seen.endpoints[rank]): rank for rank in ranks if rank in seen.endpoints}
         if not ends:
@@ -223,6 +229,11 @@ def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything
                 seen.sights[rank] = one.value
             fetched = True
     return evidence_of(seen) if fetched else evidence
+
+
+def _accused(diagnosis: Diagnosis) -> list[int]:
+    """Return the ranks that others are said to wait for."""
+    return [rank for one in diagnosis.findings if one.kind in _KINDS_OF_LATE for rank in one.culprit_ranks]
 
 
 def _worth_more(diagnosis: Diagnosis) -> tuple[set[int], set[int]]:

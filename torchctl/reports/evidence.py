@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from torchctl.diagnosis.evidence import Degraded, Evidence, Place, Process, Unread, cannot_answer, no_stacks
+from torchctl.diagnosis.evidence import Computing, Degraded, Evidence, Place, Process, Unread, cannot_answer, no_stacks
 from torchctl.errors import TorchctlError
 from torchctl.flightrec.table.folder import Found, find_files
 from torchctl.flightrec.table.loading import load_files
@@ -166,6 +166,8 @@ def _take_manifest(evidence: Evidence, folder: str) -> None:
 
 def _take_entry(evidence: Evidence, rank: int, entry: Entry) -> None:
     """Add what a manifest says about a rank's process."""
+    if entry.cpu_share is not None:
+        evidence.computing[rank] = Computing(entry.cpu_share, entry.goes_on)
     if entry.files or entry.pid is not None:
         evidence.places[rank] = Place(entry.host, entry.pid)
     why = next((entry.failures[part] for part in (TRACE, STACKS, INFO) if part in entry.failures), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from torchctl.diagnosis.evidence import Degraded, Evidence, Kept, Place, cannot_answer, no_stacks
+from torchctl.diagnosis.evidence import Computing, Degraded, Evidence, Kept, Place, cannot_answer, no_stacks
 from torchctl.errors import NotAskedError, StoppedError
 from torchctl.flightrec.decoding.raw import RawDump
 from torchctl.flightrec.table.gather import processors
@@ -69,12 +69,16 @@ class Seen:
         failed: workers that sent nothing, and why; includes `unable`.
         late_why: why the workers in `late` sent nothing else.
         slow: workers that did not answer in time but still may, with the rank if known; `slow_why` says why.
+        first: of those in `sights`, the look before.
+        computing: of the ranks that others wait for, those that have used CPU time between the looks.
         running: those in `slow` whose processes run on this host.
         late: those in `slow` that sent stacks.
     """
 
     endpoints: dict[int, Endpoint] = field(default_factory=dict)
     sights: dict[int, Sight] = field(default_factory=dict)
+    first: dict[int, Sight] = field(default_factory=dict)
+    computing: dict[int, Computing] = field(default_factory=dict)
     moved: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
     silent: dict[int, str] = field(default_factory=dict)  # endpoints of `failed`
@@ -137,8 +141,10 @@ def seen_of(first: list[Outcome[Sight]], second: list[Outcome[Sight]]) -> Seen:
         if one.value is None or one.value.degraded or rank is None:
             continue
         seen.endpoints[rank], seen.sights[rank] = one.endpoint, one.value
-        if first_sight is not None and has_moved(first_sight, one.value):
-            seen.moved.add(rank)
+        if first_sight is not None:
+            seen.first[rank] = first_sight
+            if has_moved(first_sight, one.value):
+                seen.moved.add(rank)
     for one in (*first, *second):
         answered = before.get(str(one.endpoint))
         rank = answered.rank if answered is not None else rank_of(one)
@@ -232,6 +238,7 @@ def evidence_of(seen: Seen) -> Evidence:
         live=True,
         silent=frozenset(seen.running & seen.failed.keys()),
         left=frozenset(seen.left),
+        computing=dict(seen.computing),
         kept=_kept(seen),
         unread=unread,
         interrupted=seen.interrupted,
@@ -287,6 +294,8 @@ def _of_sight(seen: Seen, rank: int, sight: Sight) -> Kept:
     elif rank in seen.no_stacks:
         entry.failures[STACKS] = seen.no_stacks[rank]
     entry.moved = rank in seen.moved
+    if rank in seen.computing:
+        entry.cpu_share, entry.goes_on = seen.computing[rank].cpu_share, seen.computing[rank].goes_on
     return Kept(entry, answers)
 
 

@@ -14,7 +14,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from torchctl.protocol.calls import MAX_CALLS, MAX_P2P, MAX_TEXT, MAX_THREADS, SCHEMA
+from torchctl.protocol.calls import MAX_CALLS, MAX_OFFSETS, MAX_P2P, MAX_TEXT, MAX_THREADS, SCHEMA
 from torchctl.protocol.stacktext import OWN_THREADS
 from torchctl.server.guest import identity, outstanding
 from torchctl.server.handlers.calling import threads, variables
@@ -75,9 +75,20 @@ def _thread(ident: int, name: str, top: FrameType, main: bool, waits: Waits, arg
         "cpu_ns": None if native_id is None else threads.cpu_ns(native_id),
         "wchan": "" if native_id is None else threads.wait_channel(native_id),
         "frame": [code.co_filename[:_MAX_PATH], top.f_lineno or 0, code.co_name[:MAX_TEXT]],
+        "offsets": _offsets(top) if main else [],
         "wait": waits.wait(top),
         "calls": _calls(top, arguments),
     }
+
+
+def _offsets(top: FrameType) -> list[int]:
+    """Return at which instruction each frame of a thread is, innermost first."""
+    found: list[int] = []
+    frame: FrameType | None = top
+    while frame is not None and len(found) < MAX_OFFSETS:
+        found.append(max(0, frame.f_lasti))
+        frame = frame.f_back
+    return found
 
 
 def _calls(top: FrameType, arguments: Arguments) -> list[dict[str, Any]]:

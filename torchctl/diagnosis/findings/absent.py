@@ -1,4 +1,4 @@
-"""Ranks that never entered what others wait in, or are lost: whom to name, how sure it is, and what shows it."""
+"""Ranks that never entered what others wait in: whom to name, how sure it is, and what shows it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from torchctl.diagnosis.findings.court import Court, Unclear, unrecorded
 from torchctl.diagnosis.findings.words import (
     call_words,
     group_words,
-    moment,
     place_words,
     ranks_of,
-    unable_words,
     verb,
 )
 from torchctl.diagnosis.model import Confidence, Finding, Kind
 from torchctl.diagnosis.waits.activity import Doing
 from torchctl.diagnosis.waits.waiting import Hidden, Node
+from torchctl.stacks.role import rank_thread
 
 
 def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unclear:
@@ -35,10 +34,14 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
         evidence.append(_shown(court, hidden))
     for rank in ranks[:8]:
         evidence += _of_absent(court, rank, operation)
+    within = _within(court, operation, ranks)
+    evidence += [f"rank {rank} is inside {operation.name}, too, further out" for rank in within[:8]]
     if few := _fewer_inside(court, operation, ranks):
         return _either(court, operation, ranks, few, evidence)
     made: Kind = "p2p_mismatch" if is_p2p else "not_entered"
     says = "has not reached its end of" if is_p2p else "never entered"
+    if within:
+        says, what = "has not come to", f"where the others wait in {operation.name}"
     says = says if len(ranks) == 1 else says.replace("has", "have").replace("its", "their")
     summary = f"{ranks_of(ranks)} {says} {what}"
     if waiting:
@@ -75,6 +78,20 @@ def _unclear_end(court: Court, hidden: Hidden, ranks: Sequence[int], waiting: Se
     return None
 
 
+def _within(court: Court, operation: Node, ranks: Sequence[int]) -> list[int]:
+    """Return which of the ranks have entered a function of a library, as a pipeline's step, in which others wait."""
+    if operation.kind != "hidden":
+        return []
+    found = []
+    for rank in ranks:
+        stacks = court.proofs.evidence.stacks.get(rank)
+        thread = None if stacks is None else rank_thread(stacks)
+        frames = () if thread is None else thread.frames
+        if any(frame.origin == "torch" and frame.bare == operation.name for frame in frames):
+            found.append(rank)
+    return found
+
+
 def _shown(court: Court, hidden: Hidden) -> str:
     """Return the evidence that ranks are in an operation that has no entry."""
     ranks = hidden.ranks
@@ -85,54 +102,6 @@ def _shown(court: Court, hidden: Hidden) -> str:
     )
 
 
-def lost(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unclear:
-    """Return the finding about sorted ranks that an operation waits for and that left no usable dump."""
-    waiting = court.waiting([Node("lost", rank) for rank in ranks], ranks)
-    collective, group = court.collective(operation)
-    what = call_words(collective, group)
-    failed = court.proofs.evidence.failed
-    not_found = [rank for rank in ranks if rank not in failed]
-    size = len(group.ranks if group is not None else ranks)
-    # If no worker answers for half of a group, those ranks are more likely on a host that was not asked.
-    too_many = len(not_found) * 2 > size or (court.proofs.evidence.live and len(not_found) * 2 == size)
-    if too_many and len(not_found) > 1:
-        return Unclear(
-            f"there is no data from {ranks_of(not_found)}, and others wait in {what}: include their hosts or dumps"
-        )
-    silent = court.proofs.evidence.silent.issuperset(ranks)
-    summary = f"{_loss(court, ranks)}; {ranks_of(waiting)} {verb(waiting, 'waits', 'wait')} in {what}"
-    evidence = [fact for rank in ranks[:8] for fact in _of_lost(court, rank)]
-    location = next((found.location for rank in ranks if (found := court.proofs.from_outside.get(rank))), None)
-    # A rank whose process is running may just be slow, and be in the operation with the others.
-    confidence: Confidence = "likely" if not silent and (len(ranks) == 1 or not not_found) else "possible"
-    return Finding("rank_lost", confidence, summary, tuple(ranks), waiting, group, collective, location, evidence)
-
-
-def _loss(court: Court, ranks: Sequence[int]) -> str:
-    """Return that ranks are lost or do not answer, and why; if reasons differ, only the first rank's."""
-    degraded = court.proofs.evidence.degraded
-    unable = degraded.keys() >= set(ranks)
-    reasons = [degraded[rank].why if unable else _reason(court, rank) for rank in ranks]
-    reason = reasons[0] if len(set(reasons)) == 1 else f"rank {ranks[0]}: {reasons[0]}"
-    if unable:
-        return unable_words(ranks, reason)
-    silent = court.proofs.evidence.silent.issuperset(ranks)
-    says = f"{verb(ranks, 'does', 'do')} not answer" if silent else f"{verb(ranks, 'is', 'are')} lost"
-    return f"{ranks_of(ranks)} {says}: {reason}"
-
-
-def _of_lost(court: Court, rank: int) -> list[str]:
-    """Return why a rank left nothing usable, since when, and where it is as seen from outside."""
-    facts = [f"rank {rank}: {_reason(court, rank)}"]
-    degraded = court.proofs.evidence.degraded.get(rank)
-    if degraded is not None and degraded.since is not None:
-        facts.append(f"rank {rank} has not answered since {moment(degraded.since)}")
-    activity = court.proofs.from_outside.get(rank)
-    if activity is not None and activity.location is not None:
-        facts.append(f"rank {rank} is in {place_words(activity.location)}, read from outside")
-    return facts
-
-
 def _at_prompts(court: Court, ranks: Sequence[int]) -> str:
     """Return which ranks are at a debugger's prompt, as the end of a sentence; "" if none is."""
     prompts = {rank: court.proofs.activity[rank].prompt for rank in ranks if rank in court.proofs.activity}
@@ -141,21 +110,6 @@ def _at_prompts(court: Court, ranks: Sequence[int]) -> str:
         return ""
     there = [rank for rank, prompt in prompts.items() if prompt]
     return f"; {ranks_of(there)} {verb(there, 'is', 'are')} at a debugger's prompt ({', '.join(debuggers)})"
-
-
-def _reason(court: Court, rank: int) -> str:
-    """Return why a rank left nothing usable."""
-    if rank in court.proofs.evidence.failed:
-        return court.proofs.evidence.failed[rank]
-    if rank in court.trace.former:
-        return "its dump is from an earlier run, and there is none from this one"
-    if rank in court.proofs.empty:
-        return "its dump has no entries, although it has communicated with the others"
-    if rank in court.proofs.stale:
-        return "its dump is older than the others'"
-    if rank in court.trace.ranks:
-        return "its only dump comes from a different recorder than the others'"
-    return "no worker answers for that rank" if court.proofs.evidence.live else "there is no dump from that rank"
 
 
 def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
@@ -177,8 +131,10 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
         facts.append(f"rank {rank} has no recorded {end} that matches rank {pair.rank}'s open {other}")
     activity = court.proofs.activity.get(rank)
     if activity is not None and activity.location is not None:
-        inside = f"is at a prompt of {activity.prompt}," if activity.prompt else "is"
-        facts.append(f"rank {rank} {inside} in {place_words(activity.location)}")
+        inside = f"is at a prompt of {activity.prompt}, in" if activity.prompt else "is in"
+        inside += f" {activity.call}, called in" if activity.call else ""
+        facts.append(f"rank {rank} {inside} {place_words(activity.location)}")
+    facts += work_of(court, rank)
     if activity is None:
         facts += _last_seen(court, rank)
     for op in court.waits.open.passing:
@@ -188,6 +144,16 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
                 f" which {ranks_of(sorted(op.done))} {verb(sorted(op.done), 'has', 'have')} finished"
             )
     return facts
+
+
+def work_of(court: Court, rank: int) -> list[str]:
+    """Return what shows that a rank computes."""
+    one = court.proofs.evidence.computing.get(rank)
+    if one is None:
+        return []
+    how = "went on from call to call" if one.goes_on else "stayed in one function"
+    used = f"used {one.cpu_share:.0%} of a core between two looks"
+    return [f"rank {rank} is running: its main thread {used}, and {how}"]
 
 
 def _without_window(court: Court, rank: int, where: str) -> str:
@@ -211,22 +177,42 @@ def _last_seen(court: Court, rank: int) -> list[str]:
 
 
 def _fewer_inside(court: Court, operation: Node, ranks: Sequence[int]) -> list[int]:
-    """Return the ranks inside an operation if they are the minority and may be the wrong side; else none."""
-    if operation.kind != "op" or court.proofs.compared:
+    """Return the ranks inside an operation if they are the minority and may be the wrong side; else none.
+
+    They may be wrong if nothing shows where the others are, or if these are all in one place: the end of their loop.
+    """
+    if operation.kind != "op":
         return []
     op = court.waits.open.ops[operation.number]
     inside = sorted({*op.rows, *op.done})
+    if len(inside) >= len(ranks):
+        return []
+    if _in_one_place(court, ranks):
+        return inside
     seen = all(court.proofs.doing(rank) is Doing.OWN_CODE for rank in ranks)
-    return inside if len(inside) < len(ranks) and not seen else []
+    return inside if not seen and not court.proofs.compared else []
+
+
+def _in_one_place(court: Court, ranks: Sequence[int]) -> bool:
+    """Whether the stacks of several ranks are at the same line of code, outside of torch.distributed."""
+    found = [court.proofs.activity.get(rank) for rank in ranks]
+    places = {
+        None if one is None or one.location is None or not one.outside
+        else (one.location.file, one.location.line, one.location.function)
+        for one in found
+    }  # fmt: skip
+    return len(found) > 1 and len(places) == 1 and None not in places
 
 
 def _either(court: Court, operation: Node, ranks: Sequence[int], inside: Sequence[int], evidence: list[str]) -> Finding:
     """Return the finding about an operation that most ranks have not entered: it may be one call too many."""
     collective, group = court.collective(operation)
     waiting = court.waiting([operation], ())
+    at = court.proofs.activity[ranks[0]].location if _in_one_place(court, ranks) else None
+    place = f" (all in {place_words(at)})" if at is not None else ""
     summary = (
         f"{ranks_of(inside)} {verb(inside, 'waits', 'wait')} in {call_words(collective, group)}, which"
-        f" {ranks_of(ranks)} {verb(ranks, 'has', 'have')} not entered: whether they are late or {ranks_of(inside)}"
+        f" {ranks_of(ranks)} have not entered{place}: whether they are late or {ranks_of(inside)}"
         f" {verb(inside, 'makes', 'make')} a call that they do not make cannot be determined"
     )
     location = court.location(inside, court.waits.rows_of(operation))
@@ -237,6 +223,9 @@ def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confiden
     stacks = all(rank in court.proofs.activity for rank in ranks)
     # A rank whose side thread waits for others may wait for that thread, and so be part of a circle.
     still = court.proofs.compared and court.waits.aside.keys().isdisjoint(ranks)
+    computing = court.proofs.evidence.computing
+    if any(computing[rank].goes_on for rank in ranks if rank in computing):
+        return "possible"
     if operation.kind == "op":
         op = court.waits.open.ops[operation.number]
         known = court.trace.groups[op.group].known or court.trace.groups[op.group].desc == "default_pg"
@@ -246,5 +235,6 @@ def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confiden
         hard = court.proofs.hard(list(op.rows.values()))
         most_inside = len(op.rows) + len(op.done) > len(ranks)
         hangs = hard or (stacks and still)
-        return of_absence(members_stated=known, shown=shown, most_inside=most_inside, hangs=hangs)
+        computes = not computing.keys().isdisjoint(ranks)
+        return of_absence(members_stated=known, shown=shown, most_inside=most_inside, hangs=hangs, computes=computes)
     return "likely"

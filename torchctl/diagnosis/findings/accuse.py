@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torchctl.diagnosis.findings.absent import absent, lost
+from torchctl.diagnosis.findings.absent import absent, work_of
 from torchctl.diagnosis.findings.circles import circle, held_first, went_past
+from torchctl.diagnosis.findings.computing import at_work, may_end
 from torchctl.diagnosis.findings.court import Court, Unclear
 from torchctl.diagnosis.findings.devices import behind
 from torchctl.diagnosis.findings.disagreement import disagreement
 from torchctl.diagnosis.findings.folding import MAX_ALIKE, fold
+from torchctl.diagnosis.findings.lost import lost
 from torchctl.diagnosis.findings.roots import roots_differ
 from torchctl.diagnosis.findings.stuck import nobody_left, stuck
 from torchctl.diagnosis.findings.transfers import both_in
@@ -174,7 +176,18 @@ class _Cases:
 def _absence(kind: str, operation: Node, ranks: list[int]) -> Answer:
     if kind == "lost":
         return lambda court: lost(court, operation, ranks)
-    return lambda court: roots_differ(court, operation, ranks) or absent(court, operation, ranks)
+    return lambda court: roots_differ(court, operation, ranks) or _late(court, operation, ranks)
+
+
+def _late(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unclear:
+    """Return the finding about those of the ranks that an operation waits for that are not at work."""
+    working = at_work(court, operation, ranks)
+    if len(working) == len(ranks):
+        return may_end(court, operation, ranks)
+    found = absent(court, operation, [rank for rank in ranks if rank not in working])
+    if isinstance(found, Finding):
+        found.evidence += [fact for rank in working[:4] for fact in work_of(court, rank)]
+    return found
 
 
 def _all_inside(node: Node) -> Answer:

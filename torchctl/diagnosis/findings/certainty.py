@@ -14,7 +14,7 @@ CERTAIN: Mapping[str, str] = {
     "not_entered": (
         "the dumps state the members of the group; the rank's own dump shows the group and ends before the operation;"
         " more members are inside than outside; and a watchdog gave up on it, a rank inside shows events of its"
-        " own 30 s later, or two looks and the rank's stack agree"
+        " own 30 s later, or two looks and the rank's stack agree; and the rank does not compute"
     ),
     "op_mismatch, shape_mismatch, dtype_mismatch": (
         "most members show one call at that sequence id, the named ones show another, and the members whose dumps do"
@@ -25,7 +25,7 @@ CERTAIN: Mapping[str, str] = {
 NEVER = ("order_cycle", "p2p_mismatch", "rank_lost", "stuck_running", "straggler", "stack_outlier", "timed_out")
 
 
-def of_absence(*, members_stated: bool, shown: bool, most_inside: bool, hangs: bool) -> Confidence:
+def of_absence(*, members_stated: bool, shown: bool, most_inside: bool, hangs: bool, computes: bool) -> Confidence:
     """Return how sure it is that ranks which have not entered an operation keep others waiting.
 
     Args:
@@ -33,8 +33,9 @@ def of_absence(*, members_stated: bool, shown: bool, most_inside: bool, hangs: b
         shown: the ranks' own dumps show the group.
         most_inside: more members are inside than outside.
         hangs: a watchdog, later events of a rank inside, or two looks and stacks prove more than a passing moment.
+        computes: a rank has used CPU time between two looks.
     """
-    return "certain" if members_stated and shown and most_inside and hangs else "likely"
+    return "certain" if members_stated and shown and most_inside and hangs and not computes else "likely"
 
 
 def of_disagreement(*, majority: bool) -> Confidence:

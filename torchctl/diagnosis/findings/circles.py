@@ -38,7 +38,7 @@ def circle(court: Court, component: list[Node]) -> Finding | Unclear:
     kind: Kind = "order_cycle"
     if all(node.kind == "pair" for node in nodes):
         kind = "p2p_mismatch"
-    elif len(groups) == 1 and not any(node.kind == "pair" for node in nodes):
+    elif len(groups) == 1 and not hidden and not any(node.kind == "pair" for node in nodes):
         return _out_of_step(court, nodes, ranks, waiting, group, collective, steps)
     how = "wait for each other" if kind == "order_cycle" else "each wait for the other's end"
     where_words = joined(group_words(court.trace.groups[number]) for number in groups[:4])

@@ -44,8 +44,9 @@ def nobody_left(court: Court, node: Node) -> Unclear:
     """Return that all ranks are in an operation that leaves no entry, so none differs from the rest."""
     hidden = court.waits.hidden[node.number]
     if hidden.remote:
+        who, call = ranks_of(hidden.ranks), hidden.text or hidden.call
         return Unclear(
-            f"{ranks_of(hidden.ranks)} {verb(hidden.ranks, 'waits', 'wait')} in {hidden.text} for an answer: the"
+            f"{who} {verb(hidden.ranks, 'waits', 'wait')} in {call} for an answer: the"
             " threads of the called worker show what it does (`torchctl traceback --all-threads`)"
         )
     waiting = court.waiting([node], ())

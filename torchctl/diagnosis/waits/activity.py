@@ -48,7 +48,8 @@ class Activity:
     """What one rank is doing.
 
     Attributes:
-        call: the torch.distributed function that the user called; "" if it is in none.
+        call: the torch.distributed function that the user called; "" if it is in none. A rank in the one that
+            destroys the groups is in its own code.
         location: the user's innermost frame, or else a library's; None if there is neither.
         prompt: the debugger whose prompt the thread is at; "" for none.
         calling: the call with its arguments; None if the worker does not report it.

@@ -22,6 +22,7 @@ from torchctl.stacks.stack import StackFrame, Stacks, ThreadStack
 
 # The job does not wait in these: the launcher, debug servers and the like.
 _SERVICES = ("elastic/", "debug/", "launcher/", "_tools/", "run.py")
+_LEAVING = frozenset({"destroy_process_group", "abort_process_group", "_abort_process_group"})  # no one waits in them
 _WRAPPERS = frozenset({"wrapper", "_wrapper", "wrapped"})
 
 
@@ -39,6 +40,8 @@ def activity_of(rank: int | None, stacks: Stacks) -> Activity | None:
         return Activity(Doing.OWN_CODE, "", _location(rank, main), prompt)
     for thread in sorted(threads, key=lambda thread: thread is not main):
         call, calling = _distributed_call(thread.frames), calling_of(stacks, thread)
+        if thread is main and call in _LEAVING:
+            return Activity(Doing.OWN_CODE, call, _location(rank, thread))
         if call or calling is not None:
             made = call or ("" if calling is None else calling.call)
             aside = main is not None and thread is not main

@@ -19,6 +19,8 @@ from torchctl.diagnosis.waits.waiting import Hidden, Node, OpenOp, Waits
 from torchctl.flightrec.table.trace import State
 
 _P2P_CALL = "send or recv"
+# These wait for a worker that need not call anything.
+_REMOTE = frozenset({"rpc_sync", "rpc_async", "remote", "to_here", "local_value"})
 _OF_ALL = ("new_group", "init_process_group")  # every rank of the job must call these, even outside of the group
 
 
@@ -184,6 +186,9 @@ class _Connecting:
         """Return what a hidden operation waits for: its other end, its absent members, or the idle ranks."""
         if made.remote:
             return ()
+        if made.call in _OF_ALL and not idle and not lost:
+            others = [rank for rank in self.proofs.activity if rank not in {*made.ranks, *self.proofs.moved}]
+            return (Node("rank", rank) for rank in others)
         if made.peer is not None:
             wanted: Iterable[int] = (made.peer,)
         elif made.members is not None and not made.is_p2p:
@@ -211,7 +216,7 @@ def _hidden(rank: int, activity: Activity) -> Hidden:
     call = _P2P_CALL if activity.is_p2p else activity.call
     calling = activity.calling
     if calling is None:
-        return Hidden(call)
+        return Hidden(call, remote=call in _REMOTE)
     sends = "send" in calling.call
     members = None if activity.call in _OF_ALL else calling.members
     return Hidden(call, [], calling.text, calling.peer, members, calling.remote, calling.tag, sends)
