@@ -18,3 +18,11 @@ def test_health_takes_proof() -> None:
     assert alive.verdict.startswith("Cannot tell: no operation is open, and ranks 0-3 are alive, in their own code ")
     behind = look(ended | {3: [of("0", 1)]}, WORLD)
     assert behind.healthy is None
+
+
+def test_a_job_of_sends_alone_that_moves_is_healthy_though_no_dump_holds_an_operation() -> None:
+    """Gloo records no sends: the ranks' own counts say that they move."""
+    stacks = {rank: elsewhere() for rank in range(3)}
+    rows: dict[int, Rows] = {rank: [] for rank in range(3)}
+    assert look(rows, {}, stacks, moved=frozenset(range(3)), live=True).healthy is True
+    assert look(rows, {}, stacks, moved=frozenset(), live=True).healthy is None

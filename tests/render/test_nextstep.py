@@ -27,6 +27,9 @@ def test_a_lost_rank_of_a_live_job_is_examined_by_its_pid_on_its_host() -> None:
 def test_of_a_lost_rank_that_left_no_pid_the_host_is_named() -> None:
     assert next_step(lost(3), {3: Place("node7")}, None) == "the log of rank 3, node7"
     assert next_step(lost(3), {}, None) == "`torchctl ps --ranks 3`; the log and the host of rank 3"
+    unfound = lost(3)
+    unfound.failed.clear()  # `ps` would not find it either
+    assert next_step(unfound, {}, None) == "the log and the host of rank 3"
 
 
 def test_of_a_rank_lost_in_files_no_live_worker_is_asked() -> None:

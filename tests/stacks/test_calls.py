@@ -85,6 +85,12 @@ def test_a_call_in_words(fields: dict[str, Any], text: str) -> None:
     assert call_text(NOTHING._replace(**fields), GROUPS) == text
 
 
+@pytest.mark.parametrize(("description", "shown"), [("", "5"), ("undefined", "5"), ("mesh_tp", "mesh_tp")])
+def test_a_group_is_called_by_its_description_or_else_by_its_name(description: str, shown: str) -> None:
+    group = GROUPS[0]._replace(name="5", description=description, default=False)
+    assert call_text(NOTHING._replace(group=0), [group]) == f"recv(group={shown})"
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

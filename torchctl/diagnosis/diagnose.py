@@ -110,7 +110,7 @@ def _doubts(court: Court, unknown: Sequence[str]) -> list[str]:
         doubts.append(f"there is no dump and no stack from any rank{_not_read(evidence)}")
     elif not trace.dumps and not unknown:
         doubts.append("there is no dump from any rank, and the stacks show no rank that others wait for")
-    elif trace.dumps and not len(trace):
+    elif trace.dumps and not len(trace) and not evidence.moved:
         doubts.append("no dump holds an operation: the recorder may be off (TORCH_FR_BUFFER_SIZE)")
     if evidence.stacks or evidence.processes:
         doubts += [str(one) for one in evidence.unread if one.rank is None and one.kind != NOT_READ][:2]

@@ -54,7 +54,7 @@ def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | 
     if not ranks and not first.culprit_processes:
         return ""
     if first.kind == "rank_lost":
-        return _of_lost(first.culprit_ranks, places, files is None)
+        return _of_lost(first.culprit_ranks, places, files is None and not diagnosis.failed.keys().isdisjoint(ranks))
     if files is None:
         return f"`torchctl traceback --ranks {fold_ranks(ranks[:_MOST_RANKS])} --all-threads`"
     return _of_files(ranks, files)

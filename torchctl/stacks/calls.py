@@ -81,7 +81,8 @@ def call_text(call: Call, groups: Sequence[Group]) -> str:
     parts += [f"to={call.to}"] if call.to else []
     parts += [f"ranks={few_ranks(rank for run in call.ranks for rank in run)}"] if call.ranks is not None else []
     group = groups[call.group] if call.group is not None else None
-    parts += [f"group={group.description or group.name}"] if group is not None and not group.default else []
+    if group is not None and not group.default:
+        parts.append(f"group={group.name if group.description in ('', 'undefined') else group.description}")
     parts += [_some(f"{one.operation} {one.peer}" for one in call.p2p)] if call.p2p else []
     parts += [f"key={_some(map(repr, call.keys))}"] if call.keys else []
     tensors = next((call.tensors[name] for name in (*_BEFORE, *call.tensors) if name in call.tensors), ())

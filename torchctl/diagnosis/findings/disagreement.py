@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torchctl.diagnosis.findings.certainty import of_disagreement
 from torchctl.diagnosis.findings.court import Court
 from torchctl.diagnosis.findings.words import call_words, ranks_of, verb
@@ -69,11 +71,14 @@ def _said(court: Court, mismatch: Mismatch) -> list[str]:
     evidence = []
     for side in shown[:8]:
         call = court.trace.call_of(mismatch.rows[side[0]])
-        evidence.append(
-            f"{ranks_of(side)}: {call.name}, {[list(sizes) for sizes in call.input_sizes]} ->"
-            f" {[list(sizes) for sizes in call.output_sizes]}, {call.dtype or 'no type'}"
-        )
+        sizes = f", {_listed(call.input_sizes)} -> {_listed(call.output_sizes)}"
+        moved = sizes if call.input_sizes or call.output_sizes else ""
+        evidence.append(f"{ranks_of(side)}: {call.name}{moved}{f', {call.dtype}' if call.dtype else ''}")
     return evidence
+
+
+def _listed(sizes: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [list(one) for one in sizes]
 
 
 def _lines(court: Court, mismatch: Mismatch) -> list[str]:

@@ -32,8 +32,9 @@ def calling_of(stacks: Stacks, thread: ThreadStack) -> Calling | None:
     inside, groups = inner_calls(thread, said), stacks.calls.groups
     if not inside:
         return None if said.wait is None or said.wait.kind != "work" else _of_work(said.wait, groups)
-    grouped = [call for call in inside if call.group is not None]
-    made = grouped[-1] if grouped else inside[-1]
+    public = [call for call in inside if not call.function.startswith("_")] or inside
+    grouped = [call for call in public if call.group is not None]
+    made = grouped[-1] if grouped else public[-1]
     group = groups[made.group] if made.group is not None else None
     return Calling(
         made.function,
