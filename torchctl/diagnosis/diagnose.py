@@ -37,6 +37,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         if failure.rank is not None and failure.rank not in trace.ranks:
             failed.setdefault(failure.rank, f"its dump is unusable: {failure.error.message}")
     evidence.failed = failed
+    if evidence.moved is None:
+        evidence.moved = trace.moved
     state_members(evidence)
     proofs = proofs_of(evidence)
     court = Court(proofs, waits_of(proofs))

@@ -21,7 +21,8 @@ _FAULTS: tuple[FaultName, ...] = (
     "late", "skipped", "extra", "swapped", "operation", "size", "dtype", "part", "peer", "dead", "network", "device",
 )  # fmt: skip
 KINDS = (
-    "healthy", "healthy, copied", *_FAULTS, "straggler", "former file", "lost dump", "two faults", "two looks"
+    "healthy", "healthy, copied", *_FAULTS, "straggler", "former file", "lost dump", "two faults", "two looks",
+    "healthy, two sets", "two sets",
 )  # fmt: skip
 
 
@@ -73,6 +74,9 @@ def _healthy(kind: str, seed: int, random: Random) -> Iterator[Situation]:
     for _ in range(MOMENTS):
         at = random.randint(0, life.last_ns + random.choice([0, SECOND]))
         files = _look(life, at, random.choice([0, 5 * MS, 500 * MS]), settings, random)
+        if kind == "healthy, two sets":
+            later = at + random.choice([20 * MS, 300 * MS, 900 * MS, 1500 * MS, 10 * SECOND])
+            files += _look(life, later, random.choice([0, 5 * MS, 500 * MS]), settings, random)
         told = f"{plan.loop}, {plan.world} ranks, at {at / MS:.1f} of {life.last_ns / MS:.1f} ms"
         yield Situation(kind, seed, files, Blame(frozenset(), nobody=True), False, told)
 
@@ -209,10 +213,25 @@ def _two_looks(kind: str, seed: int, random: Random) -> Situation | None:
     return Situation(kind, seed, files, blame, True, _told(plan, blame, life))
 
 
+def _two_sets(kind: str, seed: int, random: Random) -> Situation | None:
+    """A rank stopped, or the network did; two sets of dumps are taken, the first of them maybe before that."""
+    plan = _plan(random)
+    blame = inject(random.choice(["late", "skipped", "network"]), plan, random)
+    life = _stuck(plan, random)
+    if life is None:
+        return None
+    settings = replace(recorders(plan.world, random), copied_ns=None)
+    at = life.last_ns + random.randint(1, 40) * SECOND
+    before = max(0, at - random.choice([2, 5, 20]) * SECOND)
+    files = [*_look(life, before, SECOND // 2, settings, random), *_look(life, at, SECOND // 2, settings, random)]
+    return Situation(kind, seed, files, blame, True, _told(plan, blame, life))
+
+
 _SPECIAL: dict[str, Callable[[str, int, Random], Situation | None]] = {
     "straggler": _straggler,
     "former file": _former,
     "lost dump": _lost_dump,
     "two faults": _two_faults,
     "two looks": _two_looks,
+    "two sets": _two_sets,
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchctl.flightrec.table.copies import copied_in_order
 from torchctl.flightrec.table.trace import NO_TIME, State, Trace
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ _MOVING_NS = 1_000_000_000  # a rank whose newest event is younger than this whe
 _EARLY_NS = 1_000_000_000  # a file's time comes from the kernel's tick or a file server, and may be this early
 _COPY_NS = 10_000_000_000  # a dump's file is written well within this time after the dump was taken
 _COPIED_NS = 24 * 3600 * 1_000_000_000  # a file this long after the last event is a copy, or the job ended long ago
-_COPY_STEP_NS = 5_000_000  # a copy writes one small file after the other this fast
-_FEW = 4  # files that ranks wrote at the same time may be in order by chance, with more less than once in ten
 _AFTER_TIMEOUT_NS = 120_000_000_000  # a watchdog's polling, and the dumps of all ranks, take no longer
 
 
@@ -125,22 +124,10 @@ def _are_copies(trace: Trace, moved: Ints, collected: bool) -> bool:
     if min(ages) < LONG_NS:
         return False
     written = np.array([written_ns for written_ns, _ in times], np.int64)
-    if not collected and _in_a_row(trace, written):
+    files = [(dump.rank, dump.source, dump.written_ns or 0) for dump in trace.dumps]
+    if not collected and copied_in_order(files):
         return True
     return min(ages) > _COPIED_NS or _outlived(trace, written)
-
-
-def _in_a_row(trace: Trace, written: Ints) -> bool:
-    """Whether files were written one right after the other, in the order of their names or ranks.
-
-    A copy does that. Ranks that dump at the same moment end in any order. Whole seconds show no order.
-    """
-    if len(written) < _FEW or not (written % 1_000_000_000).any():
-        return False
-    by_rank = sorted(range(len(written)), key=lambda at: trace.dumps[at].rank)
-    by_name = sorted(range(len(written)), key=lambda at: trace.dumps[at].source)
-    steps = (np.diff(written[order]) for order in (by_rank, by_name))
-    return any(bool((step >= 0).all() and step.any() and step.max() <= _COPY_STEP_NS) for step in steps)
 
 
 def _outlived(trace: Trace, written: Ints) -> bool:

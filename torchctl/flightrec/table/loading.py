@@ -15,6 +15,7 @@ from torchctl.errors import DumpError
 from torchctl.flightrec.decoding.raw import Failure, RawDump
 from torchctl.flightrec.table.folder import Found, find_files, rank_by_pattern
 from torchctl.flightrec.table.gather import collector_off, decode_each, order, read_files
+from torchctl.flightrec.table.looks import one_per_rank
 from torchctl.flightrec.table.restarted import former_files
 from torchctl.flightrec.table.runs import of_newest_run
 
@@ -95,8 +96,9 @@ def load_raw(
 def table_of(pieces: Sequence[Piece], failures: Sequence[Failure] = (), claimed: set[str] | None = None) -> Trace:
     """Return the table of decoded dumps: only the newest run, and one dump per rank and recorder; see `load_raw`."""
     present, notes = of_newest_run(pieces)
-    one_each, others = _one_per_rank(present)
+    one_each, others, moved = one_per_rank(present)
     trace = _table(one_each, failures, claimed, [*notes, *others])
+    trace.moved = moved
     if len(present) < len(pieces):
         trace.former = frozenset({piece.rank for piece in pieces} - {piece.rank for piece in present})
     return trace
@@ -152,40 +154,3 @@ def _named(files: Sequence[Found], rank_from: str | None) -> list[Found]:
     except re.error as error:
         raise DumpError(f"--rank-from {rank_from!r} is not a regular expression: {error}") from None
     return [Found(file.path, rank_by_pattern(file.path, pattern), file.claimed) for file in files]
-
-
-def _one_per_rank(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
-    """Return the pieces by rank, keeping the newer, else the fuller, of two dumps from one recorder on one rank."""
-    best: dict[tuple[int, str], Piece] = {}
-    notes = []
-    for piece in pieces:
-        key = (piece.rank, _recorder(piece))
-        other = best.get(key)
-        if other is None:
-            best[key] = piece
-            continue
-        better, worse = (piece, other) if _worth(piece) > _worth(other) else (other, piece)
-        best[key] = better
-        notes.append(f"rank {piece.rank}: {worse.raw.source} is ignored in favor of {better.raw.source}")
-    filled = {piece.rank for piece in best.values() if len(piece)}
-    kept = [piece for piece in best.values() if len(piece) or piece.rank not in filled]
-    return sorted(kept, key=lambda piece: (piece.rank, piece.raw.source)), notes
-
-
-def _recorder(piece: Piece) -> str:
-    """Return which recorder wrote a dump: gloo and others share one, NCCL and its relatives another."""
-    for text in piece.texts:
-        backend, colon, _ = text.partition(":")
-        if colon and backend.isalnum():
-            return "nccl" if backend.startswith("nccl") else backend
-    return ""
-
-
-def _worth(piece: Piece) -> tuple[int, int, int, int, int, int]:
-    """Return a sort key, greater for the newer of a rank's two dumps: a thread that ran ahead launches nothing new."""
-    columns = piece.columns
-    if not len(piece):
-        return -1, 0, 0, 0, 0, 0
-    newest = int(max(columns["created_ns"].max(), columns["completed_ns"].max(), columns["started_ns"].max()))
-    written = piece.raw.written_ns or 0
-    return int(columns["created_ns"].max()), piece.ended, newest, written, len(piece), len(piece.frames)

@@ -15,7 +15,7 @@ from torchctl.flightrec.decoding.raw import RawDump
 from torchctl.flightrec.table.trace import NO_RANK
 
 if TYPE_CHECKING:
-    from torchctl.flightrec.table.trace import Ints, SmallInts
+    from torchctl.flightrec.table.trace import Flags, Ints, SmallInts
 
 # Numbers for the recorders' states in a piece.
 WORDS = {"scheduled": 0, "started": 1, "completed": 2}
@@ -49,7 +49,13 @@ class Piece:
     @property
     def ended(self) -> int:
         """Return how many operations have finished."""
-        return int(((self.columns["word"] == WORDS["completed"]) | self.columns["retired"]).sum())
+        return int(self.finished.sum())
+
+    @property
+    def finished(self) -> Flags:
+        """Return which operations have finished, members of batches apart, which are never marked."""
+        finished: Flags = (self.columns["word"] == WORDS["completed"]) | self.columns["retired"]
+        return finished
 
 
 Shared = dict[tuple[Any, ...], tuple[Any, ...]]

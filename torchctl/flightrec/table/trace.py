@@ -142,6 +142,7 @@ class Trace:
         notes: dumps that were ignored, and why.
         local_ids: (dump, the rank's local number of the group) by rank and group; `pg_status` is keyed by that number.
         former: ranks for which a dump from an earlier run was ignored.
+        moved: ranks that moved between two sets of dumps; None if there is only one set.
         doubts: what could not be determined about the groups; their open rows are UNKNOWN and prove nothing.
         recorded: everything else that the recorders wrote; None unless loaded with `every=True`.
     """
@@ -173,6 +174,7 @@ class Trace:
     frames: list[tuple[str, int, str]]
     notes: list[str] = field(default_factory=list)
     former: frozenset[int] = frozenset()
+    moved: frozenset[int] | None = None
     local_ids: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     recorded: Recorded | None = None
