@@ -80,8 +80,13 @@ def elastic() -> None:
     elastic_store.barrier(stored, 2, "torchelastic/barrier", 300)
 
 
+def default_store() -> None:
+    dist.distributed_c10d._get_default_store().get("plan")
+
+
 if dist.get_rank() == 0:
     calls = [recv, send, irecv, broadcast, objects, reduce, gather, barrier, monitored, batch, fields, store, elastic]
+    calls.append(default_store)
 else:
     calls = [recv]
 for call in calls:

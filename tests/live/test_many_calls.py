@@ -64,7 +64,7 @@ def seen(runtime_dir: Path) -> Iterator[Calls]:
     def all_wait() -> bool:
         calls.append(read(runtime_dir))
         waiting = {one.name for one in calls[-1].threads if one.wait is not None}
-        return {*WAITING, "store", "elastic"} <= waiting and len(calls) > 1 and _still(calls[-2:])
+        return {*WAITING, "store", "elastic", "default_store"} <= waiting and len(calls) > 1 and _still(calls[-2:])
 
     with forked_job(SCRIPT, 2, runtime_dir):
         wait_until(all_wait, 60)
@@ -161,6 +161,9 @@ def test_the_keys_of_stores(seen: Calls) -> None:
     assert elastic.wait is not None
     assert elastic.wait.keys == ("torchelastic/barrier/last_member",)
     assert elastic.calls[0].keys == ("torchelastic/barrier",)
+    default = thread(seen, "default_store").wait
+    assert default is not None
+    assert (default.kind, default.keys) == ("store", ("plan",))
 
 
 def test_threads_of_torchctl_are_left_out(seen: Calls) -> None:

@@ -53,8 +53,8 @@ class Operand(NamedTuple):
     """An operand on the stack.
 
     Attributes:
-        kind: "local" or "global" for a variable, "attribute" of the first of `inner`, "list" of `inner`, "constant",
-            or "other" for an expression that we do not follow.
+        kind: "local" or "global" for a variable, "attribute" of the first of `inner`, "list" of `inner`, "result" of a
+            call of the first of `inner`, "constant", or "other" for an expression that we do not follow.
         name: of the variable or attribute.
         value: of a constant.
     """
@@ -187,8 +187,7 @@ class _Backwards:
             inner = self._several(one.argument)
             return Operand("list", "", inner) if name in ("BUILD_LIST", "BUILD_TUPLE") else OTHER
         if name in _CALLS:
-            self.call(one)
-            return OTHER
+            return Operand("result", "", (self._called(one)[0],))
         if name in _TAKES_TWO:
             self.operand()
             self.operand()
@@ -208,13 +207,16 @@ class _Backwards:
 
     def call(self, one: _Instruction) -> CallSite:
         """Return the call that `one` makes, consuming its operands."""
-        if one.name in ("CALL_FUNCTION_KW", "CALL_KW"):
-            self.operand()  # the names of the arguments by keyword
-        arguments = self._several(one.argument)
-        callee = self.operand()
+        callee, arguments = self._called(one)
         if callee.kind == "attribute":
             return CallSite(callee.name, callee.inner[0], arguments)
         return CallSite(callee.text(), None, arguments)
+
+    def _called(self, one: _Instruction) -> tuple[Operand, tuple[Operand, ...]]:
+        if one.name in ("CALL_FUNCTION_KW", "CALL_KW"):
+            self.operand()  # the names of the arguments by keyword
+        arguments = self._several(one.argument)
+        return self.operand(), arguments
 
     def _leaf(self, one: _Instruction) -> Operand:
         kind, code = _LEAVES[one.name], self._code

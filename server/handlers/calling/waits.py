@@ -17,6 +17,7 @@ from typing import Any
 
 from torchctl.protocol.calls import MAX_KEYS
 from torchctl.server.guest import outstanding
+from torchctl.server.guest.loaded import loaded
 from torchctl.server.handlers.calling.bytecode import CallSite, Operand, call_at
 from torchctl.server.handlers.calling.groups import Groups
 from torchctl.server.handlers.calling.holders import entered_by
@@ -47,6 +48,8 @@ _MAX_DEPTH = 6  # attributes in a row
 # Methods and functions that copy a tensor's content to the host.
 _SYNCS = frozenset({"item", "tolist", "cpu", "numpy", "nonzero", "is_nonzero", "equal", "__bool__"})
 _SYNCING_FUNCTIONS = frozenset({"float", "int", "bool"})
+_STORE = Kind("store", "torch.distributed.Store")
+_DEFAULT_STORE = "_get_default_store"  # a function of distributed_c10d.py
 _SYNCHRONIZE = frozenset({"synchronize", "_cuda_synchronize"})
 # By `OpType`, torch/csrc/distributed/c10d/Work.hpp (torch 2.13).
 _OPERATIONS = (
@@ -87,6 +90,8 @@ class Waits:
     def _of_site(self, frame: FrameType, site: CallSite) -> dict[str, Any]:
         receiver = _value(frame, site.receiver) if site.receiver is not None else MISSING
         kind = self._kinds.of(receiver) if receiver is not MISSING else NO_KIND
+        if kind is NO_KIND and site.receiver is not None and _is_default_store(frame, site.receiver):
+            kind = _STORE
         found: dict[str, Any] = {"call": _text(site), "kind": kind.kind, "type": kind.type}
         if kind.kind == "store":
             found["keys"] = _keys(frame, site)
@@ -204,6 +209,15 @@ def _keys(frame: FrameType, site: CallSite) -> list[str]:
             several = value[:MAX_KEYS] if is_list(value) else [value]
             found += [text for each in several if (text := text_of(each)) is not None]
     return found[:MAX_KEYS]
+
+
+def _is_default_store(frame: FrameType, operand: Operand) -> bool:
+    """Whether an expression is what torch's own function gives: the job's store."""
+    if operand.kind != "result":
+        return False
+    module = loaded("torch.distributed.distributed_c10d")
+    known = MISSING if module is None else vars(module).get(_DEFAULT_STORE, MISSING)
+    return known is not MISSING and _value(frame, operand.inner[0]) is known
 
 
 def _imports_torch(frame: FrameType) -> bool:
