@@ -188,8 +188,15 @@ class Trace:
         return sorted({dump.rank for dump in self.dumps} - {NO_RANK})
 
     def collectives(self) -> Flags:
-        """Return which rows are collectives in their own right, not sends, receives or members of a batch."""
+        """Return which rows are collectives in their own right, of groups with a name: no sends or members of a batch.
+
+        Under TORCH_DISTRIBUTED_DEBUG=DETAIL gloo records its groups, and helper groups of theirs, without a name: what
+        two ranks recorded so need not be of one group.
+        """
         chosen: Flags = ~self.p2p & ~self.member & (self.seq != NO_SEQ)
+        for number, group in enumerate(self.groups):
+            if group.backend == "gloo" and not group.name:
+                chosen &= self.group != number
         return chosen
 
     def status_of(self, rank: int, group: int) -> ReportedStatus | None:
