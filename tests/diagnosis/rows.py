@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.flightrec.synthetic import active, dump, entry, pickled
+from tests.protocol.test_callreader import DOCUMENT
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.model import Diagnosis, Finding
@@ -99,3 +101,15 @@ def elsewhere(file: str = "/opt/lib/python3.11/queue.py", function: str = "get")
 def gloo(name: str, seq: int, done: bool = True, **changes: Any) -> dict[str, Any]:
     open_ = {"state": "scheduled", "time_discovered_completed_ns": None, "retired": done}
     return of(name, seq, profiling_name="gloo:all_reduce", **(open_ | changes))
+
+
+def told_by_worker(
+    frames: Sequence[tuple[str, int, str]], calls: list[dict[str, Any]], wait: dict[str, Any] | None
+) -> Stacks:
+    """A main thread with what it is calling, as a worker of ours sends both; group 0 is the default one of 4 ranks."""
+    thread = {**DOCUMENT["threads"][0], "id": 1, "main": True, "frame": list(frames[0]), "calls": calls, "wait": wait}
+    groups = [{**DOCUMENT["groups"][0], "ranks": [[0, 3, 1]]}]
+    lines = [f'  File "{file}", line {line} in {function}' for file, line, function in frames]
+    text = "\n".join(["Thread 0x0000000000000001 [MainThread] (most recent call first):", *lines])
+    document = {**DOCUMENT, "groups": groups, "p2p": None, "threads": [thread]}
+    return parse_stacks(f"{text}\n# torchctl.calls {json.dumps(document)}\n".encode())

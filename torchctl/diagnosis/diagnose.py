@@ -47,7 +47,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if evidence.live and not findings:
         findings += _left_behind(evidence)
     standings = standings_of(evidence)
-    unknown = _by_stacks(evidence, standings, findings, unknown)
+    at_store = any(one.wait is not None for one in court.waits.hidden)
+    by_stacks = _by_stacks(evidence, standings, findings, [] if at_store else unknown)
+    unknown = unknown + by_stacks if at_store else by_stacks
     unknown = _by_logs(evidence, findings, unknown)
     doubts = [] if findings else _doubts(court, unknown)
     if not (findings or unknown or doubts):
@@ -76,6 +78,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         findings,
         unknown,
         [one.process for one in standings if one.process is not None],
+        () if findings else tuple(key for one in court.waits.hidden if one.wait is not None for key in one.wait.keys),
     )
 
 

@@ -147,6 +147,7 @@ class Diagnosis:
         failed: ranks whose evidence could not be obtained, and why.
         findings: root causes first, and those with the most waiting ranks first.
         processes: those with stacks whose rank is unknown.
+        store_keys: keys that ranks wait for and that no rank is seen to set.
     """
 
     healthy: bool | None
@@ -158,6 +159,7 @@ class Diagnosis:
     findings: list[Finding]
     unknown: list[str] = field(default_factory=list)
     processes: list[ProcessName] = field(default_factory=list)
+    store_keys: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis in schema `torchctl.diagnosis/1`, without the schema's name."""

@@ -68,6 +68,9 @@ def _to_find_out(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files
     if diagnosis.missing:
         whose = f"rank{'s' * (len(diagnosis.missing) > 1)} {few_ranks(diagnosis.missing)}"
         return f"include the {'workers' if files is None else 'dumps and stacks'} of {whose}"
+    if files is None and diagnosis.store_keys:
+        keys = " ".join(shlex.quote(f"*{key}*") for key in diagnosis.store_keys[:_MOST_NAMED])
+        return f"`torchctl store keys --store MASTER_ADDR:MASTER_PORT {keys}` lists what is set"
     if files is None:
         return "`torchctl traceback --samples 3` shows which ranks move"
     if files.archives and not files.dumps:

@@ -36,10 +36,14 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
         evidence += _of_absent(court, rank, operation)
     within = _within(court, operation, ranks)
     evidence += [f"rank {rank} is inside {operation.name}, too, further out" for rank in within[:8]]
+    if unheard := _unheard(court, operation, ranks):
+        evidence.append(
+            f"{ranks_of(unheard)} may not have entered it either: there is no data from {verb(unheard, 'it', 'them')}"
+        )
     if few := _fewer_inside(court, operation, ranks):
         return _either(court, operation, ranks, few, evidence)
     made: Kind = "p2p_mismatch" if is_p2p else "not_entered"
-    says = "has not reached its end of" if is_p2p else "never entered"
+    says = "has not reached its end of" if is_p2p else "has not set" if sets_keys(court, operation) else "never entered"
     if within:
         says, what = "has not come to", f"where the others wait in {operation.name}"
     says = says if len(ranks) == 1 else says.replace("has", "have").replace("its", "their")
@@ -92,9 +96,32 @@ def _within(court: Court, operation: Node, ranks: Sequence[int]) -> list[int]:
     return found
 
 
+def _unheard(court: Court, operation: Node, ranks: Sequence[int]) -> list[int]:
+    """Return the ranks that an operation may wait for as well, and of which there is no data."""
+    nothing_of = set(court.proofs.without_data()).difference(ranks)
+    if operation.kind == "op":
+        return sorted(nothing_of.intersection(court.waits.open.ops[operation.number].unknown))
+    if operation.kind != "hidden":
+        return []
+    hidden = court.waits.hidden[operation.number]
+    if hidden.peer is not None or sets_keys(court, operation):
+        return []
+    return sorted(nothing_of if hidden.members is None else nothing_of.intersection(hidden.members))
+
+
+def sets_keys(court: Court, operation: Node) -> bool:
+    """Whether an operation is a wait for keys that someone has to set."""
+    wait = court.waits.hidden[operation.number].wait if operation.kind == "hidden" else None
+    return wait is not None and wait.is_key
+
+
 def _shown(court: Court, hidden: Hidden) -> str:
     """Return the evidence that ranks are in an operation that has no entry."""
     ranks = hidden.ranks
+    if hidden.wait is not None:
+        at = next((found.location for rank in ranks if (found := court.proofs.activity.get(rank))), None)
+        where = "" if at is None else f", called in {place_words(at)}"
+        return f"{ranks_of(ranks)} {verb(ranks, 'waits', 'wait')} in {hidden.text}{where}"
     call = hidden.text or f"torch.distributed's {hidden.call}"
     return (
         f"the {verb(ranks, 'stack', 'stacks')} of {ranks_of(ranks)} {verb(ranks, 'is', 'are')} inside {call},"
@@ -134,6 +161,8 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
         inside = f"is at a prompt of {activity.prompt}, in" if activity.prompt else "is in"
         inside += f" {activity.call}, called in" if activity.call else ""
         facts.append(f"rank {rank} {inside} {place_words(activity.location)}")
+        if activity.calling is not None and activity.calling.store is not None:
+            facts.append(f"rank {rank} waits in {activity.calling.text}, and no rank is seen that would end that")
     facts += work_of(court, rank)
     if activity is None:
         facts += _last_seen(court, rank)
@@ -235,6 +264,12 @@ def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confiden
         hard = court.proofs.hard(list(op.rows.values()))
         most_inside = len(op.rows) + len(op.done) > len(ranks)
         hangs = hard or (stacks and still)
-        computes = not computing.keys().isdisjoint(ranks)
-        return of_absence(members_stated=known, shown=shown, most_inside=most_inside, hangs=hangs, computes=computes)
-    return "likely"
+        operations = {court.trace.operations[int(court.trace.operation[row])] for row in op.rows.values()}
+        needed = all(one.symmetric for one in operations) or list(ranks) == [court.proofs.source_of(op)]
+        active = not (court.proofs.moved | computing.keys()).isdisjoint(ranks)
+        return of_absence(
+            members_stated=known, shown=shown, most_inside=most_inside, hangs=hangs, active=active, needed=needed
+        )
+    if sets_keys(court, operation):
+        return "possible"  # another process may set keys, too
+    return "possible" if operation.kind == "hidden" and _unheard(court, operation, ranks) else "likely"

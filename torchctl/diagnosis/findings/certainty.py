@@ -14,7 +14,8 @@ CERTAIN: Mapping[str, str] = {
     "not_entered": (
         "the dumps state the members of the group; the rank's own dump shows the group and ends before the operation;"
         " more members are inside than outside; and a watchdog gave up on it, a rank inside shows events of its"
-        " own 30 s later, or two looks and the rank's stack agree; and the rank does not compute"
+        " own 30 s later, or two looks and the rank's stack agree; the rank neither moves nor computes; and no rank"
+        " leaves the operation before all have entered it, or the rank is the one that all in it receive from"
     ),
     "op_mismatch, shape_mismatch, dtype_mismatch": (
         "most members show one call at that sequence id, the named ones show another, and the members whose dumps do"
@@ -25,7 +26,9 @@ CERTAIN: Mapping[str, str] = {
 NEVER = ("order_cycle", "p2p_mismatch", "rank_lost", "stuck_running", "straggler", "stack_outlier", "timed_out")
 
 
-def of_absence(*, members_stated: bool, shown: bool, most_inside: bool, hangs: bool, computes: bool) -> Confidence:
+def of_absence(
+    *, members_stated: bool, shown: bool, most_inside: bool, hangs: bool, active: bool, needed: bool
+) -> Confidence:
     """Return how sure it is that ranks which have not entered an operation keep others waiting.
 
     Args:
@@ -33,9 +36,11 @@ def of_absence(*, members_stated: bool, shown: bool, most_inside: bool, hangs: b
         shown: the ranks' own dumps show the group.
         most_inside: more members are inside than outside.
         hangs: a watchdog, later events of a rank inside, or two looks and stacks prove more than a passing moment.
-        computes: a rank has used CPU time between two looks.
+        active: a rank has moved or used CPU time between two looks.
+        needed: the operation ends for no rank without these.
     """
-    return "certain" if members_stated and shown and most_inside and hangs and not computes else "likely"
+    proven = members_stated and shown and most_inside and hangs and needed
+    return "certain" if proven and not active else "likely"
 
 
 def of_disagreement(*, majority: bool) -> Confidence:

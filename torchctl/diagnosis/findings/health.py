@@ -8,11 +8,14 @@ each group have the same last sequence id, no rank is missing, and no stack show
 from __future__ import annotations
 
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
-from torchctl.diagnosis.findings.words import call_words, group_words, joined, ranks_of, verb
+from torchctl.diagnosis.findings.words import call_words, group_words, joined, place_words, ranks_of, verb
 from torchctl.diagnosis.waits.activity import Doing
 from torchctl.flightrec.table.trace import State
+from torchctl.stacks.calls import calls_of, note_of
+from torchctl.stacks.role import rank_thread
 from torchctl.text import duration
 
+_MOST_PLACES = 3
 _MORE = "a second set of dumps a few seconds later would show whether the job moves"
 
 
@@ -38,7 +41,7 @@ def moving(court: Court) -> bool:
     proofs = court.proofs
     members = {rank for group in court.trace.groups for rank in group.members}
     everybody = members.union(range(proofs.evidence.size() or 0))
-    inside = any(made.doing is Doing.COLLECTIVE for made in proofs.activity.values())
+    inside = any(made.doing is Doing.COLLECTIVE or made.calling is not None for made in proofs.activity.values())
     return not proofs.compared and not inside and everybody <= set(court.trace.ranks) and proofs.ages.moving()
 
 
@@ -57,6 +60,12 @@ def in_flight(court: Court) -> list[str]:
         else:
             age = f"others had been in it for {duration((waited_ns or 0) / 1e9)} when they were dumped"
         found.append(f"{ranks_of(absent)} {verb(absent, 'has', 'have')} not entered {call}, and {age}: {_MORE}")
+    for made in court.waits.fresh:
+        rested = max(proofs.ages.rested_ns(rank) or 0 for rank in made.ranks)
+        found.append(
+            f"{ranks_of(made.ranks)} {verb(made.ranks, 'is', 'are')} in {made.text or made.call}, and had been in"
+            f" something else {duration(rested / 1e9)} before the dumps: {_MORE}"
+        )
     for op in court.waits.open.holding:
         if op.done:
             inside, done = sorted(op.rows), sorted(op.done)
@@ -89,9 +98,26 @@ def _stands_still(court: Court) -> str:
     where = f", {len(inside)} of them in {joined(calls)}" if inside else ""
     who = "the only rank seen did" if len(ranks) == 1 else f"all {len(ranks)} ranks seen did"
     return (
-        f"{who} not move between two looks{where}, and none shows an operation that it waits in: stacks of the same"
-        " ranks a minute later would show whether they move"
+        f"{who} not move between two looks{where}, and none shows an operation that it waits in{_places(court)}:"
+        " stacks of the same ranks a minute later would show whether they move"
     )
+
+
+def _places(court: Court) -> str:
+    """Return where ranks are and what they sleep in, those alike together, as the end of a sentence."""
+    alike: dict[str, list[int]] = {}
+    for rank, stacks in sorted(court.proofs.evidence.stacks.items()):
+        thread = rank_thread(stacks)
+        activity = court.proofs.activity.get(rank)
+        if thread is None or activity is None or activity.location is None:
+            continue
+        words = place_words(activity.location)
+        note, calls = note_of(stacks, thread), calls_of(stacks, thread)
+        words += f", in {note}" if note else ""
+        words += f" (asleep in the kernel, {calls.wchan})" if calls is not None and calls.wchan else ""
+        alike.setdefault(words, []).append(rank)
+    shown = sorted(alike.items(), key=lambda one: -len(one[1]))[:_MOST_PLACES]
+    return "".join(f"; {ranks_of(ranks)} {verb(ranks, 'is', 'are')} in {words}" for words, ranks in shown)
 
 
 def _open(court: Court) -> list[str]:
@@ -131,6 +157,6 @@ def _alive(court: Court) -> list[str]:
         return []
     return [
         f"no operation is open, and {ranks_of(ranks)} {verb(ranks, 'is', 'are')} alive, in"
-        f" {verb(ranks, 'its', 'their')} own code as far as the stacks show: a second set of stacks would show whether"
-        f" {verb(ranks, 'it moves', 'they move')}"
+        f" {verb(ranks, 'its', 'their')} own code as far as the stacks show{_places(court)}: a second set of stacks"
+        f" would show whether {verb(ranks, 'it moves', 'they move')}"
     ]

@@ -49,7 +49,20 @@ def nobody_left(court: Court, node: Node) -> Unclear:
             f"{who} {verb(hidden.ranks, 'waits', 'wait')} in {call} for an answer: the"
             " threads of the called worker show what it does (`torchctl traceback --all-threads`)"
         )
-    waiting = court.waiting([node], ())
+    if hidden.wait is not None:
+        others = [rank for rank in court.proofs.activity if rank not in hidden.ranks]
+        where = f"; {ranks_of(sorted(others))} {verb(others, 'is', 'are')} elsewhere" if others else ""
+        for_what = hidden.call if hidden.wait.is_key else f"the others in {hidden.call}"
+        return Unclear(
+            f"{ranks_of(hidden.ranks)} {verb(hidden.ranks, 'waits', 'wait')} for {for_what}, in {hidden.text}, and no"
+            f" rank is seen that {'sets it' if hidden.wait.is_key else 'would have to come'}{where}"
+        )
+    waiting, nothing_of = court.waiting([node], ()), court.proofs.without_data()
+    if hidden.is_p2p and nothing_of:
+        return Unclear(
+            f"{ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside torch.distributed's {node.name}, and nothing"
+            f" shows with which rank: it may be one of which there is no data ({ranks_of(nothing_of)})"
+        )
     return Unclear(
         f"{ranks_of(waiting)} {verb(waiting, 'is', 'are')} inside torch.distributed's {node.name},"
         f" {unrecorded(court, waiting, node.name)}; no rank whose stack is known is in its own code"

@@ -19,6 +19,26 @@ class Doing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreWait:
+    """What a thread waits for at a store.
+
+    Attributes:
+        call: "store barrier", "store synchronize" or "store key".
+        keys: those it waits for, or the prefix of a barrier's; empty if they are not known.
+        size: how many ranks must come to a barrier; None if that is not known.
+    """
+
+    call: str
+    keys: tuple[str, ...]
+    size: int | None = None
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it waits for keys of the job's own."""
+        return self.call == "store key"
+
+
+@dataclass(frozen=True, slots=True)
 class Calling:
     """What one thread waits in.
 
@@ -31,6 +51,7 @@ class Calling:
         tag: of a send or recv.
         root: of a broadcast, scatter, gather or reduce, a global rank.
         remote: it waits for the reply to a remote call.
+        store: what it waits for at a store; None if it waits for anything else.
     """
 
     call: str
@@ -41,6 +62,7 @@ class Calling:
     tag: int = 0
     root: int | None = None
     remote: bool = False
+    store: StoreWait | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,15 @@ class Ages:
                 return True
         return False
 
+    def rested_ns(self, rank: int) -> int | None:
+        """Return how long nothing had happened on a rank when it was dumped; None if that is not known."""
+        rested = [
+            int(self.taken[number]) - int(self.moved[number])
+            for number, dump in enumerate(self._trace.dumps)
+            if dump.rank == rank and NO_TIME not in (int(self.taken[number]), int(self.moved[number]))
+        ]
+        return min(rested, default=None)
+
     def moving(self) -> bool:
         """Whether every dump was taken just after something happened on its rank."""
         return bool(len(self.moved) and (self.taken != NO_TIME).all() and (self.taken - self.moved < _MOVING_NS).all())

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchctl.diagnosis.waits.activity import Calling
-from torchctl.protocol.calls import Group, Wait
-from torchctl.stacks.calls import call_text, calls_of, inner_calls, wait_text
+from torchctl.diagnosis.waits.activity import Calling, StoreWait
+from torchctl.protocol.calls import Call, Group, Wait
+from torchctl.stacks.calls import call_text, calls_of, inner_calls, note_of, wait_text
 from torchctl.stacks.stack import Stacks, ThreadStack
 
 _ENDS = {
@@ -22,6 +22,9 @@ _ENDS = {
 }
 _WORKS = {"allreduce": "all_reduce", "allgather": "all_gather", "alltoall": "all_to_all"}  # torch.distributed's names
 _ROOTED = {"broadcast": "src", "scatter": "src", "gather": "dst", "reduce": "dst"}
+_WAITING = ("get", "wait", "multi_get")  # methods of a store that wait until keys are set
+_BARRIERS = {"barrier": "barrier", "synchronize": "synchronize", "get_all": "synchronize"}
+_LAST_MEMBER = "/last_member"
 
 
 def calling_of(stacks: Stacks, thread: ThreadStack) -> Calling | None:
@@ -30,6 +33,9 @@ def calling_of(stacks: Stacks, thread: ThreadStack) -> Calling | None:
     if said is None or stacks.calls is None:
         return None
     inside, groups = inner_calls(thread, said), stacks.calls.groups
+    if (store := _at_store(inside, said.wait)) is not None:
+        text = note_of(stacks, thread)
+        return Calling(inside[0].function if inside else store.call, text, store=store)
     if not inside:
         return None if said.wait is None or said.wait.kind != "work" else _of_work(said.wait, groups)
     public = [call for call in inside if not call.function.startswith("_")] or inside
@@ -46,6 +52,27 @@ def calling_of(stacks: Stacks, thread: ThreadStack) -> Calling | None:
         made.numbers.get(_ROOTED.get(made.function, "")),
         any(one.to for one in inside),
     )
+
+
+def _at_store(inside: Sequence[Call], wait: Wait | None) -> StoreWait | None:
+    """Return what a thread waits for at a store; None if it does not wait there.
+
+    Args:
+        inside: the functions of torch.distributed that it is in.
+        wait: the call at its innermost frame.
+    """
+    for call in inside:
+        size = call.numbers.get("world_size")
+        if call.function in _BARRIERS and call.group is None and call.keys and size is not None:
+            name = _BARRIERS[call.function]
+            reading = name == "synchronize" and wait is not None and wait.call.endswith(".wait")
+            prefix = call.keys[0]
+            return StoreWait(f"store {name}", (f"{prefix}/finished",) if reading else (prefix,), size)
+    if inside or wait is None or wait.kind != "store" or wait.call.rpartition(".")[2] not in _WAITING:
+        return None
+    if len(wait.keys) == 1 and wait.keys[0].endswith(_LAST_MEMBER):
+        return StoreWait("store barrier", (wait.keys[0].removesuffix(_LAST_MEMBER),))
+    return StoreWait("store key", wait.keys)
 
 
 def _of_work(wait: Wait, groups: Sequence[Group]) -> Calling:

@@ -42,6 +42,10 @@ def activity_of(rank: int | None, stacks: Stacks) -> Activity | None:
         call, calling = _distributed_call(thread.frames), calling_of(stacks, thread)
         if thread is main and call in _LEAVING:
             return Activity(Doing.OWN_CODE, call, _location(rank, thread))
+        if calling is not None and calling.store is not None:
+            if thread is main:
+                return Activity(Doing.OWN_CODE, "", _location(rank, thread), "", calling)
+            continue  # a side thread may wait for a key that is set when the job ends
         if call or calling is not None:
             made = call or ("" if calling is None else calling.call)
             aside = main is not None and thread is not main

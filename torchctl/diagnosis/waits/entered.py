@@ -163,17 +163,20 @@ def find_open(trace: Trace, windows: Windows, usable: frozenset[int], ignored: f
         if (group, seq) in looked_at:  # a rank that has it open is in it, however many earlier ones it has open
             chosen.setdefault((group, seq), {})[rank] = row
     ops = {key: OpenOp(*key, open_at) for key, open_at in chosen.items()}
-    _add_done(trace, ops, whole)
+    _add_done(trace, ops, whole, ignored)
     for op in ops.values():
         _add_missing(op, trace.groups[op.group].members, windows, usable)
     return list(ops.values())
 
 
-def _add_done(trace: Trace, ops: dict[OpKey, OpenOp], whole: Flags) -> None:
+def _add_done(trace: Trace, ops: dict[OpKey, OpenOp], whole: Flags, ignored: frozenset[int]) -> None:
     if not ops:
         return
+    ended = trace.state > State.LATE
+    if ignored:
+        ended |= np.isin(trace.rank, sorted(ignored))
     wanted = np.array(sorted((group << _SEQ_BITS) | (seq & ((1 << _SEQ_BITS) - 1)) for group, seq in ops))
-    rows = np.flatnonzero(whole & (trace.state > State.LATE))
+    rows = np.flatnonzero(whole & ended)
     keys = keys_of(trace, rows)
     at = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
     for row in rows[wanted[at] == keys].tolist():

@@ -7,12 +7,12 @@ with its rank's newest event.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.waits.activity import Activity, Doing
-from torchctl.diagnosis.waits.ages import Ages
+from torchctl.diagnosis.waits.ages import LONG_NS, Ages
 from torchctl.diagnosis.waits.entered import Windows
 from torchctl.diagnosis.waits.waiting import OpenOp
 from torchctl.flightrec.table.trace import State, Trace
@@ -67,6 +67,12 @@ class Proofs:
         """Whether there was one look, and the operation is too young for ranks that are not in it to be late."""
         return not self.compared and self.ages.young(rows) and not self.hard(rows)
 
+    def fresh(self, ranks: Iterable[int]) -> bool:
+        """Whether what ranks are in without an entry is young, in one look: each has just been in something else."""
+        rested = [self.ages.rested_ns(rank) for rank in ranks] if not self.compared else []
+        known = [one for one in rested if one is not None]
+        return bool(known) and max(known) < LONG_NS
+
     def given_up(self, rows: Sequence[int]) -> bool:
         """Whether a watchdog gave up on one of these rows."""
         states = self.trace.state[rows]
@@ -79,6 +85,21 @@ class Proofs:
         """Return what a rank's thread is in; None if no stack shows it."""
         activity = self.activity.get(rank)
         return None if activity is None else activity.doing
+
+    def source_of(self, op: OpenOp) -> int | None:
+        """Return the rank from which all in an operation receive, by their calls: a broadcast's or scatter's root."""
+        name, roots = self.trace.groups[op.group].name, set()
+        for rank in op.rows:
+            activity = self.activity.get(rank)
+            calling = None if activity is None else activity.calling
+            if calling is not None and calling.call in ("broadcast", "scatter") and calling.group == name:
+                roots.add(calling.root)
+        return roots.pop() if len(roots) == 1 else None
+
+    def without_data(self) -> list[int]:
+        """Return the ranks of the job of which there is neither a stack nor a dump."""
+        everybody = {*range(self.evidence.size() or 0), *self.evidence.failed}
+        return sorted(everybody.difference(self.evidence.ranks()))
 
     def never_sent(self, rank: int) -> bool:
         """Whether a rank has neither sent nor received anything, as gloo's own count of its operations shows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torchctl.diagnosis.waits.activity import StoreWait
 from torchctl.diagnosis.waits.graph import Graph
 
 NodeKind = Literal["rank", "lost", "op", "pair", "hidden", "mismatch"]
@@ -78,6 +79,7 @@ class Hidden:
         members: the members of its group; None if they are not known.
         remote: it waits for the reply to a remote call, from an unknown rank.
         tag, sends: the tag of a send or recv, and whether it is a send.
+        wait: what the ranks wait for at a store; None for any other operation.
     """
 
     call: str
@@ -88,6 +90,7 @@ class Hidden:
     remote: bool = False
     tag: int = 0
     sends: bool = False
+    wait: StoreWait | None = None
 
     @property
     def is_p2p(self) -> bool:
@@ -164,6 +167,7 @@ class Waits:
             members.
         hidden: operations that only stacks show; the number of a hidden node is an index in it.
         aside: what a rank's side threads wait in while its own thread is elsewhere.
+        fresh: operations that only stacks show and that are too young, in one look, for any rank to be late.
     """
 
     open: OpenOperations
@@ -173,6 +177,7 @@ class Waits:
     ambiguous: list[tuple[OpenOp, list[int]]]
     hidden: list[Hidden] = field(default_factory=list)
     aside: dict[int, list[Node]] = field(default_factory=dict)
+    fresh: list[Hidden] = field(default_factory=list)
 
     def rows_of(self, node: Node) -> dict[int, int]:
         """Return the row of each rank that is in the operation of a node."""

@@ -4,7 +4,8 @@ How this works. An open operation points to each member that has not entered it;
 operations. An operation that all members have entered points to what its members launched before it and have not
 finished. Stacks correct this: a rank that is in its own code waits for no operation, whatever it has launched; a rank
 inside torch.distributed without an open entry is in something that the recorder does not show (gloo's send and recv,
-monitored_barrier), and that points to the ranks that are in no operation at all.
+monitored_barrier), and that points to the ranks that are in no operation at all. A rank that waits at the job's store
+waits for those that must come there, or set its keys.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torchctl.diagnosis.waits.activity import Activity, Doing
 from torchctl.diagnosis.waits.graph import Graph
 from torchctl.diagnosis.waits.openops import open_operations
 from torchctl.diagnosis.waits.proofs import Proofs
+from torchctl.diagnosis.waits.stores import waits_at_stores
 from torchctl.diagnosis.waits.waiting import Hidden, Node, OpenOp, Waits
 from torchctl.flightrec.table.trace import State
 
@@ -59,6 +61,9 @@ class _Connecting:
                 wrong = mismatch_of.get((op.group, op.seq))
             if wrong is not None:
                 self.graph.wait(node, Node("mismatch", wrong))
+            elif (source := self.proofs.source_of(op)) in (*op.missing, *op.skipped, *op.unknown):
+                # Who receives waits for the one that sends: whether the others come decides nothing.
+                self._wait(node, map(self._with_or_without_dump, () if source is None else (source,)))
             elif op.missing or op.skipped:
                 absent = [*op.missing, *op.skipped]
                 if self.proofs.is_gloo(op.group) and self.proofs.may_be_in_p2p(absent):
@@ -74,6 +79,7 @@ class _Connecting:
             if self.proofs.doing(rank) is not Doing.OWN_CODE:
                 self.waits.blocked[rank] = nodes
         self._connect_hidden()
+        self._connect_stores()
         for rank, nodes in self.waits.blocked.items():
             self._wait(Node("rank", rank), nodes)
         self._let_go_of_side_threads()
@@ -160,13 +166,16 @@ class _Connecting:
         """Add the operations that only stacks show."""
         activities, moved, blocked = self.proofs.activity, self.proofs.moved, self.waits.blocked
         hidden: dict[tuple[object, ...], Hidden] = {}
-        recorded = {rank for op in (*self.open.passing, *self.open.in_flight) for rank in op.rows}
+        known = (*self.open.passing, *self.open.in_flight, *self.open.young)
+        recorded = {rank for op in known for rank in op.rows}
         for rank, activity in activities.items():
             shown = rank in self.inside or rank in recorded
             if activity.doing is Doing.COLLECTIVE and not shown and rank not in moved:
                 made = _hidden(rank, activity)
                 key = (made.call, made.members, made.remote, *((rank, made.peer) if made.peer is not None else ()))
                 hidden.setdefault(key, made).ranks.append(rank)
+        self.waits.fresh.extend(made for made in hidden.values() if self.proofs.fresh(made.ranks))
+        hidden = {key: made for key, made in hidden.items() if made not in self.waits.fresh}
         if not hidden:
             return
         idle = [
@@ -182,6 +191,34 @@ class _Connecting:
             blocked.update({rank: [node] for rank in made.ranks})
             self._wait(node, self._awaited(made, idle, lost))
 
+    def _connect_stores(self) -> None:
+        """Add what ranks wait for at the store.
+
+        Ranks whose keys no rank is seen to set wait for that if others may do so; if no rank is left that may, they are
+        the end of the chain themselves.
+        """
+        blocked, moved = self.waits.blocked, self.proofs.moved
+        idle = {
+            rank
+            for rank, activity in self.proofs.activity.items()
+            if activity.outside and rank not in blocked and rank not in moved
+        }
+        idle.update(rank for rank in self.proofs.evidence.failed if rank not in self.proofs.activity)
+        found = waits_at_stores(self.proofs)
+        self.waits.fresh.extend(one.made for one in found if self.proofs.fresh(one.made.ranks))
+        found = [one for one in found if one.made not in self.waits.fresh]
+        idle.difference_update(rank for one in found for rank in one.made.ranks)
+        for one in found:
+            node = Node("hidden", len(self.waits.hidden), one.made.call)
+            self.waits.hidden.append(one.made)
+            self.graph.add(node)
+            if one.lacks is not None or idle:
+                blocked.update({rank: [node] for rank in one.made.ranks})
+            self._wait(node, map(self._with_or_without_dump, one.lacks or ()))
+
+    def _with_or_without_dump(self, rank: int) -> Node:
+        return Node("rank", rank) if rank in self.proofs.usable else self._without_dump(rank)
+
     def _awaited(self, made: Hidden, idle: list[int], lost: list[int]) -> Iterable[Node]:
         """Return what a hidden operation waits for: its other end, its absent members, or the idle ranks."""
         if made.remote:
@@ -193,9 +230,11 @@ class _Connecting:
             wanted: Iterable[int] = (made.peer,)
         elif made.members is not None and not made.is_p2p:
             wanted = [rank for rank in made.members if rank not in made.ranks]
+        elif made.is_p2p and idle and self.proofs.without_data():
+            return ()
         else:
             return (Node("rank", rank) for rank in idle) if idle else (Node("lost", rank) for rank in lost)
-        return (self._without_dump(rank) if rank not in self.proofs.usable else Node("rank", rank) for rank in wanted)
+        return map(self._with_or_without_dump, wanted)
 
     def _let_go_of_side_threads(self) -> None:
         """Remove the waits of side threads that lead back to their own rank: others need the rank's own thread.
