@@ -101,23 +101,44 @@ def check(found: dict[str, Any], truth: Truth) -> None:
             assert one["waiting_ranks"] == fault.waiting, found
 
 
+def check_one_look(found: dict[str, Any], truth: Truth) -> None:
+    """Compare the verdict of one look with the truth: it may leave open what two looks decide, and no more."""
+    if any(one["caused_by"] is None for one in found["findings"]):
+        check(found, truth)
+    elif found["healthy"]:
+        assert truth.ended or not (truth.faults or truth.only_cannot_tell), found
+
+
+def let_a_minute_pass(folder: Path) -> None:
+    """Make the dumps of a folder a minute later: what stood still when they were taken had not gone on."""
+    for dump in folder.glob("*_trace_rank_*"):
+        taken = dump.stat()
+        os.utime(dump, ns=(taken.st_atime_ns, taken.st_mtime_ns + 60_000_000_000))
+
+
 @pytest.mark.parametrize("name", TRUTHS)
-def test_the_live_verdict_is_the_truth_and_so_is_that_of_its_saved_folder(
+def test_the_live_verdict_is_the_truth_and_so_are_those_of_its_folders(
     name: str, folder: Path, own_environment: Path
 ) -> None:
     marks = folder / "marks"
     marks.mkdir()
     with faulty_job(name, marks, own_environment):
-        live = verdict(run("--json", "--interval", "0.7", "--save", folder / "saved"))
+        patience = [] if name in SIGNALS else ["--timeout", "30"]
+        live = verdict(run("--json", "--interval", "0.7", "--save", folder / "saved", *patience))
         if name in SIGNALS:
             pid = pid_of(own_environment, TRUTHS[name].faults[0].culprits[0])
             step = run("--interval", "0.7").stdout.splitlines()[-1]
             assert step == f"next: `torchctl doctor {pid}` on {os.uname().nodename}"
+        CliRunner().invoke(cli, ["collect", str(folder / "collected"), *patience])
     check(live, TRUTHS[name])
     saved = verdict(run("--json", folder / "saved"))
     for one in (live, saved):
         one.pop("schema")
     assert saved == live
+    check_one_look(verdict(run("--json", folder / "collected")), TRUTHS[name])
+    if TRUTHS[name].faults and TRUTHS[name].in_one_look:
+        let_a_minute_pass(folder / "collected")
+        check(verdict(run("--json", folder / "collected")), TRUTHS[name])
 
 
 def test_watch_goes_on_until_something_is_wrong_and_keeps_it(folder: Path, own_environment: Path) -> None:

@@ -34,6 +34,8 @@ class Truth:
         environment: the ranks' further variables.
         imports: the modules that the ranks have imported at their start.
         restless: whether threads beside the ranks' own go on working.
+        in_one_look: whether one look, a minute after the job has come to a standstill, shows the fault as well.
+        ended: whether all ranks share an end, which files show to be one.
     """
 
     ranks: int
@@ -43,6 +45,8 @@ class Truth:
     environment: dict[str, str] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     restless: bool = False
+    in_one_look: bool = True
+    ended: bool = False
 
     @property
     def waiters(self) -> Ranks:
@@ -83,8 +87,8 @@ TRUTHS = {
     "stopped": Truth(3, [lost(1, [0, 2])]),
     "killed": Truth(3, [lost(1)]),
     "early_exit": Truth(3, [lost(1)]),
-    "straggler": Truth(4, [Fault(("straggler",), [2])]),
-    "slow_reader": Truth(4, [Fault(("straggler",), [3])]),
+    "straggler": Truth(4, [Fault(("straggler",), [2])], in_one_look=False),
+    "slow_reader": Truth(4, [Fault(("straggler",), [3])], in_one_look=False),
     "two_faults": Truth(5, [late(3, waiting=[2, 4]), late(0, waiting=[1])]),
     "sleep_detail": Truth(4, [late(2, waiting=[0, 1, 3])], environment=_DETAIL),
     # groups
@@ -93,7 +97,7 @@ TRUTHS = {
     "mesh": Truth(8, [late(5, waiting=[0, 1, 2, 3, 4, 6, 7])]),
     "outsider_sleeps": Truth(4, [late(3, waiting=[0, 1])]),
     "monitored_in_a_group": Truth(4, [late(1, waiting=[0, 2])]),
-    "broadcast_roots_differ": Truth(4, [mismatch("op")]),
+    "broadcast_roots_differ": Truth(4, [mismatch("op")], in_one_look=False),
     "one_gather_root_differs": Truth(4, [mismatch("op")]),
     "scatter_roots_differ": Truth(4, [mismatch("op")]),
     "reduce_roots_differ": Truth(4, [mismatch("op")]),
@@ -106,6 +110,7 @@ TRUTHS = {
     "wrong_shape": Truth(4, [mismatch("shape", 3)]),
     "wrong_dtype": Truth(4, [mismatch("dtype", 0)]),
     "objects": Truth(3, [late(1)]),
+    "sleep_in_one_of_two": Truth(4, [late(3, waiting=[0, 1, 2])], environment=_DETAIL),
     # p2p
     "pipeline": Truth(4, [Fault(("p2p_mismatch", "not_entered"), [1], [0, 2, 3])]),
     "megatron": Truth(4, [Fault(("p2p_mismatch", "not_entered"), [2])], or_cannot_tell=True),
@@ -122,12 +127,16 @@ TRUTHS = {
     "heartbeat": Truth(4, [late(2, waiting=[0, 1, 3])], restless=True),
     "evaluation_moves": Truth(4, [late(1, waiting=[0])]),
     # stores
-    "absent_key": Truth(4, [late(0)], or_cannot_tell=True),
+    "absent_key": Truth(4, [late(0, waiting=[1, 2, 3])]),
     "key_of_nobody": Truth(3, only_cannot_tell=True),
     "one_waits_at_the_store": Truth(4, [late(1, waiting=[0, 2, 3])]),
-    "elastic_barrier": Truth(4, [late(2)], or_cannot_tell=True),
+    "key_of_a_rank": Truth(4, [late(2, waiting=[0])]),
+    "elastic_barrier": Truth(4, [late(2, waiting=[0, 1, 3])]),
+    "barrier_of_two": Truth(4, only_cannot_tell=True),
+    "exchange": Truth(3, [late(1, waiting=[0, 2])]),
+    "silent_pipe": Truth(3, only_cannot_tell=True),
     # ends
-    "missing_at_the_start": Truth(3, [late(2, waiting=[0, 1])], or_cannot_tell=True),
+    "missing_at_the_start": Truth(3, [late(2, waiting=[0, 1])]),
     "teardown": Truth(3, [Fault(("not_entered", "rank_lost"), [1])], or_cannot_tell=True),
     "at_exit": Truth(3, [late(1, waiting=[0, 2])]),
     "thread_outlives_main": Truth(4, [late(3, waiting=[0, 1, 2])]),
@@ -144,7 +153,8 @@ TRUTHS = {
     # healthy
     "healthy_mid": Truth(4),
     "healthy_mid_detail": Truth(4, environment=_DETAIL),
-    "healthy_end": Truth(4, only_cannot_tell=True),
+    "two_groups_move": Truth(4, environment=_DETAIL),
+    "healthy_end": Truth(4, only_cannot_tell=True, ended=True),
     "evaluation": Truth(4, or_cannot_tell=True),
     "rollout": Truth(4, or_cannot_tell=True),
     "sends_only": Truth(3, or_cannot_tell=True),

@@ -1,5 +1,7 @@
 """Groups: their order, their members, their roots."""
 
+import itertools
+
 import torch
 import torch.distributed as dist
 
@@ -194,3 +196,34 @@ def objects() -> None:
     if RANK == 1:
         block()
     dist.gather_object({"loss": RANK}, [None] * WORLD if RANK == 0 else None, dst=0)
+
+
+def _in_two_groups() -> dist.ProcessGroup:
+    """Let ranks 0 and 1 reduce, 2 and 3 broadcast, in groups of theirs and each pair at its own pace."""
+    group: dist.ProcessGroup = [dist.new_group([0, 1]), dist.new_group([2, 3])][RANK > 1]
+    warm_up()
+    for _ in range(4):
+        step(group, 4) if RANK < 2 else dist.broadcast(torch.ones(2), src=2, group=group)
+    return group
+
+
+def two_groups_move() -> None:
+    """Two groups that never meet again; under DETAIL the recorder knows neither by its name."""
+    group = _in_two_groups()
+    for number in itertools.count():
+        step(group, 4) if RANK < 2 else dist.broadcast(torch.ones(2), src=2, group=group)
+        if RANK > 1:
+            dist.barrier(group)
+        if number == 20:
+            mark()
+
+
+def sleep_in_one_of_two() -> None:
+    """Rank 3 sleeps before an operation of its pair, and the other pair comes to one of all."""
+    group = _in_two_groups()
+    mark()
+    if RANK == 3:
+        block()
+    if RANK == 2:
+        dist.broadcast(torch.ones(2), src=3, group=group)
+    step()
