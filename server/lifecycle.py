@@ -17,6 +17,7 @@ from typing import Any
 
 from torchctl import protocol
 from torchctl.errors import ServerError
+from torchctl.process import lastword
 from torchctl.protocol import runtimedir, socketnames
 from torchctl.server.guest import farewell, identity
 from torchctl.server.guest.loaded import c10d, loaded
@@ -74,7 +75,7 @@ def serve_until_exit(options: WorkerOptions) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _last_word(address: str | None) -> Iterator[None]:
-    """Keep why the body failed, for `torchctl ps`, if there is a server."""
+    """Keep how the body ended, for `torchctl ps` and `torchctl diagnose`, if there is a server."""
     pid = os.getpid()
     try:
         yield
@@ -82,6 +83,8 @@ def _last_word(address: str | None) -> Iterator[None]:
         if address is not None and os.getpid() == pid:  # a forked child that gets here is not the rank
             farewell.keep(error, address)
         raise
+    if address is not None and os.getpid() == pid:
+        farewell.keep(None, address)
 
 
 def start_servers(stack: contextlib.ExitStack, options: WorkerOptions) -> str | None:
@@ -160,13 +163,14 @@ def _path_in_runtime_dir() -> str:
 
 
 def _sweep(folder: str) -> None:
-    """Remove socket files that nothing has listened on for a day."""
+    """Remove socket files that nothing has listened on for a day, and last words of the same age."""
     oldest = time.time() - _STALE_AFTER_S
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for _, entry in zip(range(_SWEEP_LIMIT), entries, strict=False):
             with contextlib.suppress(OSError):
                 is_old = entry.stat(follow_symlinks=False).st_mtime < oldest
-                if is_old and entry.name.endswith(socketnames.SUFFIX) and unixpath.is_stale(entry.path):
+                is_socket = entry.name.endswith(socketnames.SUFFIX)
+                if is_old and (unixpath.is_stale(entry.path) if is_socket else lastword.is_named_so(entry.name)):
                     os.unlink(entry.path)
 
 

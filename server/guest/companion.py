@@ -168,6 +168,7 @@ class Companion:
             rank=where.rank,
             world_size=where.world_size,
             job_id=identity.job_id(),
+            attempt=identity.attempt(),
             host=socket.gethostname(),
             runtime_dir=os.path.abspath(runtimedir.runtime_dir()),
             version=__version__,

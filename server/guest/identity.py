@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from torchctl.protocol.identity import Identity
-from torchctl.protocol.launchers import JobPlace, job_in, place_in
+from torchctl.protocol.launchers import JobPlace, attempt_in, job_in, place_in
 from torchctl.server.guest import step, torchlink
 
 
@@ -24,6 +24,11 @@ def place() -> JobPlace:
 def job_id() -> str | None:
     """Return the job's id: the launcher's, else the rendezvous address that the job's ranks share."""
     return job_in(os.environ)
+
+
+def attempt() -> int | None:
+    """Return how often torchrun has restarted this job's ranks; None under another launcher."""
+    return attempt_in(os.environ)
 
 
 def of_process(pid: int) -> Identity:

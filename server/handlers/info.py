@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import sys
 import time
@@ -15,20 +14,13 @@ from torchctl.process.samples import start_ticks
 from torchctl.process.started import age_s, start_time
 from torchctl.protocol import compact_json
 from torchctl.protocol.info import info_document
+from torchctl.protocol.masking import masked_arguments
 from torchctl.protocol.stacktext import CALLS_PARAMETER
 from torchctl.server import registry
 from torchctl.server.guest import guesses, identity, sharing, step, torchlink
 from torchctl.server.guest.loaded import loaded
 from torchctl.server.handlers import calls
 from torchctl.server.request import Request, Response
-
-_SECRET_WORD = r"(?:key|token|secret|passw|credential)"
-_SECRET = re.compile(_SECRET_WORD, re.IGNORECASE)
-_BARE_NAME = re.compile(r"-*[A-Za-z_][\w.-]*")
-# NAME=VALUE or NAME: VALUE anywhere in an argument: JSON, hydra overrides, URL queries, lists.
-_NAMED_VALUE = re.compile(rf"""([\w.-]*{_SECRET_WORD}[\w.-]*["']?\s*[=:]\s*["']?)([^\s"',;&}}\]]+)""", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(\w+://[^/\s:@]*:)[^/\s@]+@")
-MASK = "***"
 
 
 def info(request: Request, response: Response) -> None:
@@ -57,7 +49,7 @@ def info(request: Request, response: Response) -> None:
         backends=_backends(),
         cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         device=_device(local_rank),
-        argv=masked(sys.argv),
+        argv=masked_arguments(sys.argv),
         cwd=_cwd(),
         wrong_tokens=guesses.total,
         **({} if document is None else {CALLS_PARAMETER: document}),
@@ -70,29 +62,6 @@ def info(request: Request, response: Response) -> None:
 def _own_ticks(pid: int) -> int | None:
     """Return when this process started; read once, since each file we open is one more descriptor to lose."""
     return start_ticks(pid)
-
-
-def masked(arguments: list[str]) -> list[str]:
-    """Return a command line without secrets: the value of anything named key, token, secret or password.
-
-    ``--api-key VALUE``, ``--api-key=VALUE``, ``{"api_key": "VALUE"}``, ``a=1,api_key=VALUE`` and the password in a
-    URL become ``***``. A name that merely contains one of the words (``--tokenizer``) hides its value too: better to
-    hide too much. The first argument is the script.
-    """
-    out = arguments[:1]
-    hide_next = False
-    for argument in arguments[1:]:
-        name, equals, _ = argument.partition("=")
-        named_secret = _SECRET.search(name) is not None and _BARE_NAME.fullmatch(name) is not None
-        if hide_next:
-            out.append(MASK)
-        elif named_secret and equals:
-            out.append(f"{name}={MASK}")
-        else:
-            shown = _NAMED_VALUE.sub(rf"\1{MASK}", argument)
-            out.append(_URL_PASSWORD.sub(rf"\1{MASK}@", shown))
-        hide_next = not hide_next and named_secret and not equals
-    return out
 
 
 def _whole(step: object) -> int | None:

@@ -47,7 +47,7 @@ class Handover(NamedTuple):
         pid, start_ticks: the worker's.
         address: the server's, as the operator would write it.
         listeners: the rules of each shared listening socket, in the order of the descriptors.
-        rank, world_size, job_id, host: who the worker is.
+        rank, world_size, job_id, attempt, host: who the worker is.
         runtime_dir: where its last word goes.
         pyspy: path of py-spy, or None if it is not installed.
         dump_signal: makes the worker's interpreter write its stacks into the memfd; None if not set up.
@@ -62,6 +62,7 @@ class Handover(NamedTuple):
     rank: int | None
     world_size: int | None
     job_id: str | None
+    attempt: int | None
     host: str
     runtime_dir: str
     version: str

@@ -188,13 +188,8 @@ class Loop:
         while (status := lastword.exit_status(self._pid, self._pidfd)) is None and time.monotonic() < deadline:
             time.sleep(0.02)
         state = min(watches, key=lambda one: not one.has_file).state
-        word = state.last_word(died, lastword.in_words(status), self._killer())
-        lastword.write(state.worker.runtime_dir, word)
-
-    def _killer(self) -> str:
-        """Return a note if the kernel's out-of-memory killer ran in the worker's control group, else ""."""
-        kills = memory.group_of(os.getpid()).kills
-        return "the out-of-memory killer ran in its control group" if kills > self._first_kills else ""
+        kills = memory.group_of(os.getpid()).kills > self._first_kills
+        lastword.write(state.worker.runtime_dir, state.last_word(died, status, kills=kills))
 
 
 def _is_ending(pid: int) -> bool:

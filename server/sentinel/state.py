@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
+from torchctl.process import lastword
 from torchctl.process.lastword import LastWord
 from torchctl.process.reasons import Reason
 from torchctl.process.started import age_s, start_time
@@ -117,23 +118,34 @@ class State:
         """Return the names of the handlers that we answer in the worker's place."""
         return sorted([*HANDLERS, *(NATIVE_HANDLERS if self.worker.native else ())])
 
-    def last_word(self, died: float, cause: str, note: str) -> LastWord:
-        """Return what we keep about a worker that has died."""
+    def last_word(self, died: float, status: int | None, *, kills: bool) -> LastWord:
+        """Return what we keep about a worker that has died.
+
+        Args:
+            status: as `waitpid` gives it; None if it could not be seen.
+            kills: the kernel's out-of-memory killer ran in its control group.
+        """
         rank, world_size = self.place()
-        if self.degraded is not None:
-            note = "; ".join([f"was {self.sentence()}", *([note] if note else [])])
-        worker = self.worker
+        notes = [] if self.degraded is None else [f"was {self.sentence()}"]
+        notes += ["the out-of-memory killer ran in its control group"] if kills else []
+        worker, signal = self.worker, lastword.signal_in(status)
         return LastWord(
             worker.pid,
             died,
-            cause,
+            lastword.in_words(status),
             rank,
             world_size,
             worker.job_id,
             worker.host,
             self.words().step,
-            note,
+            "; ".join(notes),
             worker.address,
+            exit_code=lastword.exit_code_in(status),
+            signal=signal,
+            started=start_time(worker.start_ticks),
+            attempt=worker.attempt,
+            out_of_memory=kills and signal in ("SIGKILL", ""),
+            witness="sentinel",
         )
 
 

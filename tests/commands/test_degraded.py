@@ -27,7 +27,7 @@ def run(*arguments: str) -> Result:
 
 
 def steady(text: str) -> str:
-    text = re.sub(r"\d\d:\d\d:\d\d", "HH:MM:SS", text)
+    text = re.sub(r"\d\d:\d\d:\d\d(?:\.\d{3})?", "HH:MM:SS", text)
     return re.sub(r" *\b\d+(?:\.\d+)?(?:ms|s)\b(?=  pid)", " N ms", text)
 
 

@@ -15,7 +15,7 @@ from torchctl.server.sentinel.handover import Handover
 from torchctl.server.sentinel.page import Page, make
 from torchctl.server.sentinel.state import Degraded, State
 
-WORKER = Handover(1, 1, "/x/s", [], 3, 4, "job", "vm", "/x", "0", None, None, "", [])
+WORKER = Handover(1, 1, "/x/s", [], 3, 4, "job", None, "vm", "/x", "0", None, None, "", [])
 
 
 def answer(desk: Desk, poll: select.poll, listening: socket.socket, name: str) -> str:

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from torchctl.protocol.masking import masked_arguments
 from torchctl.server import Request, Response, get_handler, report_step
-from torchctl.server.handlers.info import masked
 
 
 def ask() -> dict[str, object]:
@@ -109,4 +109,4 @@ def test_start_time_and_uptime_are_the_processs() -> None:
     ],
 )
 def test_secrets_on_the_command_line_are_masked(arguments: list[str], shown: list[str]) -> None:
-    assert masked(arguments) == shown
+    assert masked_arguments(arguments) == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +23,7 @@ from torchctl.workers.targets import Targets
 
 _NOWHERE = str(Endpoint())  # the endpoint of a store entry without an address
 if TYPE_CHECKING:
+    from torchctl.process.deaths import Attempt
     from torchctl.process.lastword import LastWord
 
 
@@ -34,22 +36,24 @@ if TYPE_CHECKING:
 def command(targets: Targets, save: str | None, forget: bool) -> None:
     """List the workers, with their job, uptime, step and state.
 
-    Workers that died within the last day are listed below them. Without options, ps lists the workers that
-    TORCH_WORKER_SERVER_SOCKET names, or else every live worker in this user's runtime folder.
+    Workers that died within the last day are listed below them, those of a job in the order of their deaths. Without
+    options, ps lists the workers that TORCH_WORKER_SERVER_SOCKET names, or else every live worker in this user's
+    runtime folder.
     """
     if forget:
         from torchctl.process import lastword
 
         lastword.forget(runtimedir.runtime_dir())
-    died = _died(targets)
     try:
         result = survey(find_workers(targets), ask_info)
     except NoWorkersError as error:
+        died = _died(targets, {})
         if targets.as_json:
             error.details["died"] = _died_json(died)
         else:
             _print_died(died)
         raise
+    died = _died(targets, _started(result))
     if targets.as_json:
         from torchctl.render.json import document
         from torchctl.render.ps import ps_json
@@ -70,15 +74,32 @@ def command(targets: Targets, save: str | None, forget: bool) -> None:
     finish(result, degraded_told=True)
 
 
-def _died(targets: Targets) -> list[LastWord]:
-    """Return the last words of workers on this host that the options do not exclude."""
+def _started(result: Survey[WorkerInfo]) -> dict[str, float]:
+    """Return when the first live worker of each job was started."""
+    starts: dict[str, float] = {}
+    for _, info in result.answers:
+        if info.job_id is not None and info.start_time is not None:
+            starts[info.job_id] = min(info.start_time, starts.get(info.job_id, info.start_time))
+    return starts
+
+
+def _died(targets: Targets, live: Mapping[str, float]) -> list[LastWord]:
+    """Return the last words of this host's workers that the options do not exclude, in the order to list them.
+
+    An orderly end is listed only if other ranks of the same attempt at the job died otherwise, or still live.
+    """
     if targets.names_any():
         return []
+    from torchctl.process.deaths import attempts_of, by_job, lived_with
     from torchctl.workers.causes import last_words
+
+    def counts(attempt: Attempt) -> bool:
+        started = live.get(attempt.job_id or "")
+        return bool(attempt.dead) or (started is not None and lived_with(attempt.words[-1], started))
 
     return [
         word
-        for word in last_words()
+        for word in by_job([one for one in attempts_of(last_words(orderly=True)) if counts(one)])
         if (targets.ranks is None or word.rank in targets.ranks) and targets.job in (None, word.job_id)
     ]
 

@@ -1,9 +1,11 @@
 """A worker's last word: when and how it died, and at which step, in a small file that outlives it.
 
-How this works: the sentinel writes it, since a dead process cannot. It writes only to the runtime folder, which is ours
-and closed to others, and only to a new file, never beside a socket elsewhere. The sentinel is not the worker's parent
-and cannot wait for it: it can read the exit status from /proc until the parent reaps the dead process, and on kernel
-6.15 and later from the pidfd even afterwards.
+How this works: the sentinel writes it, since a dead process cannot; a worker whose main function raises or returns
+writes its own (see `server.guest.farewell`). It is written only to the runtime folder, which is ours and closed to
+others, and only to a new file, never beside a socket elsewhere. The sentinel is not the worker's parent and cannot wait
+for it: it can read the exit status from /proc until the parent reaps the dead process, and on kernel 6.15 and later
+from the pidfd even afterwards. An orderly end has another file name, so that older versions of torchctl do not list it
+among the dead. Older versions wrote fewer fields.
 
 Source: proc(5), field 52 of stat; include/uapi/linux/pidfd.h, PIDFD_GET_INFO.
 """
@@ -24,25 +26,46 @@ from torchctl.protocol import runtimedir
 
 SCHEMA = "torchctl.last-word/1"
 SUFFIX = ".died"
+ORDERLY_SUFFIX = ".ended"
 KEPT_S = 86400.0
-_MAX_BYTES = 8192
+MAX_MESSAGE = 400  # characters
+MAX_FRAMES_BYTES = 4000
+_MAX_BYTES = 16384
 _BEING_WRITTEN_S = 60.0
 _LAST_DATE = 4102444800.0  # 2100: anything later is not a real time of death
 _MAX_NUMBER = 1 << 63
-_MAX_FILES = 4096  # read at most; a crash loop must not make `ps` slow
+_MAX_FILES = 4096  # read at most, of each suffix; a crash loop must not make `ps` slow
 _EXIT_STATUS = 49  # index of field 52 among those from the third on
 _PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes)
 _PIDFD_INFO_EXIT = 1 << 3
 _INFO = struct.Struct("=Q52xi")  # mask, fields that we skip, exit code
 
 
+class Raised(NamedTuple):
+    """A frame that an exception passed through."""
+
+    file: str
+    line: int
+    function: str
+
+
 class LastWord(NamedTuple):
-    """One death.
+    """One death, or one orderly end.
 
     Attributes:
-        died: seconds since the epoch.
-        cause: "SIGKILL", "exit code 3", or "" if it could not be seen.
+        died: seconds since the epoch, with milliseconds.
+        cause: "SIGKILL", "exit code 3", "uncaught ValueError", or "" if it could not be seen.
         note: what was wrong before, or who killed it, if known.
+        exit_code: None if a signal ended it, or if it could not be seen.
+        signal: "SIGKILL"; "" if none ended it.
+        exception: the type's name; "" if nothing was raised.
+        message: the exception's, cut, without secrets; "" if it has none, or reading it would run the job's code.
+        frames: that the exception passed through, innermost first, as far as there was room.
+        started: when the process was started, in seconds since the epoch.
+        attempt: how often the launcher had restarted the job.
+        out_of_memory: the kernel's out-of-memory killer ran in its control group while it was killed.
+        orderly: its program ended with exit code 0.
+        witness: who wrote it: the "worker" before its end, or its "sentinel" just after it.
         path: the file's path.
     """
 
@@ -57,6 +80,16 @@ class LastWord(NamedTuple):
     note: str = ""
     endpoint: str = ""
     path: str = ""
+    exit_code: int | None = None
+    signal: str = ""
+    exception: str = ""
+    message: str = ""
+    frames: tuple[Raised, ...] = ()
+    started: float | None = None
+    attempt: int | None = None
+    out_of_memory: bool = False
+    orderly: bool = False
+    witness: str = ""
 
 
 def write(folder: str, word: LastWord) -> None:
@@ -66,7 +99,7 @@ def write(folder: str, word: LastWord) -> None:
     """
     document = {"schema": SCHEMA, **word._asdict()}
     del document["path"]
-    path = os.path.join(folder, f"{word.pid}-{int(word.died * 1000)}{SUFFIX}")
+    path = os.path.join(folder, name_of(word))
     try:
         runtimedir.make_runtime_dir(folder)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -83,8 +116,18 @@ def write(folder: str, word: LastWord) -> None:
         os.unlink(path)
 
 
+def name_of(word: LastWord) -> str:
+    """Return the name of a last word's file."""
+    return f"{word.pid}-{int(word.died * 1000)}{ORDERLY_SUFFIX if word.orderly else SUFFIX}"
+
+
+def is_named_so(path: str) -> bool:
+    """Whether a file's name is that of a last word."""
+    return path.endswith((SUFFIX, ORDERLY_SUFFIX))
+
+
 def read_all(folder: str, *, now: float | None = None) -> list[LastWord]:
-    """Return the last words in a folder, latest first; remove those older than a day.
+    """Return the last words in a runtime folder, latest first; remove those older than a day.
 
     Raises:
         RuntimeDirError: the folder cannot be trusted.
@@ -94,7 +137,7 @@ def read_all(folder: str, *, now: float | None = None) -> list[LastWord]:
     now = time.time() if now is None else now
     found = []
     for path in _files(folder):
-        word = _read(path)
+        word = read(path)
         if word is None:
             if _is_settled(path, now):
                 _remove(path)
@@ -133,27 +176,37 @@ def exit_status(pid: int, pidfd: int | None, *, proc: str = PROC) -> int | None:
 
 def in_words(status: int | None) -> str:
     """Return an exit status in words: ``SIGKILL``, ``exit code 3``, or "" for None."""
-    if status is None:
-        return ""
-    number = status & 0x7F
-    if not number:
-        return f"exit code {status >> 8 & 0xFF}"
+    name = signal_in(status)
+    if not name:
+        return "" if status is None else f"exit code {exit_code_in(status)}"
+    return f"{name}, core dumped" if status is not None and status & 0x80 else name
+
+
+def exit_code_in(status: int | None) -> int | None:
+    """Return the exit code in a status, None if a signal ended the process."""
+    return None if status is None or status & 0x7F else status >> 8 & 0xFF
+
+
+def signal_in(status: int | None) -> str:
+    """Return the name of the signal in a status, "" if none ended the process."""
+    number = 0 if status is None else status & 0x7F
     try:
-        name = signal.Signals(number).name
+        return signal.Signals(number).name if number else ""
     except ValueError:
-        name = f"signal {number}"
-    return f"{name}, core dumped" if status & 0x80 else name
+        return f"signal {number}"
 
 
 def _files(folder: str) -> list[str]:
     try:
-        names = [name for name in os.listdir(folder) if name.endswith(SUFFIX)]
+        names = sorted(os.listdir(folder))
     except OSError:
         return []
-    return [os.path.join(folder, name) for name in sorted(names)[:_MAX_FILES]]
+    died, ended = ([name for name in names if name.endswith(suffix)] for suffix in (SUFFIX, ORDERLY_SUFFIX))
+    return [os.path.join(folder, name) for name in died[:_MAX_FILES] + ended[:_MAX_FILES]]
 
 
-def _read(path: str) -> LastWord | None:
+def read(path: str) -> LastWord | None:
+    """Return the last word in a file, None if the file holds none; fields of another type are left out."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -177,9 +230,30 @@ def _read(path: str) -> LastWord | None:
             note=_typed(document, "note", str) or "",
             endpoint=_typed(document, "endpoint", str) or "",
             path=path,
+            exit_code=_typed(document, "exit_code", int),
+            signal=_typed(document, "signal", str) or "",
+            exception=_typed(document, "exception", str) or "",
+            message=(_typed(document, "message", str) or "")[:MAX_MESSAGE],
+            frames=_frames(document.get("frames")),
+            started=_time(document.get("started")),
+            attempt=_typed(document, "attempt", int),
+            out_of_memory=_typed(document, "out_of_memory", bool) or False,
+            orderly=path.endswith(ORDERLY_SUFFIX),
+            witness=_typed(document, "witness", str) or "",
         )
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _frames(value: object) -> tuple[Raised, ...]:
+    if not isinstance(value, list):
+        return ()
+    kinds = [str, int, str]
+    return tuple(Raised(*one) for one in value if isinstance(one, list) and [type(part) for part in one] == kinds)
+
+
+def _time(value: object) -> float | None:
+    return value if isinstance(value, float) and 0 <= value < _LAST_DATE else None
 
 
 def _is_settled(path: str, now: float) -> bool:

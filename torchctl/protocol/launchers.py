@@ -43,3 +43,8 @@ def job_in(environment: Mapping[str, str]) -> str | None:
             return value
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     return f"{address}:{port}" if address and port else None
+
+
+def attempt_in(environment: Mapping[str, str]) -> int | None:
+    """Return how often torchrun has restarted the job's ranks; None under another launcher."""
+    return parse_number(environment.get("TORCHELASTIC_RESTART_COUNT"))

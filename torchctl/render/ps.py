@@ -98,7 +98,7 @@ def degraded_lines(survey: Survey[WorkerInfo]) -> list[str]:
 
 
 def died_lines(words: Sequence[str], shown: int = 20) -> list[str]:
-    """Return a line for each worker that died, latest first, and one line for those not shown."""
+    """Return a line for each worker that died, in the order given, and one line for those not shown."""
     lines = [printable(word) for word in words[:shown]]
     more = len(words) - shown
     return [*lines, f"and {more} more; --forget removes them"] if more > 0 else lines

@@ -21,7 +21,7 @@ from torchctl.errors import (
     RuntimeDirError,
     WorkerError,
 )
-from torchctl.process.lastword import LastWord, read_all
+from torchctl.process.lastword import LastWord, Raised, read_all
 from torchctl.process.memory import ControlGroup, group_of
 from torchctl.process.peer import peer_of
 from torchctl.process.reasons import reasons
@@ -29,6 +29,7 @@ from torchctl.process.samples import Sample, read, sample, start_ticks
 from torchctl.process.sockets import socket_inodes
 from torchctl.process.started import age_s
 from torchctl.protocol import runtimedir, socketnames
+from torchctl.stacks.codepaths import nearest_frame
 from torchctl.workers.endpoint import Endpoint
 
 _BETWEEN_LOOKS_S = 0.3  # a thread waiting for the lock wakes 60 times in this time
@@ -88,22 +89,27 @@ def is_late(error: WorkerError | None) -> bool:
     return isinstance(error, DeadlineError | BusyError)
 
 
-def last_words() -> list[LastWord]:
-    """Return the last words in this user's runtime folder, or none if the folder cannot be trusted."""
+def last_words(*, orderly: bool = False) -> list[LastWord]:
+    """Return the last words in this user's runtime folder, or none if the folder cannot be trusted.
+
+    Args:
+        orderly: also those of processes whose program ended with exit code 0.
+    """
     with contextlib.suppress(RuntimeDirError, OSError):
-        return [word for word in read_all(runtimedir.runtime_dir()) if not _lives(word)]
+        found = read_all(runtimedir.runtime_dir())
+        return [word for word in found if (orderly or not word.orderly) and not _lives(word)]
     return []
 
 
 def _lives(word: LastWord) -> bool:
     """Return whether a process that left a last word still runs, for example because its exception was caught."""
-    age = age_s(start_ticks(word.pid))
+    age = None if _is_gone(word.pid) else age_s(start_ticks(word.pid))
     return age is not None and word.host == os.uname().nodename and time.time() - age < word.died
 
 
 def death(word: LastWord) -> str:
-    """Return text such as ``died 14:02:11, SIGKILL, step 1203``."""
-    parts = [f"died {_clock(word.died)}", word.cause or "cause unknown"]
+    """Return text such as ``died 14:02:11.123, SIGKILL, step 1203``."""
+    parts = [f"{'ended' if word.orderly else 'died'} {_clock(word.died)}", cause_of(word)]
     if word.step is not None:
         parts.append(f"step {word.step}")
     if word.note:
@@ -111,10 +117,27 @@ def death(word: LastWord) -> str:
     return ", ".join(parts)
 
 
+def cause_of(word: LastWord) -> str:
+    """Return what ended a process: "SIGKILL", or "uncaught ValueError: no rows left (/home/ada/train.py:41)"."""
+    cause = word.cause or "cause unknown"
+    message = " ".join(word.message.split())
+    if message:
+        cause += f": {message}"
+    frame = raised_at(word)
+    return cause if frame is None else f"{cause} ({frame.file}:{frame.line})"
+
+
+def raised_at(word: LastWord) -> Raised | None:
+    """Return where an exception left the user's own code, else a library's; None if that is not known."""
+    at = nearest_frame([frame.file for frame in word.frames])
+    return None if at is None else word.frames[at]
+
+
 def _clock(seconds: float) -> str:
-    """Return a time of day, with the date if it is not today."""
+    """Return a time of day in milliseconds, with the date if it is not today."""
     when, now = time.localtime(seconds), time.localtime()
-    return time.strftime("%H:%M:%S" if when[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", when)
+    clock = time.strftime("%H:%M:%S" if when[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", when)
+    return f"{clock}.{int(seconds * 1000) % 1000:03}"
 
 
 def _of_death(endpoint: Endpoint, words: Sequence[LastWord]) -> str:
