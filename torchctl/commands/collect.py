@@ -10,10 +10,11 @@ from click.core import ParameterSource
 from torchctl.commands.finish import finish
 from torchctl.commands.grouping import GroupedCommand
 from torchctl.commands.options import worker_options
-from torchctl.errors import EXIT_DEADLINE, EXIT_OK, EXIT_UNREACHABLE
+from torchctl.errors import EXIT_DEADLINE, EXIT_OK, EXIT_UNREACHABLE, NoWorkersError
 from torchctl.ranks import fold_ranks
 from torchctl.render.failures import failures_json
 from torchctl.reports.collection import Collected, Collection
+from torchctl.reports.lastwords import of_collected
 from torchctl.text import printable
 from torchctl.workers.ask.outcome import Outcome, is_stopped
 from torchctl.workers.roll import find_workers
@@ -44,15 +45,26 @@ def command(targets: Targets, folder: str, pipe: str | None, dump_prefix: tuple[
     if pipe is not None:
         raise SystemExit(_from_pipes(targets, folder, pipe, dump_prefix))
     collection = Collection(folder)
-    result = survey(find_workers(targets), collection.question())
+    try:
+        result = survey(find_workers(targets), collection.question())
+    except NoWorkersError as error:
+        kept = collection.keep_last_words(of_collected(targets, set()))
+        if kept:
+            error.details["manifest"] = collection.finish([], {})
+            error.details["last_words"] = kept
+            if not targets.as_json:
+                click.echo(_last_words_line(kept))
+        raise
     if not is_stopped(result.outcomes):
         collection.look_from_outside(result.outcomes)
+    jobs = {one.identity.job_id for one in result.outcomes if one.value is not None}
+    kept = collection.keep_last_words(of_collected(targets, jobs))
     path = collection.finish(result.outcomes, result.not_found)
     if targets.as_json:
-        click.echo(_json(result, path))
+        click.echo(_json(result, path, kept))
     else:
         begun = [one for one in result.outcomes if one.error is not None and collection.had_of(str(one.endpoint))]
-        click.echo("\n".join(_lines(result, begun, path)))
+        click.echo("\n".join([*([_last_words_line(kept)] if kept else []), *_lines(result, begun, path)]))
     partial = result.exit_code == EXIT_OK and any(answer.failures for _, answer in result.answers)
     finish(result, code=EXIT_UNREACHABLE if partial else None)
 
@@ -93,11 +105,17 @@ def _counted(ranks: Sequence[int | None]) -> str:
     return f"{len(ranks)} worker{plural}" + (f", rank{plural} {folded}" if folded else "")
 
 
-def _json(result: Survey[Collected], path: str) -> str:
+def _last_words_line(count: int) -> str:
+    return f"last words of {count} worker{'s' * (count != 1)} that ended"
+
+
+def _json(result: Survey[Collected], path: str, last_words: int) -> str:
     from torchctl.render.json import document
 
     workers = [
         {"rank": answer.rank, "endpoint": str(endpoint), "files": answer.files, "missing": answer.failures}
         for endpoint, answer in result.answers
     ]
-    return document("collect", {"manifest": path, "workers": workers, **failures_json(result)})
+    return document(
+        "collect", {"manifest": path, "workers": workers, "last_words": last_words, **failures_json(result)}
+    )

@@ -9,6 +9,7 @@ from torchctl.diagnosis.evidence import NOT_READ, Evidence
 from torchctl.diagnosis.findings.accuse import accuse
 from torchctl.diagnosis.findings.consequences import in_order
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
+from torchctl.diagnosis.findings.ended import by_last_words
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.health import in_flight, moving, unproven
 from torchctl.diagnosis.findings.outlier import elsewhere_too, from_stacks
@@ -51,6 +52,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     by_stacks = _by_stacks(evidence, standings, findings, [] if at_store else unknown)
     unknown = unknown + by_stacks if at_store else by_stacks
     unknown = _by_logs(evidence, findings, unknown)
+    findings += by_last_words(evidence, findings)
     doubts = [] if findings else _doubts(court, unknown)
     if not (findings or unknown or doubts):
         findings += _straggler(evidence)  # a straggler means nothing while a rank hangs, or may hang
@@ -61,6 +63,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     _add_timed_out(trace, findings)
     _add_bad_files(trace, findings)
     seen = evidence.ranks() or (sorted(evidence.logs.ranks) if evidence.logs.says_anything else [])
+    seen = seen or sorted({one.rank for one in evidence.deaths if one.rank is not None})
     if not findings:  # a rank that is held or stopped is the first thing to look at
         held = _held(evidence, evidence.ranks())
         unknown = held + [one for one in [*unknown, *doubts] if one not in held]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchctl.diagnosis.deaths import Death
 from torchctl.diagnosis.logs import LogFacts
 from torchctl.flightrec.table.trace import Trace
 from torchctl.manifest import Answer, Entry
@@ -123,6 +124,7 @@ class Evidence:
         unread: files that gave no stacks.
         processes: those with stacks whose rank is unknown.
         logs: what the ranks' logs say about a hang.
+        deaths: how processes of the job ended, by their last words; of one attempt at the job.
     """
 
     trace: Trace
@@ -141,6 +143,7 @@ class Evidence:
     unread: list[Unread] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     logs: LogFacts = field(default_factory=LogFacts)
+    deaths: list[Death] = field(default_factory=list)
     interrupted: bool = False
     ended: bool = False
     unasked: frozenset[int] = frozenset()
@@ -148,6 +151,10 @@ class Evidence:
     def ranks(self) -> list[int]:
         """Return the ranks with a dump or stacks, sorted."""
         return sorted({*self.trace.ranks, *self.stacks})
+
+    def alive(self) -> set[int]:
+        """Return the ranks with a dump or stacks that left no last word."""
+        return set(self.ranks()) - {one.rank for one in self.deaths if one.rank is not None}
 
     def size(self) -> int | None:
         """Return the world size, or None if nothing states it."""

@@ -18,6 +18,9 @@ Kind = Literal[
     "stack_outlier",
     "timed_out",
     "bad_file",
+    "failed",
+    "out_of_memory",
+    "killed",
 ]
 Confidence = Literal["certain", "likely", "possible"]
 

@@ -10,6 +10,7 @@ from torchctl.diagnosis.evidence import ARCHIVE, Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.ranks import few_ranks, fold_ranks
 
+DEATHS = ("failed", "out_of_memory", "killed")  # kinds of findings about processes that have ended
 _MOST_RANKS = 16
 _MOST_NAMED = 4  # maximum number of processes or dumps to name
 
@@ -53,6 +54,8 @@ def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | 
     ranks = first.culprit_ranks or first.waiting_ranks
     if not ranks and not first.culprit_processes:
         return ""
+    if first.kind in DEATHS:
+        return _of_lost(ranks, places, live=False) if ranks else ""
     if first.kind == "rank_lost":
         return _of_lost(first.culprit_ranks, places, files is None and not diagnosis.failed.keys().isdisjoint(ranks))
     if files is None:

@@ -17,8 +17,10 @@ from typing import Any
 
 from torchctl.errors import EXIT_FAILED, NoSuchHandlerError, TorchctlError, WorkerError
 from torchctl.manifest import INFO, STACKS, Entry, FolderWriter, Manifest, read_manifest
+from torchctl.process.lastword import LastWord
 from torchctl.protocol import compact_json
 from torchctl.reports.entries import take_failure, take_reply
+from torchctl.reports.lastwords import copy_to
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.question import Asking, Question
 from torchctl.workers.ask.reply import Reply
@@ -133,6 +135,10 @@ class Collection:
                 take_failure(entry, one.endpoint, one.error, one.identity)
         entries = [*self._former, *self._entries.values()]
         return self._writer.finish(Manifest(entries, not_found, self._one_moment))
+
+    def keep_last_words(self, words: Iterable[LastWord]) -> int:
+        """Copy last words into the folder and return how many; raises as `finish`."""
+        return copy_to(self._writer.folder, [word.path for word in words])
 
     def _write(self, entry: Entry, part: str, reply: Reply) -> None:
         answer = take_reply(entry, part, reply)

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from torchctl.diagnosis.evidence import Evidence, Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.errors import NoWorkersError, TorchctlError
+from torchctl.process.lastword import LastWord
 from torchctl.reports.computing import watch_computing
+from torchctl.reports.lastwords import add_deaths, of_dead_job, of_running_job
 from torchctl.reports.latecomers import Latecomers
 from torchctl.reports.sightings import LateStacks, Seen, add_late_stacks, add_stacks, evidence_of, has_moved, seen_of
 from torchctl.workers.ask.outcome import Outcome, is_stopped, stopped
@@ -79,9 +81,19 @@ def look(targets: Targets, interval_s: float, judge: Judge, *, everything: bool 
         everything: take whole traces of all ranks instead of digests, to save them.
 
     Raises:
-        NoWorkersError: no worker answers.
+        NoWorkersError: no worker answers, and none has left a last word.
         TorchctlError: two workers claim one rank.
     """
+    try:
+        return _look_at_workers(targets, interval_s, judge, everything=everything)
+    except NoWorkersError:
+        dead = of_dead_job(targets)
+        if dead is None:
+            raise
+        return dead
+
+
+def _look_at_workers(targets: Targets, interval_s: float, judge: Judge, *, everything: bool) -> Evidence:
     roll = find_workers(targets)
     begun = time.monotonic()
     answers = _ask(roll, interval_s, "traces" if everything else "digest", begun)
@@ -97,8 +109,26 @@ def look(targets: Targets, interval_s: float, judge: Judge, *, everything: bool 
             add_late_stacks(seen, reply.rank, stacks)
         if not outside and not answers.any():
             raise _nobody()
+    words = _last_words(targets, seen)
+    evidence = _evidence(seen, words)
+    if not seen.endpoints or seen.interrupted:
+        return evidence
+    return _closer(evidence, judge, seen, roll, everything, words)
+
+
+def _last_words(targets: Targets, seen: Seen) -> list[LastWord]:
+    """Return the last words of the ranks of the job that gave nothing."""
+    infos = [sight.info for sight in seen.sights.values()]
+    starts = [info.start_time for info in infos if info.start_time is not None]
+    jobs = {info.job_id for info in infos}
+    words = of_running_job(targets, jobs, min(starts, default=None), seen.world_size)
+    return [word for word in words if word.rank not in seen.sights and word.rank not in seen.late]
+
+
+def _evidence(seen: Seen, words: list[LastWord]) -> Evidence:
     evidence = evidence_of(seen)
-    return _closer(evidence, judge, seen, roll, everything) if seen.endpoints and not seen.interrupted else evidence
+    add_deaths(evidence, words)
+    return evidence
 
 
 def _ask(roll: Roll, interval_s: float, second_look: str, begun: float) -> _Answers:
@@ -198,7 +228,9 @@ def _without_doubles(outcomes: Iterable[Outcome[Sight]]) -> list[Endpoint]:
     return answered
 
 
-def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything: bool) -> Evidence:
+def _closer(
+    evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything: bool, words: list[LastWord]
+) -> Evidence:
     """Take whole traces of the ranks that a first diagnosis involves, and frames of those it names, or of all."""
     first = judge(evidence)
     history, frames = _worth_more(first)
@@ -228,7 +260,7 @@ def _closer(evidence: Evidence, judge: Judge, seen: Seen, roll: Roll, everything
             elif one.value.traces:
                 seen.sights[rank] = one.value
             fetched = True
-    return evidence_of(seen) if fetched else evidence
+    return _evidence(seen, words) if fetched else evidence
 
 
 def _accused(diagnosis: Diagnosis) -> list[int]:

@@ -24,7 +24,9 @@ from torchctl.manifest import (
     entries_of,
     read_manifest,
 )
+from torchctl.process.lastword import is_named_so
 from torchctl.reports.content import end_of_text
+from torchctl.reports.lastwords import copy_to, take_files
 from torchctl.reports.leftovers import is_dump_at_all, is_log, why_not_read
 from torchctl.reports.stackfiles import StackFile, names_of, read_stacks_of
 from torchctl.reports.stacknames import named_rank
@@ -53,6 +55,7 @@ def save_evidence(evidence: Evidence, folder: str) -> None:
         TorchctlError: a file cannot be written.
     """
     writer = FolderWriter(folder)
+    copy_to(folder, [one.source for one in evidence.deaths])
     for kept in evidence.kept:
         for part, answer in kept.answers.items():
             writer.write(kept.entry, part, answer)
@@ -74,6 +77,8 @@ def read_evidence(
         TorchctlError: in a folder of `torchctl collect`, several jobs have the same rank.
     """
     found, others = find_files(paths)
+    words = [path for path in others if is_named_so(path)]
+    others = [path for path in others if path not in words]
     everything = [*others, *(one.path for one in found)]
     manifests = [path for path in everything if os.path.basename(path) in (MANIFEST, FORMER)]
     former, notes = former_files(everything)
@@ -107,6 +112,7 @@ def read_evidence(
     evidence.unread += [one for one in unread if one is not None]
     for folder in sorted({os.path.dirname(path) for path in manifests}):
         _take_manifest(evidence, folder)
+    take_files(evidence, words)
     return evidence
 
 

@@ -12,7 +12,7 @@ _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"B
 _DUMPS = (b"\x80", b"{")  # a pickle, and JSON
 # Files that belong in a job's folder and are never evidence: not worth a message.
 _USUAL = re.compile(
-    r"(?i)(?:\.(?:md|rst|ya?ml|toml|cfg|ini|py|sh|csv|html?|svg|png|lock|jsonl?)"
+    r"(?i)(?:\.(?:md|rst|ya?ml|toml|cfg|ini|py|sh|csv|html?|svg|png|lock|jsonl?|died|ended)"
     r"|(?:\A|.*[-_.])info(?:[-_.].*)?\.json)\Z|\Ahostfile|\AREADME|\ALICENSE"
 )
 _LOG = re.compile(r"(?i)\.(?:log|out|err|txt|stdout|stderr)(?:\.\d+)?\Z")

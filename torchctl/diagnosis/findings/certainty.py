@@ -23,7 +23,10 @@ CERTAIN: Mapping[str, str] = {
     ),
     "bad_file": "the file itself",
 }
-NEVER = ("order_cycle", "p2p_mismatch", "rank_lost", "stuck_running", "straggler", "stack_outlier", "timed_out")
+NEVER = (
+    *("order_cycle", "p2p_mismatch", "rank_lost", "stuck_running", "straggler", "stack_outlier", "timed_out"),
+    *("failed", "out_of_memory", "killed"),
+)
 
 
 def of_absence(

@@ -18,7 +18,9 @@ from torchctl.manifest import Entry, entries_of
 MAX_DEPTH = 4
 MAX_FILES = 200_000
 # Files that people keep beside dumps; never a dump.
-_OTHER = re.compile(r"\.(log|md|rst|ya?ml|toml|cfg|ini|py|sh|csv|html?|err|out|gz|xz|zst|zip|tar|svg|png|lock)\Z", re.I)
+_OTHER = re.compile(
+    r"\.(log|md|rst|ya?ml|toml|cfg|ini|py|sh|csv|html?|err|out|gz|xz|zst|zip|tar|svg|png|lock|died|ended)\Z", re.I
+)
 _STACKS = re.compile(r"(?:\A|[-_.])(?:traceback|stacks?|py-?spy|info)(?:[-_.]|\Z)", re.IGNORECASE)
 _NUMBERS = re.compile(r"\d+")
 
