@@ -88,8 +88,9 @@ def from_deaths(deaths: Sequence[Death], size: int | None, alive: Collection[int
     else:
         finding = _of_nobody(near)
     finding.evidence = [_line(one, dead[0]) for one in causes[:_MOST]]
-    finding.evidence += _others([one for one in dead if one not in causes], dead[0])
-    finding.evidence += [_line(one, dead[0]) for one in ended[:_MOST]]
+    early = [_line(one, dead[0]) for one in ended[:_MOST]]
+    followed = _others([one for one in dead if one not in causes], dead[0])
+    finding.evidence += [*followed, *early] if causes else [*early, *followed]
     if absent:
         finding.evidence.append(f"there is no last word of {ranks_of(absent)}")
     return [finding]
@@ -230,8 +231,11 @@ def _others(deaths: Sequence[Death], first: Death) -> list[str]:
         if len(same) == 1:
             lines.append(_line(same[0], first))
             continue
-        after = f"{_after(same[0], first)} to {_after(same[-1], first)}"
-        lines.append(f"{_who(same)}: {after} later, {_cause(same[0])}")
+        if same[0] is first:
+            when = f"within {_after(same[-1], first)} of one another"
+        else:
+            when = f"{_after(same[0], first)} to {_after(same[-1], first)} later"
+        lines.append(f"{_who(same)}: {when}, {_cause(same[0])}")
     return lines[:_MOST]
 
 
