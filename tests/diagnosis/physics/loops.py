@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.diagnosis.physics.pipeline import pipeline
-from tests.diagnosis.physics.program import MS, Collective, Host, Join, Line, LoopName, Plan, Sync
+from tests.diagnosis.physics.program import MS, UNEVEN, Collective, Host, Join, Line, LoopName, Plan, Sync
 from tests.diagnosis.physics.writing import Writing, mesh
 
 _BROADCAST = Line("broadcast_parameters", 30)
@@ -37,11 +37,12 @@ def fsdp(random: Random) -> Plan:
     write = Writing(random, random.choice([2, 4, 8]))
     layers = random.randint(1, 3)
     gather, scatter = Line("unshard", 70), Line("reduce_scatter_gradients", 75)
+    op = random.choice(["_allgather_base", "_allgather_base", UNEVEN])
     for _ in range(random.randint(3, 7)):
         write.host(1 * MS)
         for _ in range(2):
             for layer in range(layers):
-                write.same(Collective("0", "_allgather_base", 4096 + layer, gather, "BFloat16"))
+                write.same(Collective("0", op, 4096 + layer, gather, "BFloat16"))
                 write.kernel(3 * MS)
         for layer in range(layers):
             write.same(Collective("0", "_reduce_scatter_base", 4096 + layer, scatter, wait=False))

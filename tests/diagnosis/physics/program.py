@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+UNEVEN = "ALLGATHER_coalesced"  # an all_gather of uneven lists: a batch of one broadcast from each member
 MS = 1_000_000
 SECOND = 1_000 * MS
 Sizes = tuple[tuple[int, ...], ...]
@@ -133,6 +134,8 @@ def sizes_of(made: Collective, members: Sequence[int], me: int) -> tuple[Sizes, 
     if made.listed:
         pairs = [((made.elements + 3 * me + 5 * at,), (made.elements + 3 * at + 5 * me,)) for at in range(count)]
         return tuple(given for given, _ in pairs), tuple(taken for _, taken in pairs)
+    if made.op == UNEVEN:
+        return (), ()  # of the closing entry
     if made.op == "_allgather_base":
         return (one,), ((made.elements * count,),)
     if made.op == "_reduce_scatter_base":

@@ -15,6 +15,7 @@ from random import Random
 
 from tests.diagnosis.physics.moments import NEVER, Moment, after, known
 from tests.diagnosis.physics.program import (
+    UNEVEN,
     Collective,
     Host,
     Instruction,
@@ -233,6 +234,9 @@ class _Rank:
         ready = self._ready(made.group)
         end = self.job.meet(made, seq, self.rank, ready)
         inputs, outputs = sizes_of(made, members, members.index(self.rank))
+        for at in range(len(members) if made.op == UNEVEN else 0):
+            sizes = ((made.elements + 5 * at,),)
+            self._record(made, "_broadcast_oop", seq, (sizes, sizes), False, ready, None)
         self._record(made, made.op, seq, (inputs, outputs), False, ready, end)
         self._enqueued(made.group, end, made.wait)
 

@@ -22,7 +22,7 @@ _FAULTS: tuple[FaultName, ...] = (
 )  # fmt: skip
 KINDS = (
     "healthy", "healthy, copied", *_FAULTS, "straggler", "former file", "lost dump", "two faults", "two looks",
-    "healthy, two sets", "two sets",
+    "healthy, two sets", "two sets", "straggler and hang",
 )  # fmt: skip
 
 
@@ -143,6 +143,20 @@ def _straggler(kind: str, seed: int, random: Random) -> Situation:
     return Situation(kind, seed, files, blame, False, _told(plan, blame, life))
 
 
+def _straggler_and_hang(kind: str, seed: int, random: Random) -> Situation | None:
+    """One rank is slow all the time, and another one is what the job hangs for."""
+    plan = _plan(random)
+    slow, late = random.sample(range(plan.world), 2)
+    slow_down(plan, slow, random.choice([2, 8]))
+    blame = inject(random.choice(["late", "skipped", "network"]), plan, random, late)
+    life = _stuck(plan, random)
+    if life is None:
+        return None
+    return Situation(
+        kind, seed, _hang(life, recorders(plan.world, random), random), blame, True, _told(plan, blame, life)
+    )
+
+
 def _former(kind: str, seed: int, random: Random) -> Situation | None:
     """The file of a dead rank is of a former attempt of the same job in the same folder."""
     loop = random.choice(list(LOOPS))
@@ -234,4 +248,5 @@ _SPECIAL: dict[str, Callable[[str, int, Random], Situation | None]] = {
     "two faults": _two_faults,
     "two looks": _two_looks,
     "two sets": _two_sets,
+    "straggler and hang": _straggler_and_hang,
 }
