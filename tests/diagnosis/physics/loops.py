@@ -32,6 +32,16 @@ def ddp(random: Random) -> Plan:
     return write.plan("ddp")
 
 
+def steady(random: Random) -> Plan:
+    """Steps of a third of a second, and the loss read in each: long enough to see who is always last."""
+    write = Writing(random, random.choice([2, 4, 8]))
+    for _ in range(random.randint(14, 20)):
+        write.host(300 * MS)
+        write.kernel(6 * MS)
+        write.same(Collective("0", "all_reduce", 1, _LOSS), Sync())
+    return write.plan("ddp")
+
+
 def fsdp(random: Random) -> Plan:
     """Parameters gathered layer by layer ahead of their use, gradients scattered."""
     write = Writing(random, random.choice([2, 4, 8]))

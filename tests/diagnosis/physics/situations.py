@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from tests.diagnosis.physics.faults import Blame, FaultName, NoPlace, inject, slow_down
-from tests.diagnosis.physics.loops import LOOPS
+from tests.diagnosis.physics.loops import LOOPS, steady
 from tests.diagnosis.physics.program import MS, SECOND, Plan
 from tests.diagnosis.physics.recorder import EPOCH_NS, TIMEOUT_NS, File, Recorders, dump_of, recorders
 from tests.diagnosis.physics.running import Life, run
@@ -135,7 +135,7 @@ def _told(plan: Plan, blame: Blame, life: Life) -> str:
 
 
 def _straggler(kind: str, seed: int, random: Random) -> Situation:
-    plan = _plan(random)
+    plan = random.choice([_plan, steady])(random)
     blame = slow_down(plan, random.randrange(plan.world), random.choice([1.2, 2, 8]))
     life = run(plan, random)
     settings = replace(recorders(plan.world, random), copied_ns=None)
@@ -145,7 +145,7 @@ def _straggler(kind: str, seed: int, random: Random) -> Situation:
 
 def _straggler_and_hang(kind: str, seed: int, random: Random) -> Situation | None:
     """One rank is slow all the time, and another one is what the job hangs for."""
-    plan = _plan(random)
+    plan = random.choice([_plan, steady])(random)
     slow, late = random.sample(range(plan.world), 2)
     slow_down(plan, slow, random.choice([2, 8]))
     blame = inject(random.choice(["late", "skipped", "network"]), plan, random, late)

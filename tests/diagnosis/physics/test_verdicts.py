@@ -102,6 +102,16 @@ def test_a_fault_of_one_rank_is_in_its_program_alone() -> None:
         assert (trace.state <= State.LATE).any() == situation.hangs
 
 
+def test_a_straggler_that_is_late_for_long_is_named_and_only_if_nobody_hangs() -> None:
+    slow, _ = of_seeds("straggler", range(40))
+    assert slow["right"] >= 6
+    assert not any(slow[result] for result in BAD)
+    for seed in range(30):
+        for situation in situations("straggler and hang", seed):
+            _, found = judged(situation)
+            assert not any(one.kind == "straggler" for one in found.findings), seed
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_verdicts_are_as_right_as_they_were(kind: str) -> None:
     results, bad = of_seeds(kind, _SEEDS)
