@@ -56,6 +56,7 @@ class Entry:
         silent: its process was running, but did not answer in time.
         left: its process had ended and left its socket behind.
         moved: it made progress between the two looks of a diagnosis; None if there was only one look.
+        still: its own thread slept at one place from look to look, whatever its other threads did.
         cpu_share: of a core, that its main thread used between the two looks; None if no rank waited for it.
         goes_on: with it, whether its stack went from call to call in several samples.
         files: names within the folder, by part.
@@ -77,6 +78,7 @@ class Entry:
     moved: bool | None = None
     cpu_share: float | None = None
     goes_on: bool = False
+    still: bool = False
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -268,6 +270,7 @@ def _entry(worker: dict[str, Any]) -> Entry:
         if not isinstance(getattr(entry, name), (int, float)):
             setattr(entry, name, None)
     entry.silent, entry.left, entry.goes_on = entry.silent is True, entry.left is True, entry.goes_on is True
+    entry.still = entry.still is True
     entry.moved = entry.moved if isinstance(entry.moved, bool) else None
     return entry
 

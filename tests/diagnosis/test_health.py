@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.diagnosis.rows import WORLD, Rows, elsewhere, inside, look, of
 
 
@@ -26,3 +28,16 @@ def test_a_job_of_sends_alone_that_moves_is_healthy_though_no_dump_holds_an_oper
     rows: dict[int, Rows] = {rank: [] for rank in range(3)}
     assert look(rows, {}, stacks, moved=frozenset(range(3)), live=True).healthy is True
     assert look(rows, {}, stacks, moved=frozenset(), live=True).healthy is None
+
+
+def test_side_threads_that_move_prove_no_health_of_ranks_that_stand_still() -> None:
+    """All wait for a file's lock, and heartbeats go on in a group of theirs."""
+    rows: dict[int, Rows] = {rank: [of("0", 1)] for rank in range(4)}
+    stacks = dict.fromkeys(range(4), elsewhere())
+    known: dict[str, Any] = {"moved": frozenset(range(4)), "live": True}
+    assert look(rows, WORLD, stacks, **known).healthy
+    found = look(rows, WORLD, stacks, still=frozenset(range(4)), **known)
+    assert (found.healthy, found.findings) == (None, [])
+    assert found.verdict.startswith("Cannot tell: only side threads moved between two looks, and the own threads of")
+    assert "ranks 0-3 are in batch, /home/ada/load.py:9" in found.verdict
+    assert look(rows, WORLD, stacks, still=frozenset(range(3)), **known).healthy

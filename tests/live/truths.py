@@ -84,6 +84,7 @@ TRUTHS = {
     "barrier_missed": Truth(3, [late(0, waiting=[1, 2])]),
     "monitored": Truth(3, [late(2, waiting=[0, 1])]),
     "file_lock": Truth(3, only_cannot_tell=True),
+    "lock_beside_a_heartbeat": Truth(3, only_cannot_tell=True, restless=True),
     "stopped": Truth(3, [lost(1, [0, 2])]),
     "killed": Truth(3, [lost(1)]),
     "early_exit": Truth(3, [lost(1)]),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from torchctl.protocol.calls import SCHEMA
-from torchctl.reports.sightings import has_moved
+from torchctl.reports.sightings import has_moved, stands
+from torchctl.stacks.reader import parse_stacks
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.questions.info import WorkerInfo
 from torchctl.workers.questions.look import Sight
@@ -48,3 +49,37 @@ IN_STEP, IN_RECV = ("all_reduce", 0), ("recv", 0)
 )
 def test_a_rank_has_moved(before: Sight, after: Sight, moved: bool) -> None:
     assert has_moved(before, after) is moved
+
+
+OWN = """Thread 0x0000000000000001 [MainThread] (most recent call first):
+  File "train.py", line 3 in step
+"""
+JOINS = f"""Thread 0x0000000000000001 [MainThread] (most recent call first):
+  File "/opt/lib/python3.11/threading.py", line 1119 in _wait_for_tstate_lock
+{OWN[OWN.index("  File") :]}
+Thread 0x0000000000000002 [trains] (most recent call first):
+  File "train.py", line 30 in train
+"""
+
+
+def rests(cpu_ns: int, channel: str = "locks_lock_inode_wait") -> Sight:
+    """Make a look at a rank whose main thread has used so much CPU time, and sleeps where the kernel says."""
+    one = sight(1, (5, 1))
+    assert one.reply is not None
+    body = one.reply.body.replace(b'"cpu_ns": 5', b'"cpu_ns": %d' % cpu_ns)
+    body = body.replace(b'"wchan": ""', b'"wchan": "%s"' % channel.encode())
+    return Sight(0, WorkerInfo(), 1, reply=Reply(200, body, "", 0.0))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stacks", "still"),
+    [
+        pytest.param(rests(5), rests(5), OWN, True, id="asleep at one place, on no CPU"),
+        pytest.param(rests(5), rests(9), OWN, False, id="it has run meanwhile"),
+        pytest.param(rests(5, ""), rests(5), OWN, False, id="it may be waiting for a CPU"),
+        pytest.param(rests(5), rests(5), JOINS, False, id="another thread trains"),
+        pytest.param(sight(1, None), sight(1, None), OWN, False, id="an older worker"),
+    ],
+)
+def test_a_ranks_own_thread_stands_still(before: Sight, after: Sight, stacks: str, still: bool) -> None:
+    assert stands(before, after, parse_stacks(stacks.encode())) is still

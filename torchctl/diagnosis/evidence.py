@@ -119,6 +119,7 @@ class Evidence:
         interrupted: the operator interrupted before every rank was asked.
         ended: the operator ended a repeated look; every rank had been asked.
         unasked: ranks that were not asked, because of the operator or the deadline; nothing is known about them.
+        still: ranks whose own thread slept at one place from look to look, whatever their other threads did.
         computing: of the ranks that others wait for, those that have used CPU time between two looks.
         kept: what live workers returned, unchanged.
         unread: files that gave no stacks.
@@ -139,6 +140,7 @@ class Evidence:
     silent: frozenset[int] = frozenset()
     left: frozenset[int] = frozenset()
     computing: dict[int, Computing] = field(default_factory=dict)
+    still: frozenset[int] = frozenset()
     kept: list[Kept] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)

@@ -172,6 +172,8 @@ def _take_manifest(evidence: Evidence, folder: str) -> None:
 
 def _take_entry(evidence: Evidence, rank: int, entry: Entry) -> None:
     """Add what a manifest says about a rank's process."""
+    if entry.still:
+        evidence.still |= {rank}
     if entry.cpu_share is not None:
         evidence.computing[rank] = Computing(entry.cpu_share, entry.goes_on)
     if entry.files or entry.pid is not None:

@@ -17,6 +17,7 @@ from torchctl.protocol.calls import Calls
 from torchctl.protocol.identity import Identity
 from torchctl.reports.entries import place_of, take_identity, take_reply
 from torchctl.stacks.reader import StackReader
+from torchctl.stacks.role import rank_thread
 from torchctl.stacks.stack import Stacks
 from torchctl.workers.ask.outcome import Outcome
 from torchctl.workers.ask.reply import Reply
@@ -70,6 +71,7 @@ class Seen:
         late_why: why the workers in `late` sent nothing else.
         slow: workers that did not answer in time but still may, with the rank if known; `slow_why` says why.
         first: of those in `sights`, the look before.
+        still: whose own thread slept at one place from look to look, whatever their other threads did.
         computing: of the ranks that others wait for, those that have used CPU time between the looks.
         running: those in `slow` whose processes run on this host.
         late: those in `slow` that sent stacks.
@@ -79,6 +81,7 @@ class Seen:
     sights: dict[int, Sight] = field(default_factory=dict)
     first: dict[int, Sight] = field(default_factory=dict)
     computing: dict[int, Computing] = field(default_factory=dict)
+    still: set[int] = field(default_factory=set)
     moved: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
     silent: dict[int, str] = field(default_factory=dict)  # endpoints of `failed`
@@ -108,6 +111,17 @@ def has_moved(before: Sight, after: Sight) -> bool:
         return False
     entered = _entered(first)
     return entered is None or entered != _entered(second)
+
+
+def stands(before: Sight, after: Sight, stacks: Stacks) -> bool:
+    """Whether a rank's own thread slept at one place from look to look, whatever its other threads did."""
+    first, second = before.calls, after.calls
+    one, other = (None if calls is None else calls.main for calls in (first, second))
+    own = rank_thread(stacks)
+    if one is None or other is None or own is None or not own.main:
+        return False
+    asleep = bool(one.wchan and other.wchan) and one.cpu_ns is not None
+    return asleep and (one.frame, one.cpu_ns) == (other.frame, other.cpu_ns)
 
 
 def _sequences(calls: Calls) -> list[tuple[str, int | None]]:
@@ -226,6 +240,7 @@ def evidence_of(seen: Seen) -> Evidence:
             stacks[rank] = reader.read(body)
         except ValueError as error:
             unread.append(no_stacks(str(endpoint), rank, str(error)))
+    seen.still = set(_still(seen, stacks))
     return Evidence(
         _table(seen),
         stacks,
@@ -239,11 +254,18 @@ def evidence_of(seen: Seen) -> Evidence:
         silent=frozenset(seen.running & seen.failed.keys()),
         left=frozenset(seen.left),
         computing=dict(seen.computing),
+        still=frozenset(seen.still),
         kept=_kept(seen),
         unread=unread,
         interrupted=seen.interrupted,
         unasked=frozenset(seen.unasked),
     )
+
+
+def _still(seen: Seen, stacks: dict[int, Stacks]) -> Iterable[int]:
+    for rank, sight in seen.sights.items():
+        if rank in seen.first and rank in stacks and stands(seen.first[rank], sight, stacks[rank]):
+            yield rank
 
 
 def _stacks_of(one: Unable, reader: StackReader) -> Stacks | None:
@@ -293,7 +315,7 @@ def _of_sight(seen: Seen, rank: int, sight: Sight) -> Kept:
         answers[STACKS] = take_reply(entry, STACKS, seen.stacks[rank])
     elif rank in seen.no_stacks:
         entry.failures[STACKS] = seen.no_stacks[rank]
-    entry.moved = rank in seen.moved
+    entry.moved, entry.still = rank in seen.moved, rank in seen.still
     if rank in seen.computing:
         entry.cpu_share, entry.goes_on = seen.computing[rank].cpu_share, seen.computing[rank].goes_on
     return Kept(entry, answers)

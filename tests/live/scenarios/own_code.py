@@ -158,3 +158,16 @@ def two_faults() -> None:
     if RANK in (0, 3):
         block()
     step(group)
+
+
+def lock_beside_a_heartbeat() -> None:
+    """As `file_lock`, while side threads keep a group of their own moving."""
+    beats = dist.new_group()
+
+    def beat() -> None:
+        while True:
+            step(beats)
+            time.sleep(0.01)
+
+    threading.Thread(target=beat, daemon=True).start()
+    file_lock()

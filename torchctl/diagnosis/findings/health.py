@@ -25,7 +25,7 @@ def unproven(court: Court) -> list[str]:
     if moving(court):
         return []
     if proofs.compared:
-        return [] if proofs.moved else [_stands_still(court)]
+        return [] if proofs.moved - proofs.evidence.still else [_stands_still(court)]
     if proofs.stale:
         ranks = sorted(proofs.stale)
         return [
@@ -93,6 +93,12 @@ def in_flight(court: Court) -> list[str]:
 def _stands_still(court: Court) -> str:
     proofs = court.proofs
     ranks = proofs.evidence.ranks()
+    if proofs.moved:
+        return (
+            f"only side threads moved between two looks, and the own {verb(ranks, 'thread', 'threads')} of"
+            f" {ranks_of(ranks)} did not{_places(court)}: stacks of the same ranks a minute later would show whether"
+            f" {verb(ranks, 'it moves', 'they move')}"
+        )
     inside = [rank for rank in ranks if proofs.doing(rank) is Doing.COLLECTIVE]
     calls = sorted({proofs.activity[rank].call for rank in inside})
     where = f", {len(inside)} of them in {joined(calls)}" if inside else ""
