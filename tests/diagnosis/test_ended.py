@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from torchctl.diagnosis.deaths import Death, Role
-from torchctl.diagnosis.findings.ended import from_deaths
+from torchctl.diagnosis.evidence import Evidence
+from torchctl.diagnosis.findings.ended import by_last_words, from_deaths
 from torchctl.diagnosis.model import Finding, Location
+from torchctl.flightrec.table.loading import load_raw
 
 NOW = 1_700_000_000.0
 CLOSED = "[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:5134"
@@ -176,3 +178,27 @@ def test_orderly_ends_alone_are_no_finding() -> None:
 @pytest.mark.parametrize("kind", ["ConnectionResetError", "OSError", "ReadTimeout"])
 def test_a_connection_that_is_not_torchs_is_the_ranks_own_cause(kind: str) -> None:
     assert raised(0, 0.0, "Connection reset by peer", kind).role is Role.OWN
+
+
+def test_logs_and_last_words_that_agree_are_one_finding_and_else_neither_is_sure() -> None:
+    deaths = [raised(2, 0.0), lost(0, 0.01), lost(1, 0.01)]
+    evidence = Evidence(load_raw([]), deaths=deaths, world_size=3)
+    same = Finding("failed", "likely", "rank 2 raised ValueError", (2,))
+    assert by_last_words(evidence, [same]) == []
+    assert same.confidence == "likely"
+    assert same.evidence[-1].startswith("last word of rank 2: 2023-11-14 22:13:20.000 UTC, uncaught ValueError")
+    other = Finding("failed", "likely", "rank 1 raised KeyError", (1,))
+    by_last_words(evidence, [other])
+    assert other.confidence == "possible"
+    assert other.evidence[-1].startswith("by the last words, rank 2 failed first: uncaught ValueError")
+
+
+def test_of_several_lost_ranks_only_the_first_to_end_is_to_blame() -> None:
+    evidence = Evidence(load_raw([]), deaths=[raised(2, 0.0), lost(0, 0.01)], world_size=4)
+    summary = "ranks 0,2 are lost: rank 0: died; ranks 1,3 wait in all_reduce (sequence id 5 of group 0)"
+    found = Finding("rank_lost", "likely", summary, (0, 2), (1, 3))
+    by_last_words(evidence, [found])
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("rank_lost", (2,), (0, 1, 3))
+    assert found.location is not None and found.location.line == 41
+    assert found.summary.startswith("rank 2 failed first: uncaught ValueError: no rows left (/home/ada/train.py:41)")
+    assert found.summary.endswith("; ranks 1,3 wait in all_reduce (sequence id 5 of group 0)")

@@ -111,7 +111,7 @@ def test_an_exception_is_shown_with_its_line_and_the_next_step(folder: Path, own
         die(own_environment, first, LOSE)
     shown = run("diagnose").stdout
     assert f"   where     rank 1: {folder}/train.py:7 in load\n               raise ValueError(text)\n" in shown
-    assert "   followed  0 (1 rank)\n" in shown
+    assert "   victims   0 (1 rank)\n" in shown
     assert ", step 1203\n" in shown
     assert f"next: the log of rank 1, {os.uname().nodename}, pid {second.pid}\n" in shown
 

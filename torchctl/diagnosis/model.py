@@ -20,8 +20,12 @@ Kind = Literal[
     "bad_file",
     "failed",
     "out_of_memory",
+    "device_error",
     "killed",
+    "node_lost",
+    "launcher",
 ]
+DEATHS = ("failed", "out_of_memory", "device_error", "killed", "node_lost", "launcher")
 Confidence = Literal["certain", "likely", "possible"]
 
 

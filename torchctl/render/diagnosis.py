@@ -10,18 +10,18 @@ from rich.text import Text
 
 from torchctl.diagnosis.evidence import Place
 from torchctl.diagnosis.findings.words import ranks_of
-from torchctl.diagnosis.model import Diagnosis, Finding, ProcessName
+from torchctl.diagnosis.model import DEATHS, Diagnosis, Finding, ProcessName
 from torchctl.ranks import few_ranks
 from torchctl.render.console import console, text
 from torchctl.render.nccl_trace_words import clock
-from torchctl.render.nextstep import DEATHS, Files, next_step
+from torchctl.render.nextstep import Files, next_step
 from torchctl.stacks.source import source_line
 
 MAX_EVIDENCE = 8
 MAX_FINDINGS = 10
 MAX_FAILED = 4
 MAX_NAMES = 4
-_LABEL = re.compile(r"   (?:culprit|where|waiting|operation|who waits|followed|evidence) +|next: |\d+\. ")
+_LABEL = re.compile(r"   (?:culprit|where|waiting|operation|who waits|victims|evidence) +|next: |\d+\. ")
 
 
 def print_diagnosis(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | None) -> None:
@@ -88,7 +88,7 @@ def _finding(number: int, finding: Finding, places: Mapping[int, Place]) -> Iter
             what += f", since {clock(made.since_ns)}"
         yield text(what)
     if finding.waiting_ranks or finding.waiting_processes:
-        label = "followed " if finding.kind in DEATHS else "who waits"
+        label = "victims  " if finding.kind in DEATHS else "who waits"
         yield text(f"   {label} {_waiting(finding)}")
     for fact in finding.evidence[:MAX_EVIDENCE]:
         yield text(f"   evidence  {fact}")

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torchctl.diagnosis.evidence import ARCHIVE, Evidence, Place
-from torchctl.diagnosis.model import Diagnosis
+from torchctl.diagnosis.model import DEATHS, Diagnosis
 from torchctl.ranks import few_ranks, fold_ranks
 
-DEATHS = ("failed", "out_of_memory", "killed")  # kinds of findings about processes that have ended
 _MOST_RANKS = 16
 _MOST_NAMED = 4  # maximum number of processes or dumps to name
 

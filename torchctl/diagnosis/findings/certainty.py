@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torchctl.diagnosis.model import Confidence
+from torchctl.diagnosis.model import DEATHS, Confidence
 
 CERTAIN: Mapping[str, str] = {
     "not_entered": (
@@ -24,8 +24,14 @@ CERTAIN: Mapping[str, str] = {
     "bad_file": "the file itself",
 }
 NEVER = (
-    *("order_cycle", "p2p_mismatch", "rank_lost", "stuck_running", "straggler", "stack_outlier", "timed_out"),
-    *("failed", "out_of_memory", "killed"),
+    "order_cycle",
+    "p2p_mismatch",
+    "rank_lost",
+    "stuck_running",
+    "straggler",
+    "stack_outlier",
+    "timed_out",
+    *DEATHS,
 )
 
 

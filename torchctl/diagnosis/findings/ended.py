@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from torchctl.diagnosis.deaths import Death, Role, surely_before
 from torchctl.diagnosis.evidence import Evidence
 from torchctl.diagnosis.findings.words import joined, moment, ranks_of
-from torchctl.diagnosis.model import Confidence, Finding, Kind, ProcessName
+from torchctl.diagnosis.model import DEATHS, Confidence, Finding, Kind, ProcessName
 from torchctl.text import duration
 
 _MOST = 8  # lines of evidence
@@ -28,7 +28,19 @@ def by_last_words(evidence: Evidence, findings: Sequence[Finding]) -> list[Findi
     for finding in findings:
         if finding.kind == "rank_lost":
             _add_deaths(finding, evidence.deaths, shown)
+    died = next((one for one in findings if one.kind in DEATHS), None)
+    if died is not None and shown and shown[0].culprit_ranks:
+        _compare(died, shown[0])
     return []
+
+
+def _compare(died: Finding, shown: Finding) -> None:
+    """Add to what logs show of the first failure what last words show; if they name other ranks, neither is sure."""
+    if set(died.culprit_ranks) & set(shown.culprit_ranks):
+        died.evidence += [f"last word of {fact}" for fact in shown.evidence[: len(shown.culprit_ranks)]]
+    else:
+        died.evidence.append(f"by the last words, {shown.summary}")
+        died.confidence = "possible"
 
 
 def _add_deaths(finding: Finding, deaths: Sequence[Death], shown: Sequence[Finding]) -> None:
