@@ -100,7 +100,7 @@ def test_times_of_copies_name_no_one_who_is_not_there_yet(times: dict[int, int])
     assert (found.healthy, found.findings) == (None, [])
     assert found.verdict.startswith(
         "Cannot tell: rank 3 has not entered all_reduce (sequence id 2 of group 0), and the times of copied files do"
-        " not show how long others had been in it: a second set of dumps"
+        " not show how long others had been in it: the files with their own times (`cp -p`), or"
     )
     started_: dict[int, Rows] = {rank: [of("0", 1), started("0", 2)] for rank in range(4)}
     found = look_at(job(started_, CLOCKS[0]), written_ns=times)

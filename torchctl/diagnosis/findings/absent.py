@@ -251,7 +251,8 @@ def _either(court: Court, operation: Node, ranks: Sequence[int], inside: Sequenc
 def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confidence:
     stacks = all(rank in court.proofs.activity for rank in ranks)
     # A rank whose side thread waits for others may wait for that thread, and so be part of a circle.
-    still = court.proofs.compared and court.waits.aside.keys().isdisjoint(ranks)
+    # The second of two sets of files may be a copy of the first after all.
+    still = court.proofs.compared and court.trace.moved is None and court.waits.aside.keys().isdisjoint(ranks)
     computing = court.proofs.evidence.computing
     if any(computing[rank].goes_on for rank in ranks if rank in computing):
         return "possible"
