@@ -51,6 +51,21 @@ def test_a_rank_has_moved(before: Sight, after: Sight, moved: bool) -> None:
     assert has_moved(before, after) is moved
 
 
+def asks(*keys: str) -> Sight:
+    """Make a look at a rank whose main thread waits for keys of the store."""
+    one = sight(1, (5, 1))
+    assert one.reply is not None
+    document = json.loads(one.reply.body)
+    wait = {"call": "store.wait", "kind": "store", "type": "torch.distributed.TCPStore", "keys": list(keys)}
+    document["calls"]["threads"][0]["wait"] = wait
+    return Sight(0, WorkerInfo(), 1, reply=Reply(200, json.dumps(document).encode(), "", 0.0))
+
+
+@pytest.mark.parametrize(("first", "second", "moved"), [("a", "a", False), ("a", "b", True)])
+def test_who_waits_for_another_key_has_moved(first: str, second: str, moved: bool) -> None:
+    assert has_moved(asks(first), asks(second)) is moved
+
+
 OWN = """Thread 0x0000000000000001 [MainThread] (most recent call first):
   File "train.py", line 3 in step
 """

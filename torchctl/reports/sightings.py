@@ -103,12 +103,13 @@ class Seen:
 def has_moved(before: Sight, after: Sight) -> bool:
     """Whether a rank moved between two looks, by its recorders or by its groups' counts, which may include sends.
 
-    If its main thread stayed in the same collective, it did not: only other threads did, such as a heartbeat's.
+    If its main thread stayed in the same collective, it did not: only other threads did, such as a heartbeat's. If it
+    waited for other keys of the store at the second look, it did, though no count shows that.
     """
     first, second = before.calls, after.calls
     counted = first is not None and second is not None and _sequences(first) != _sequences(second)
     if before.moving == after.moving and not counted:
-        return False
+        return bool(_asked(first)) and bool(_asked(second)) and _asked(first) != _asked(second)
     entered = _entered(first)
     return entered is None or entered != _entered(second)
 
@@ -126,6 +127,12 @@ def stands(before: Sight, after: Sight, stacks: Stacks) -> bool:
 
 def _sequences(calls: Calls) -> list[tuple[str, int | None]]:
     return [(group.name, group.sequence) for group in calls.groups]
+
+
+def _asked(calls: Calls | None) -> tuple[str, ...]:
+    """Return the keys of the store that the main thread waits for; none if it waits for something else."""
+    wait = None if calls is None or calls.main is None else calls.main.wait
+    return wait.keys if wait is not None and wait.kind == "store" else ()
 
 
 def _entered(calls: Calls | None) -> tuple[str, str, int] | None:
