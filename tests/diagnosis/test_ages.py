@@ -123,6 +123,13 @@ def test_times_of_copies_do_not_hide_what_needs_no_time() -> None:
     assert [one.culprit_ranks for one in found.findings] == [(3,)]
 
 
+def test_dumps_that_were_kept_for_days_are_of_a_hang() -> None:
+    """The times of a checkout or an attachment say nothing, and no one keeps the dumps of a job that was moving."""
+    rows: dict[int, Rows] = {rank: [of("0", 1), of("0", 2, active)] for rank in range(3)} | {3: [of("0", 1)]}
+    found = look_at(job(rows, CLOCKS[0]), written_ns=copied(CLOCKS[0], 60 * 24 * 3600 * SECOND_NS))
+    assert told(found) == [("not_entered", (3,), (0, 1, 2))]
+
+
 def test_ranks_that_dumped_at_the_same_moment_keep_their_times() -> None:
     """A copy writes in order; ranks that answer one signal finish in any."""
     rows: dict[int, Rows] = {rank: [of("0", 1), of("0", 2, active)] for rank in range(3)} | {3: [of("0", 1)]}

@@ -37,7 +37,7 @@ class Ages:
             the dump is taken and show its time, not the rank's.
         taken: the latest time when each dump can have been taken, [dumps] int64; NO_TIME if unknown.
         lively: a dump found a completed operation that no watchdog had seen yet, as only a moving job's dump does.
-        lost: the files' times are those of a copy, so ages are unknown.
+        lost: the files' times are those of a copy made within a day, so ages are unknown, and the job may be moving.
 
     Args:
         collected: torchctl wrote the files itself, one right after the other.
@@ -130,13 +130,13 @@ def _are_copies(trace: Trace, moved: Ints, collected: bool) -> bool:
         return False
     if min(ages) < -_EARLY_NS:
         return True  # by another clock, at best
-    if min(ages) < LONG_NS:
-        return False
+    if min(ages) < LONG_NS or min(ages) > _COPIED_NS:
+        return False  # no one keeps a healthy job's dumps for days: their times are unknown, and that is all
     written = np.array([written_ns for written_ns, _ in times], np.int64)
     files = [(dump.rank, dump.source, dump.written_ns or 0) for dump in trace.dumps]
     if not collected and copied_in_order(files):
         return True
-    return min(ages) > _COPIED_NS or _outlived(trace, written)
+    return _outlived(trace, written)
 
 
 def _outlived(trace: Trace, written: Ints) -> bool:

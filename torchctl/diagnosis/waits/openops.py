@@ -106,14 +106,16 @@ def _is_young(proofs: Proofs, op: OpenOp) -> bool:
     """Whether an operation may be too young for those who are not in it to be late.
 
     If that is only because the times of copied files say nothing, more than a row that is not there yet still counts:
-    a member that went past the operation, one without a dump, stacks of all that have not entered it.
+    a member that went past the operation, one without a dump, stacks of those that have not entered it, or of processes
+    that may be they.
     """
     rows = list(op.rows.values())
     if not proofs.young(rows):
         return False
     if proofs.ages.lively or not proofs.ages.lost:
         return True
-    return not (op.skipped or op.unknown) and not set(op.missing) <= proofs.activity.keys()
+    stacks = set(op.missing) <= proofs.activity.keys() or proofs.evidence.processes
+    return not (op.skipped or op.unknown or stacks)
 
 
 def _is_stuck(proofs: Proofs, op: OpenOp) -> bool:
