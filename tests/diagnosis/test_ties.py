@@ -201,6 +201,7 @@ def test_a_call_that_most_ranks_have_not_come_to_may_be_one_too_many() -> None:
         "rank 0 waits in all_reduce (sequence id 2 of group 0), which ranks 1-3 have not entered (all in batch,"
         " /home/ada/load.py:9): whether they are late or rank 0 makes a call that they do not make cannot be determined"
     )
+    assert found.evidence[0] == "rank 1: the last sequence id of group 0 is 1, rank 0 is in 2"
     apart = together | {3: elsewhere(function="put")}
     assert only(look(rows, WORLD, apart, moved=frozenset(), live=True)).culprit_ranks == ()
     apart = together | {3: stack(("/home/ada/save.py", 4, "save"))}

@@ -47,3 +47,11 @@ def test_files_are_named_in_commands_that_a_shell_reads_back() -> None:
     )
     assert next_step(found, {}, Files({}, ["c"])) == "`torchctl traceback c`"
     assert next_step(found, {}, None) == "`torchctl traceback --ranks 2 --all-threads`"
+
+
+def test_a_rank_that_no_worker_was_found_of_may_have_ended() -> None:
+    config = groups(w=range(4))
+    ended = {rank: [of("0", 1), of("0", 2)] for rank in range(3)}
+    found = look(ended, config, moved=frozenset(), live=True, world_size=4)
+    assert (found.healthy, found.missing) == (None, [3])
+    assert next_step(found, {}, None) == "include the worker of rank 3, unless the log says that it ended"

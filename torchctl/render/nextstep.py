@@ -68,8 +68,11 @@ def _to_find_out(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files
     if silent:
         return _of_lost(silent, places, files is None)
     if diagnosis.missing:
-        whose = f"rank{'s' * (len(diagnosis.missing) > 1)} {few_ranks(diagnosis.missing)}"
-        return f"include the {'workers' if files is None else 'dumps and stacks'} of {whose}"
+        several = "s" * (len(diagnosis.missing) > 1)
+        whose = f"rank{several} {few_ranks(diagnosis.missing)}"
+        if files is not None:
+            return f"include the dumps and stacks of {whose}"
+        return f"include the worker{several} of {whose}, unless the log says that it ended"
     if files is None and diagnosis.store_keys:
         keys = " ".join(shlex.quote(f"*{key}*") for key in diagnosis.store_keys[:_MOST_NAMED])
         return f"`torchctl store keys --store MASTER_ADDR:MASTER_PORT {keys}` lists what is set"

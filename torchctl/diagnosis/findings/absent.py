@@ -15,7 +15,7 @@ from torchctl.diagnosis.findings.words import (
 )
 from torchctl.diagnosis.model import Confidence, Finding, Kind
 from torchctl.diagnosis.waits.activity import Doing
-from torchctl.diagnosis.waits.waiting import Hidden, Node
+from torchctl.diagnosis.waits.waiting import Hidden, Node, OpenOp
 from torchctl.stacks.role import rank_thread
 
 
@@ -151,7 +151,7 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
         elif window is None:
             facts.append(_without_window(court, rank, where))
         else:
-            facts.append(f"rank {rank}: the last sequence id of {where} is {window[1]}, the others are in {op.seq}")
+            facts.append(f"rank {rank}: the last sequence id of {where} is {window[1]}, {_inside(op)} in {op.seq}")
     elif operation.kind == "pair":
         pair = court.waits.open.pairs[operation.number]
         end, other = ("recv", "send") if pair.is_send else ("send", "recv")
@@ -173,6 +173,14 @@ def _of_absent(court: Court, rank: int, operation: Node) -> list[str]:
                 f" which {ranks_of(sorted(op.done))} {verb(sorted(op.done), 'has', 'have')} finished"
             )
     return facts
+
+
+def _inside(op: OpenOp) -> str:
+    """Return who is in an operation, read before "in 5"."""
+    absent, inside = len({*op.missing, *op.skipped, *op.unknown}), sorted(op.rows)
+    if len(inside) > 1 and len(inside) >= absent:
+        return "the others are"
+    return f"{ranks_of(inside)} {verb(inside, 'is', 'are')}"
 
 
 def work_of(court: Court, rank: int) -> list[str]:
