@@ -81,6 +81,13 @@ def test_who_went_on_and_stands_by_the_second_set_counts_by_that_set_alone() -> 
     assert [one.culprit_ranks for one in look(first, at(50, LATE)).findings] == [(3,)]
 
 
+def test_what_a_moving_rank_has_finished_since_is_not_stuck_on_the_others() -> None:
+    """All are in operation 2 when ranks 1 to 3 are dumped again; rank 0 is dumped half a second later."""
+    moved: Rows = [of("0", 1), of("0", 2, time_discovered_completed_ns=BASE_NS + 10 * SECOND_NS)]
+    second = {**at(9.6, STARTED), 0: (moved, 10 * SECOND_NS + 9)}
+    assert look(at(5, STARTED), second).findings == []
+
+
 def test_of_two_equal_dumps_the_earlier_file_gives_the_age() -> None:
     """A copy is later: by its time the operation would be a minute old."""
     copy = {3: at(60, LATE)[3], 0: at(60, LATE)[0]}

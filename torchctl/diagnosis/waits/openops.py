@@ -129,7 +129,8 @@ def _is_stuck(proofs: Proofs, op: OpenOp) -> bool:
     if proofs.given_up(rows) or proofs.ages.long_for_all(rows):
         return True
     if proofs.compared:
-        return proofs.moved.isdisjoint(op.rows)
+        # Who has moved may have finished it since the others were looked at.
+        return proofs.moved.isdisjoint({*op.rows, *op.done})
     standing_ns = proofs.ages.standing_ns(rows)
     if standing_ns is not None:
         return standing_ns > LONG_NS
