@@ -111,6 +111,7 @@ TRUTHS = {
     "wrong_shape": Truth(4, [mismatch("shape", 3)]),
     "wrong_dtype": Truth(4, [mismatch("dtype", 0)]),
     "objects": Truth(3, [late(1)]),
+    "one_receives": Truth(4, [late(0, waiting=[1])]),
     "sleep_in_one_of_two": Truth(4, [late(3, waiting=[0, 1, 2])], environment=_DETAIL),
     # p2p
     "pipeline": Truth(4, [Fault(("p2p_mismatch", "not_entered"), [1], [0, 2, 3])]),

@@ -198,6 +198,15 @@ def objects() -> None:
     dist.gather_object({"loss": RANK}, [None] * WORLD if RANK == 0 else None, dst=0)
 
 
+def one_receives() -> None:
+    """Rank 1 waits for the root of a broadcast, which sleeps; that the others sleep too holds up nobody."""
+    warm_up()
+    mark()
+    if RANK != 1:
+        block()
+    dist.broadcast(torch.ones(2), src=0)
+
+
 def _in_two_groups() -> dist.ProcessGroup:
     """Let ranks 0 and 1 reduce, 2 and 3 broadcast, in groups of theirs and each pair at its own pace."""
     group: dist.ProcessGroup = [dist.new_group([0, 1]), dist.new_group([2, 3])][RANK > 1]
