@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.diagnosis.rows import groups, look, of, started
+from tests.diagnosis.rows import WORLD, groups, look, of, started, told_by_worker
 from torchctl.diagnosis.evidence import Place
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.render.nextstep import Files, next_step
@@ -55,3 +55,15 @@ def test_a_rank_that_no_worker_was_found_of_may_have_ended() -> None:
     found = look(ended, config, moved=frozenset(), live=True, world_size=4)
     assert (found.healthy, found.missing) == (None, [3])
     assert next_step(found, {}, None) == "include the worker of rank 3, unless the log says that it ended"
+
+
+def test_a_key_that_no_rank_is_seen_to_set_is_looked_for_in_the_store() -> None:
+    waits = told_by_worker(
+        [("/home/ada/train.py", 9, "plan")],
+        [],
+        {"call": "store.get", "kind": "store", "type": "torch.distributed.TCPStore", "keys": ["the plan"]},
+    )
+    rows = {rank: [of("0", 1)] for rank in range(4)}
+    found = look(rows, WORLD, dict.fromkeys(range(4), waits), moved=frozenset(), live=True)
+    step = "`torchctl store keys --store MASTER_ADDR:MASTER_PORT '*the plan*'` lists what is set"
+    assert next_step(found, {}, None) == step
