@@ -25,6 +25,7 @@ _PLAIN = (str, int, float, bool, type(None))
 _WRITTEN_IN_C = type(BaseException.__str__)
 _MAX_NAME = 200  # characters of a type, a function
 _MAX_FILE = 1000  # characters of a path
+_MOST_HANDLED, _MAX_HANDLED = 3, 200  # exceptions, and characters of their messages
 
 
 def keep(error: BaseException | None, address: str) -> None:
@@ -60,6 +61,7 @@ def keep(error: BaseException | None, address: str) -> None:
             signal="SIGINT" if interrupted else "",
             exception="" if exits else type(error).__name__[:_MAX_NAME],
             message="" if error is None else message_of(error),
+            handled=() if error is None or orderly else handled_by(error),
             frames=() if error is None or orderly else frames_of(error.__traceback__),
             started=start_time(start_ticks(os.getpid())),
             attempt=identity.attempt(),
@@ -93,6 +95,20 @@ def message_of(error: BaseException) -> str:
     except Exception:  # an int with too many digits, for example
         return ""
     return masked_text(text[: lastword.MAX_MESSAGE])[: lastword.MAX_MESSAGE]
+
+
+def handled_by(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """Return type and message of the exceptions that were being handled when an exception was raised, latest first.
+
+    A rank that exits since it has lost another shows there what it has lost.
+    """
+    chain: list[BaseException] = [error]
+    while len(chain) <= _MOST_HANDLED:
+        before = chain[-1].__cause__ or chain[-1].__context__
+        if before is None or any(before is one for one in chain):  # no __eq__ of the job's
+            break
+        chain.append(before)
+    return tuple((type(one).__name__[:_MAX_NAME], message_of(one)[:_MAX_HANDLED]) for one in chain[1:])
 
 
 def frames_of(trace: TracebackType | None) -> tuple[Raised, ...]:

@@ -67,6 +67,14 @@ def test_a_kill_that_is_noticed_after_others_lost_the_rank_is_the_cause(message:
     assert found.summary == f"rank 1 was killed first: {signal}; ranks 0,2 followed"
 
 
+def test_who_exits_since_it_has_lost_another_only_followed() -> None:
+    """`except RuntimeError: sys.exit(1)`, or an exception of the user's own, raised from torch's."""
+    for exception in ("", "TrainingError"):
+        death = raised(0, 0.0, "step failed", exception, handled=(("RuntimeError", CLOSED),))
+        assert death.role is Role.LOST
+        assert verdict(death, signalled(1, 0.3)).culprit_ranks == (1,)
+
+
 def test_a_busy_host_notices_a_kill_late() -> None:
     found = verdict(lost(0, 0.0), signalled(1, 0.6), lost(2, 0.4))
     assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("killed", (1,), (0, 2))

@@ -205,3 +205,32 @@ def test_where_workers_are_named_the_last_words_of_this_host_say_nothing(folder:
     write(str(own_environment), LastWord(999_001, time.time(), "SIGKILL", 0, 2, "job"))
     result = run("diagnose", "--socket", str(folder / "none"))
     assert (result.exit_code, result.stdout) == (3, "")
+
+
+def test_a_file_that_states_anything_is_read_within_bounds(folder: Path) -> None:
+    kept = folder / "kept"
+    kept.mkdir()
+    big = 1 << 62
+    document = {"schema": "torchctl.last-word/1", "died": 1.7e9, "pid": 1, "rank": big, "world_size": big}
+    document |= {
+        "cause": "x" * 9000,
+        "frames": [["a.py", 1, "f"], [1], "x"],
+        "handled": [["a", 1], 3],
+        "host": "\x1b[31m",
+    }
+    (kept / "1-1.died").write_text(json.dumps(document))
+    (kept / "2-2.died").write_text("{")
+    result = run("diagnose", str(kept))
+    assert result.exit_code == 6 and "\x1b" not in result.output and len(result.stdout) < 4000
+    assert f"{kept}/2-2.died is not a last word" in result.stderr
+
+
+def test_a_thousand_dead_are_one_screen(own_environment: Path) -> None:
+    now = time.time() - 60
+    for rank in range(1000):
+        cause = {"exception": "ValueError", "cause": "uncaught ValueError", "witness": "worker", "started": now - 9}
+        word = LastWord(900_000 + rank, now + rank / 1e6, rank=rank, world_size=1000, job_id="big", host="vm", **cause)  # type: ignore[arg-type]
+        write(str(own_environment), word)
+    result = run("diagnose")
+    assert result.stdout.startswith("ranks 0-999 failed together: uncaught ValueError.\n")
+    assert len(result.stdout.splitlines()) < 25

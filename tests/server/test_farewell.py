@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from tests.processes import python
 from torchctl.cli import cli
 from torchctl.process import lastword
-from torchctl.server.guest.farewell import frames_of, in_words, message_of
+from torchctl.server.guest.farewell import frames_of, handled_by, in_words, message_of
 from torchctl.workers.causes import death, last_words
 
 MAIN = """
@@ -114,6 +115,25 @@ class Text(str):
 )
 def test_a_message_is_read_without_running_code_of_the_job(error: BaseException, message: str) -> None:
     assert message_of(error) == message
+
+
+def test_what_was_handled_when_it_was_raised_is_kept() -> None:
+    def fail() -> None:
+        try:
+            try:
+                raise KeyError("shard")
+            except KeyError as error:
+                raise RuntimeError("Connection closed by peer") from error
+        except RuntimeError:
+            sys.exit(1)
+
+    with pytest.raises(SystemExit) as raised:
+        fail()
+    assert handled_by(raised.value) == (("RuntimeError", "Connection closed by peer"), ("KeyError", "'shard'"))
+    assert handled_by(ValueError()) == ()
+    loop, other = ValueError("a"), ValueError("b")
+    loop.__context__, other.__context__ = other, loop
+    assert handled_by(loop) == (("ValueError", "b"),)
 
 
 def test_of_a_deep_stack_the_innermost_frames_are_kept() -> None:

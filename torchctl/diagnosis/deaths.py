@@ -45,6 +45,7 @@ class Death:
         died: seconds since the epoch, by its host's clock.
         cause: in words, with an exception's message: "uncaught ValueError: no rows left".
         exception, message, signal: "" if there is none.
+        handled: type and message of the exceptions that it was handling when it raised, latest first.
         location: the user's line that an exception came from.
         orderly: its program ended with exit code 0.
         killed_for_memory: the kernel's out-of-memory killer ran in its control group.
@@ -60,6 +61,7 @@ class Death:
     exception: str = ""
     message: str = ""
     signal: str = ""
+    handled: tuple[tuple[str, str], ...] = ()
     exit_code: int | None = None
     location: Location | None = None
     step: int | None = None
@@ -75,10 +77,11 @@ class Death:
             return Role.STOPPED
         if self.signal == "SIGABRT":
             return Role.WAITED  # a watchdog ends a rank so, and a failed assertion
-        if self.exception in _TORCH_TYPES and _WAITED.search(self.message):
-            return Role.WAITED
-        if self.exception in _TORCH_TYPES and _LOST.search(self.message):
-            return Role.LOST
+        for kind, message in ((self.exception, self.message), *self.handled):
+            if kind in _TORCH_TYPES and _WAITED.search(message):
+                return Role.WAITED
+            if kind in _TORCH_TYPES and _LOST.search(message):
+                return Role.LOST
         return Role.OWN
 
     @property

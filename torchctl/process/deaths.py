@@ -65,7 +65,8 @@ def attempts_of(words: Iterable[LastWord]) -> list[Attempt]:
         while rest:
             latest = max(rest, key=lambda word: (word.attempt or 0, word.started or word.died, word.died))
             words_of_it = _with(latest, rest)
-            rest = [word for word in rest if word not in words_of_it]
+            taken = {id(word) for word in words_of_it}
+            rest = [word for word in rest if id(word) not in taken]
             found.append(Attempt(job, words_of_it))
     return sorted(found, key=lambda attempt: -attempt.last)
 

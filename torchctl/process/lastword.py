@@ -31,6 +31,7 @@ KEPT_S = 86400.0
 MAX_MESSAGE = 400  # characters
 MAX_FRAMES_BYTES = 4000
 _MAX_BYTES = 16384
+_MAX_CAUSE, _MAX_NOTE = 250, 2000  # characters shown of what a file holds
 _BEING_WRITTEN_S = 60.0
 _LAST_DATE = 4102444800.0  # 2100: anything later is not a real time of death
 _MAX_NUMBER = 1 << 63
@@ -60,6 +61,7 @@ class LastWord(NamedTuple):
         signal: "SIGKILL"; "" if none ended it.
         exception: the type's name; "" if nothing was raised.
         message: the exception's, cut, without secrets; "" if it has none, or reading it would run the job's code.
+        handled: type and message of the exceptions that were being handled when it was raised, latest first.
         frames: that the exception passed through, innermost first, as far as there was room.
         started: when the process was started, in seconds since the epoch.
         attempt: how often the launcher had restarted the job.
@@ -84,6 +86,7 @@ class LastWord(NamedTuple):
     signal: str = ""
     exception: str = ""
     message: str = ""
+    handled: tuple[tuple[str, str], ...] = ()
     frames: tuple[Raised, ...] = ()
     started: float | None = None
     attempt: int | None = None
@@ -221,19 +224,20 @@ def read(path: str) -> LastWord | None:
         return LastWord(
             pid=_typed(document, "pid", int) or 0,
             died=died,
-            cause=_typed(document, "cause", str) or "",
+            cause=(_typed(document, "cause", str) or "")[:_MAX_CAUSE],
             rank=_typed(document, "rank", int),
             world_size=_typed(document, "world_size", int),
             job_id=_typed(document, "job_id", str),
             host=_typed(document, "host", str) or "",
             step=_typed(document, "step", int),
-            note=_typed(document, "note", str) or "",
+            note=(_typed(document, "note", str) or "")[:_MAX_NOTE],
             endpoint=_typed(document, "endpoint", str) or "",
             path=path,
             exit_code=_typed(document, "exit_code", int),
             signal=_typed(document, "signal", str) or "",
             exception=_typed(document, "exception", str) or "",
             message=(_typed(document, "message", str) or "")[:MAX_MESSAGE],
+            handled=_handled(document.get("handled")),
             frames=_frames(document.get("frames")),
             started=_time(document.get("started")),
             attempt=_typed(document, "attempt", int),
@@ -243,6 +247,11 @@ def read(path: str) -> LastWord | None:
         )
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _handled(value: object) -> tuple[tuple[str, str], ...]:
+    pairs = [one for one in value if isinstance(one, list)] if isinstance(value, list) else []
+    return tuple((one[0], one[1]) for one in pairs if [type(part) for part in one] == [str, str])
 
 
 def _frames(value: object) -> tuple[Raised, ...]:

@@ -13,6 +13,7 @@ from torchctl.files import write_file
 from torchctl.flightrec.table.loading import load_raw
 from torchctl.process.deaths import Attempt, attempts_of, lived_with
 from torchctl.process.lastword import LastWord, read
+from torchctl.ranks import MAX_RANKS
 from torchctl.reports.content import whole
 from torchctl.text import duration
 from torchctl.workers.causes import death, last_words, raised_at
@@ -78,15 +79,17 @@ def take_files(evidence: Evidence, paths: Iterable[str]) -> None:
 def add_deaths(evidence: Evidence, words: Sequence[LastWord]) -> None:
     """Add the last words of one attempt at a job; a rank that answered after its last word is another process."""
     evidence.deaths += [_death(word) for word in words]
-    evidence.world_size = max(evidence.world_size or 0, *(word.world_size or 0 for word in words), 0) or None
+    sizes = [word.world_size for word in words if word.world_size is not None and 0 < word.world_size <= MAX_RANKS]
+    evidence.world_size = max([*sizes, evidence.world_size or 0]) or None
     seen = evidence.ranks()
     for word in words:
-        if word.rank is None:
+        rank = _rank(word)
+        if rank is None:
             continue
-        evidence.places.setdefault(word.rank, Place(word.host or None, word.pid))
-        if seen and not word.orderly and word.rank not in seen:
-            evidence.failed = {word.rank: death(word), **evidence.failed}
-            evidence.left |= {word.rank}
+        evidence.places.setdefault(rank, Place(word.host or None, word.pid))
+        if seen and not word.orderly and rank not in seen:
+            evidence.failed = {rank: death(word), **evidence.failed}
+            evidence.left |= {rank}
 
 
 def copy_to(folder: str, sources: Iterable[str]) -> int:
@@ -144,6 +147,11 @@ def _latest(attempts: Sequence[Attempt]) -> Attempt | None:
     return max(dead, key=lambda one: one.dead[-1].died, default=None)
 
 
+def _rank(word: LastWord) -> int | None:
+    """Return the rank; a file may state anything."""
+    return word.rank if word.rank is not None and 0 <= word.rank < MAX_RANKS else None
+
+
 def _death(word: LastWord) -> Death:
     """Return a last word as evidence; of an older version's, what its text says."""
     cause, exception, signal, code = word.cause, word.exception, word.signal, word.exit_code
@@ -157,10 +165,10 @@ def _death(word: LastWord) -> Death:
     frame = raised_at(word)
     location = None
     if frame is not None:
-        process = "" if word.rank is not None else f"{word.host} pid {word.pid}".strip()
-        location = Location(word.rank, frame.file, frame.line, frame.function, process)
+        process = "" if _rank(word) is not None else f"{word.host} pid {word.pid}".strip()
+        location = Location(_rank(word), frame.file, frame.line, frame.function, process)
     return Death(
-        word.rank,
+        _rank(word),
         word.pid,
         word.host,
         word.died,
@@ -168,6 +176,7 @@ def _death(word: LastWord) -> Death:
         exception,
         message,
         signal,
+        word.handled,
         code,
         location,
         word.step,

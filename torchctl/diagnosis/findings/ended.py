@@ -101,29 +101,34 @@ def from_deaths(deaths: Sequence[Death], size: int | None, alive: Collection[int
         finding = _of_nobody(near)
     finding.evidence = [_line(one, dead[0]) for one in causes[:_MOST]]
     early = [_line(one, dead[0]) for one in ended[:_MOST]]
-    followed = _others([one for one in dead if one not in causes], dead[0])
+    followed = _others(_without(dead, causes), dead[0])
     finding.evidence += [*followed, *early] if causes else [*early, *followed]
     if absent:
         finding.evidence.append(f"there is no last word of {ranks_of(absent)}")
     return [finding]
 
 
+def _without(deaths: Sequence[Death], others: Sequence[Death]) -> list[Death]:
+    left_out = {id(one) for one in others}
+    return [one for one in deaths if id(one) not in left_out]
+
+
 def _noticed_late(dead: Sequence[Death], near: Sequence[Death]) -> list[Death]:
     """Return the kill that explains connections which were lost a moment before a sentinel noticed it."""
-    later = [one for one in dead if one not in near and one.noticed and one.role is Role.OWN]
+    later = [one for one in _without(dead, near) if one.noticed and one.role is Role.OWN]
     return [one for one in later[:1] if one.died - near[0].died < _NOTICED_LATE_S]
 
 
 def _stopped_alone(near: Sequence[Death], count: int, *, complete: bool) -> list[Death]:
     """Return the one rank that was stopped from outside before others lost it; none if there may be another cause."""
     stopped = [one for one in near if one.role is Role.STOPPED]
-    lone = len(stopped) == 1 and all(one.role is Role.LOST for one in near if one not in stopped)
+    lone = len(stopped) == 1 and all(one.role is Role.LOST for one in _without(near, stopped))
     return stopped if lone and complete and count > 1 else []
 
 
 def _of_causes(causes: Sequence[Death], dead: Sequence[Death], *, sure: bool) -> Finding:
     first = causes[0]
-    followed = [one for one in dead if one not in causes]
+    followed = _without(dead, causes)
     alike = len({_what(one) for one in causes}) == 1
     if len(causes) == 1:
         summary = f"{_who(causes)} {_fate(first)}{' first' * bool(followed)}: {_cause(first)}"
