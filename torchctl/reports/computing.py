@@ -76,7 +76,10 @@ def _paths(
         outcomes = survey(asked.until(until), stacks_question()).outcomes
         if is_stopped(outcomes):
             break
-        bodies += [(ranks[str(one.endpoint)], one.value.body) for one in outcomes if one.value is not None]
+        for one in outcomes:
+            rank = ranks.get(str(one.endpoint))  # a relay answers for its whole host
+            if rank is not None and one.value is not None:
+                bodies.append((rank, one.value.body))
     found: dict[int, list[Path]] = {rank: [] for rank in endpoints}
     for rank, body in bodies:
         try:
