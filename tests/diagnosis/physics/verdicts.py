@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def goals_missed(rows: dict[str, Counter[Result]]) -> Iterator[str]:
     """Yield, in words, each goal that the results miss."""
-    # Copies of two or three files look like dumps of one moment; what was kept for days is taken to be of a hang.
+    # Without the files' own times nothing distinguishes a job's first moments, or a wait for rank 0, from a hang.
     healthy = [results for kind, results in rows.items() if kind.startswith("healthy") and "copied" not in kind]
     faulty = [results for kind, results in rows.items() if not kind.startswith("healthy")]
     for result in ("innocent named", "innocent certain", "false alarm", "does not end"):

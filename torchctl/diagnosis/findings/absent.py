@@ -40,6 +40,11 @@ def absent(court: Court, operation: Node, ranks: Sequence[int]) -> Finding | Unc
         evidence.append(
             f"{ranks_of(unheard)} may not have entered it either: there is no data from {verb(unheard, 'it', 'them')}"
         )
+    if _of_unknown_age(court, operation, ranks):
+        evidence.append(
+            "the files' times are those of a copy, and do not show how long the others had been in it: if the job was"
+            " moving, the rank was on its way; keep the times (`cp -p`)"
+        )
     if few := _fewer_inside(court, operation, ranks):
         return _either(court, operation, ranks, few, evidence)
     made: Kind = "p2p_mismatch" if is_p2p else "not_entered"
@@ -256,6 +261,16 @@ def _either(court: Court, operation: Node, ranks: Sequence[int], inside: Sequenc
     return Finding("not_entered", "possible", summary, (), waiting, group, collective, location, evidence)
 
 
+def _of_unknown_age(court: Court, operation: Node, ranks: Sequence[int]) -> bool:
+    """Whether only rows that are not there show that ranks are late, in copied files that show no ages."""
+    if operation.kind != "op" or not court.proofs.ages.lost:
+        return False
+    op = court.waits.open.ops[operation.number]
+    rows = list(op.rows.values())
+    seen = court.proofs.activity.keys() >= set(ranks) or not set(op.skipped).isdisjoint(ranks)
+    return not (seen or court.proofs.hard(rows)) and court.proofs.ages.waited_ns(rows) is None
+
+
 def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confidence:
     stacks = all(rank in court.proofs.activity for rank in ranks)
     # A rank whose side thread waits for others may wait for that thread, and so be part of a circle.
@@ -269,6 +284,8 @@ def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confiden
         known = court.trace.groups[op.group].known or court.trace.groups[op.group].desc == "default_pg"
         shown = all(court.proofs.windows.of(op.group, rank) is not None for rank in ranks)
         if not shown and court.proofs.wrapped.intersection(ranks):
+            return "possible"
+        if _of_unknown_age(court, operation, ranks):
             return "possible"
         hard = court.proofs.hard(list(op.rows.values()))
         most_inside = len(op.rows) + len(op.done) > len(ranks)

@@ -16,7 +16,6 @@ from torchctl.stacks.role import rank_thread
 from torchctl.text import duration
 
 _MOST_PLACES = 3
-_KEPT = "the files with their own times (`cp -p`), or a second set of dumps, would show whether the job moves"
 _MORE = "a second set of dumps a few seconds later would show whether the job moves"
 
 
@@ -55,12 +54,11 @@ def in_flight(court: Court) -> list[str]:
         absent = sorted({*op.missing, *op.skipped, *op.unknown})
         row = min(op.rows.values())
         call = call_words(collective_at(court.trace, row), name_of(court.trace.groups[op.group]))
-        waited_ns = proofs.ages.waited_ns(op.rows.values())
-        if waited_ns is None and proofs.ages.lost:
-            age = f"the times of copied files do not show how long others had been in it: {_KEPT}"
-        else:
-            age = f"others had been in it for {duration((waited_ns or 0) / 1e9)} when they were dumped: {_MORE}"
-        found.append(f"{ranks_of(absent)} {verb(absent, 'has', 'have')} not entered {call}, and {age}")
+        waited = duration((proofs.ages.waited_ns(op.rows.values()) or 0) / 1e9)
+        found.append(
+            f"{ranks_of(absent)} {verb(absent, 'has', 'have')} not entered {call}, and others had been in it for"
+            f" {waited} when they were dumped: {_MORE}"
+        )
     for made in court.waits.fresh:
         rested = max(proofs.ages.rested_ns(rank) or 0 for rank in made.ranks)
         found.append(

@@ -69,9 +69,9 @@ class Ages:
         return max((age for row in rows if (age := self.most_ns(row)) is not None), default=None)
 
     def young(self, rows: Iterable[int]) -> bool:
-        """Whether an operation may be too young to be stuck; if no time is known at all, whether the job is lively."""
+        """Whether an operation is too young to be stuck; if its age is unknown, whether the job is lively."""
         waited = self.waited_ns(rows)
-        return self.lively or self.lost if waited is None else waited < LONG_NS
+        return self.lively if waited is None else waited < LONG_NS
 
     def long(self, rows: Iterable[int]) -> bool:
         """Whether any rank has long been in an operation, by its own later events."""

@@ -38,7 +38,7 @@ def open_operations(proofs: Proofs) -> OpenOperations:
             (ops if _lags(proofs, op) else passing).append(op)
         elif op.missing or op.skipped or op.unknown:
             if _absence_counts(proofs, op):
-                (young if _is_young(proofs, op) else ops).append(op)
+                (young if proofs.young(list(op.rows.values())) else ops).append(op)
         elif op.done:
             (ops if _lags(proofs, op) else passing).append(op)
         elif _is_stuck(proofs, op) or (not proofs.trace.groups[op.group].known and proofs.unseen(op.group)):
@@ -102,22 +102,6 @@ def _absence_counts(proofs: Proofs, op: OpenOp) -> bool:
     return not (op.missing or op.skipped) and proofs.stale.isdisjoint(op.unknown)
 
 
-def _is_young(proofs: Proofs, op: OpenOp) -> bool:
-    """Whether an operation may be too young for those who are not in it to be late.
-
-    If that is only because the times of copied files say nothing, more than a row that is not there yet still counts:
-    a member that went past the operation, one without a dump, stacks of those that have not entered it, or of processes
-    that may be they.
-    """
-    rows = list(op.rows.values())
-    if not proofs.young(rows):
-        return False
-    if proofs.ages.lively or not proofs.ages.lost:
-        return True
-    stacks = set(op.missing) <= proofs.activity.keys() or proofs.evidence.processes
-    return not (op.skipped or op.unknown or stacks)
-
-
 def _is_stuck(proofs: Proofs, op: OpenOp) -> bool:
     """Whether an operation that all have entered is known to be stuck rather than in flight."""
     rows = list(op.rows.values())
@@ -160,8 +144,7 @@ def _pairs_that_count(proofs: Proofs) -> list[OpenPair]:
     for pair in find_open_pairs(trace, proofs.usable, proofs.moved):
         done = pair.other is not None and trace.state[pair.other] == State.DONE
         differ = ends_differ(trace, pair)
-        young = proofs.young([pair.row]) and not (differ and proofs.ages.lost)  # sizes need no time
-        if (not done or differ) and (not proofs.stale or proofs.hard([pair.row])) and not young:
+        if (not done or differ) and (not proofs.stale or proofs.hard([pair.row])) and not proofs.young([pair.row]):
             found.append(pair)
     return found
 
