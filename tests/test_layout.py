@@ -23,10 +23,11 @@ FAMILIES = {
     "process": {"protocol", "errors"},
     "stacks": {"protocol", "errors", "ranks", "text"},
     "flightrec": {"protocol", "stacks", "manifest", "errors", "ranks", "text"},
-    "diagnosis": {"protocol", "flightrec", "stacks", "manifest", "errors", "ranks", "text"},
+    "logs": {"stacks", "ranks", "text"},
+    "diagnosis": {"logs", "protocol", "flightrec", "stacks", "manifest", "errors", "ranks", "text"},
     "storeutil": {"errors", "ranks", "text"},
     "workers": {"protocol", "process", "stacks", "storeutil", "manifest", "errors", "ranks", "text"},
-    "reports": {"workers", "diagnosis", "flightrec", "stacks", "process", "protocol", *LEAVES},
+    "reports": {"logs", "workers", "diagnosis", "flightrec", "stacks", "process", "protocol", *LEAVES},
     "render": {"reports", "workers", "diagnosis", "flightrec", "stacks", "storeutil", "errors", "ranks", "text"},
     "commands": {
         *("protocol", "process", "stacks", "flightrec", "diagnosis", "storeutil", "workers", "reports", "render"),
@@ -55,7 +56,7 @@ QUESTIONS_KNOW = {
     *("torchctl.workers.endpoint", "torchctl.errors", "torchctl.protocol.identity"),
 }
 # Pure families, and what no module of them imports of the standard library.
-PURE = ("torchctl.diagnosis", "torchctl.render")
+PURE = ("torchctl.diagnosis", "torchctl.logs", "torchctl.render")
 READS_FILES = {"io", "os", "pathlib", "shutil", "tempfile"}
 NO_IO = {"socket", "asyncio", "subprocess", "select", "selectors", "multiprocessing", "http", "ssl", "signal"}
 
@@ -125,6 +126,8 @@ def wrong() -> set[tuple[str, str]]:
                 bad = other != "torchctl.stacks.codepaths"
             if home == "flightrec" and target == "protocol":
                 bad = other != "torchctl.protocol.recorder"
+            if home == "logs" and target == "stacks":
+                bad = other != "torchctl.stacks.codepaths"
             if home == "diagnosis" and target == "protocol":
                 bad = other != "torchctl.protocol.calls"
             if bad:
@@ -202,11 +205,12 @@ def test_pure_families_do_no_io(prefix: str) -> None:
             assert not imports(name) & NO_IO, name
 
 
-def test_a_diagnosis_opens_no_file() -> None:
-    """Files are read in reports: what is in diagnosis can be tested without one."""
+@pytest.mark.parametrize("prefix", ["torchctl.diagnosis", "torchctl.logs"])
+def test_diagnosis_and_logs_open_no_file(prefix: str) -> None:
+    """Files are read in reports: what is in diagnosis or logs can be tested without one."""
     readers = {f"torchctl.flightrec.table.{name}" for name in ("folder", "gather", "loading")}
     for name in MODULES:
-        if within(name, "torchctl.diagnosis"):
+        if within(name, prefix):
             assert not imports(name) & (READS_FILES | readers), name
             assert "open(" not in re.findall(r"\b\w+\(", MODULES[name].read_text()), name
 

@@ -10,18 +10,24 @@ import pytest
 from tests.diagnosis.rows import WORLD, Rows, look, of, only
 from torchctl.diagnosis.diagnose import diagnose
 from torchctl.diagnosis.evidence import Evidence
-from torchctl.diagnosis.logs import LogFacts
 from torchctl.diagnosis.model import Diagnosis
 from torchctl.flightrec.table.loading import load_raw
+from torchctl.logs.facts import LogFacts
+from torchctl.logs.reader import LogReader
+from torchctl.logs.said import Log, Speaker
+from torchctl.logs.together import facts_of
 
 Logs = Mapping[int, str] | Mapping[None, str] | Mapping[int | None, str]
 
 
+def said(text: str, rank: int | None) -> Log:
+    reader = LogReader(Speaker("train.log" if rank is None else f"rank{rank}.log", rank))
+    reader.feed(text.encode())
+    return reader.finish()
+
+
 def facts(logs: Logs) -> LogFacts:
-    found = LogFacts()
-    for rank, text in logs.items():
-        found.add(text, rank)
-    return found
+    return facts_of([said(text, rank) for rank, text in logs.items()])
 
 
 def read(logs: Logs) -> Diagnosis:
@@ -175,5 +181,5 @@ def test_logs_that_say_nothing_change_nothing() -> None:
 )
 def test_long_logs_of_any_fragment_take_seconds_at_most(fragment: str) -> None:
     began = time.monotonic()
-    LogFacts().add("Watchdog caught nqueued " + fragment * ((1 << 20) // len(fragment)), None)
+    said("Watchdog caught nqueued " + fragment * ((1 << 20) // len(fragment)), None)
     assert time.monotonic() - began < 60

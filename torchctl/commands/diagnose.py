@@ -51,7 +51,8 @@ def command(
     """Find the rank that holds up the job, and what it is doing.
 
     Without arguments, diagnose looks at the live workers twice. Given folders or files, it reads their
-    flight-recorder dumps and stacks (traceback_rank_3.txt, py-spy's, torch's debug server's).
+    flight-recorder dumps, stacks (traceback_rank_3.txt, py-spy's, torch's debug server's) and logs; - is a log on
+    standard input.
 
     Exit code 0: nothing is wrong. 6: something is wrong. 1: it cannot be determined.
     """

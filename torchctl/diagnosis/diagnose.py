@@ -9,6 +9,7 @@ from torchctl.diagnosis.evidence import NOT_READ, Evidence
 from torchctl.diagnosis.findings.accuse import accuse
 from torchctl.diagnosis.findings.consequences import in_order
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
+from torchctl.diagnosis.findings.died import first_failure
 from torchctl.diagnosis.findings.ended import by_last_words
 from torchctl.diagnosis.findings.folding import MAX_ALIKE
 from torchctl.diagnosis.findings.health import in_flight, moving, unproven
@@ -100,13 +101,21 @@ def _by_stacks(
 
 
 def _by_logs(evidence: Evidence, findings: list[Finding], unknown: list[str]) -> list[str]:
-    """Add what logs prove to the findings if no dump has an operation; return what is not known."""
-    if findings or not evidence.logs.says_anything:
+    """Add what logs prove to the findings: deaths in any case, hangs if nothing else does; return what is not known."""
+    logs = evidence.logs
+    if not logs.count:
         return unknown
-    shown, left = from_logs(evidence.logs)
+    shown, left = from_logs(logs) if logs.hangs and not findings else ([], [])
+    died, not_known = first_failure(logs, hang_known=bool(findings or shown))
+    alone = not (len(evidence.trace) or evidence.stacks or evidence.processes)
+    if died:
+        left = []
+    elif alone and not (findings or shown or left or not_known) and logs.says_anything:
+        left = ["the logs show no failure and no hang, which does not prove that there is none"]
+    findings += died
     if not len(evidence.trace):
         findings += shown
-        return left + unknown
+        return left + (not_known if alone else []) + unknown
     return unknown + [f"by the logs, {finding.summary}" for finding in shown] + left
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchctl.diagnosis.deaths import Death
-from torchctl.diagnosis.logs import LogFacts
 from torchctl.flightrec.table.trace import Trace
+from torchctl.logs.facts import LogFacts
 from torchctl.manifest import Answer, Entry
 from torchctl.stacks.stack import Stacks
 
@@ -124,7 +124,7 @@ class Evidence:
         kept: what live workers returned, unchanged.
         unread: files that gave no stacks.
         processes: those with stacks whose rank is unknown.
-        logs: what the ranks' logs say about a hang.
+        logs: what the ranks' logs say.
         deaths: how processes of the job ended, by their last words; of one attempt at the job.
     """
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 MAX_BYTES = 256 << 20
 _HEAD_BYTES = 512
-_END_BYTES = 64 << 20  # of a log: the end shows what killed the job
+_PACKED = (".gz", ".xz", ".zst")
 _PART_BYTES = 8 << 20
 
 
@@ -47,14 +47,10 @@ def both_ends(path: str) -> bytes:
         return b""
 
 
-def end_of_text(path: str) -> str:
-    """Return the last 64 MiB of a text, or "" if it cannot be read."""
-    try:
-        with _opened(path) as (file, size):
-            file.seek(max(0, size - _END_BYTES))
-            return file.read(_END_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
+def is_packed(path: str) -> bool:
+    """Whether a file's name says that it is one compressed file, and not an archive of several."""
+    name = path.lower()
+    return name.endswith(_PACKED) and ".tar" not in name
 
 
 @contextmanager

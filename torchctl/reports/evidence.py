@@ -25,11 +25,10 @@ from torchctl.manifest import (
     read_manifest,
 )
 from torchctl.process.lastword import is_named_so
-from torchctl.reports.content import end_of_text
 from torchctl.reports.lastwords import copy_to, take_files
-from torchctl.reports.leftovers import is_dump_at_all, is_log, why_not_read
+from torchctl.reports.leftovers import is_dump_at_all, is_log, may_be_log, why_not_read
+from torchctl.reports.reading import STDIN, read_logs
 from torchctl.reports.stackfiles import StackFile, names_of, read_stacks_of
-from torchctl.reports.stacknames import named_rank
 from torchctl.stacks.reader import StackReader
 
 
@@ -68,7 +67,7 @@ def read_evidence(
     """Return the evidence about a job in the files under `paths`.
 
     Args:
-        paths: folders, or single files.
+        paths: folders, or single files; "-" is standard input, a log.
         rank_from: regular expression for the rank in a path; see `flightrec.load`.
         jobs: how many processes decode dumps in parallel.
 
@@ -76,7 +75,9 @@ def read_evidence(
         DumpError: a path does not exist, or the pattern is invalid.
         TorchctlError: in a folder of `torchctl collect`, several jobs have the same rank.
     """
-    found, others = find_files(paths)
+    named = [os.fspath(path) for path in paths]
+    from_stdin = STDIN in named
+    found, others = find_files(path for path in named if path != STDIN)
     words = [path for path in others if is_named_so(path)]
     others = [path for path in others if path not in words]
     everything = [*others, *(one.path for one in found)]
@@ -102,14 +103,16 @@ def read_evidence(
     evidence = Evidence(trace)
     _add_stacks(evidence, files.found)
     loaded = {dump.source for dump in trace.dumps}
-    logs = {one.path for one in files.found if one.entry is None and is_log(one.path)}
-    logs |= {path for path in files.passed if is_log(path)}
-    said = {path for path in sorted(logs) if evidence.logs.add(end_of_text(path), named_rank(path))}
-    # A rank's silent log is evidence too, if other logs say what their watchdogs gave up on.
-    silent = {path for path in logs if said and named_rank(path) is not None}
-    left = [path for path in files.passed if path not in loaded | said | silent]
+    candidates = {one.path for one in files.found if one.entry is None and is_log(one.path)}
+    candidates |= {path for path in files.passed if may_be_log(path)} - loaded
+    evidence.logs, logs, torn = read_logs([*sorted(candidates), *[STDIN] * from_stdin], _root(everything))
+    trace.notes += evidence.logs.notes
+    said = {log.file.source for log in logs if log.says_anything}
+    # A rank's silent log is evidence too, if other logs say what happened.
+    silent = {log.file.source for log in logs if said and (log.file.rank is not None or log.ranks)}
+    left = [path for path in files.passed if path not in loaded | said | silent | {one.source for one in torn}]
     unread = [why_not_read(path, others_after_all.get(path)) for path in left]
-    evidence.unread += [one for one in unread if one is not None]
+    evidence.unread += [*torn, *(one for one in unread if one is not None)]
     for folder in sorted({os.path.dirname(path) for path in manifests}):
         _take_manifest(evidence, folder)
     take_files(evidence, words)

@@ -6,9 +6,10 @@ import os
 import re
 
 from torchctl.diagnosis.evidence import ARCHIVE, NOT_READ, Unread
-from torchctl.reports.content import head
+from torchctl.reports.content import head, is_packed
 
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh", b"7z\xbc\xaf\x27\x1c")
+_PACKED = (b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 _DUMPS = (b"\x80", b"{")  # a pickle, and JSON
 # Files that belong in a job's folder and are never evidence: not worth a message.
 _USUAL = re.compile(
@@ -31,6 +32,16 @@ def is_archive(path: str) -> bool:
 
 def is_log(path: str) -> bool:
     return _LOG.search(os.path.basename(path)) is not None
+
+
+def may_be_log(path: str) -> bool:
+    """Whether a file in which nothing else was found may be a log: text, by its first bytes, or one compressed file."""
+    begins = head(path)
+    if not begins or _USUAL.search(os.path.basename(path)):
+        return False
+    if is_packed(path):
+        return begins.startswith(_PACKED)
+    return b"\0" not in begins and not is_archive(path)
 
 
 def why_not_read(path: str, rank: int | None = None) -> Unread | None:

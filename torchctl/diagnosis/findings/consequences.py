@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from torchctl.diagnosis.findings.words import group_words, ranks_of, verb
-from torchctl.diagnosis.model import Finding
+from torchctl.diagnosis.model import DEATHS, Finding
 
 
 def in_order(findings: Sequence[Finding], ended: Collection[int]) -> list[Finding]:
@@ -17,7 +17,11 @@ def in_order(findings: Sequence[Finding], ended: Collection[int]) -> list[Findin
     causes = sorted(findings, key=_order)
     follows: dict[int, Finding] = {}
     for finding in causes:
-        cause = _disagreement_of(finding, causes) or _holder_of_lost(finding, causes, ended)
+        cause = (
+            _death_behind(finding, causes)
+            or _disagreement_of(finding, causes)
+            or _holder_of_lost(finding, causes, ended)
+        )
         if cause is not None and id(cause) not in follows:
             follows[id(finding)] = cause
     for finding in causes:
@@ -36,8 +40,26 @@ def in_order(findings: Sequence[Finding], ended: Collection[int]) -> list[Findin
     return ordered
 
 
-def _order(finding: Finding) -> tuple[bool, int, str, tuple[int, ...]]:
-    return finding.kind == "straggler", -len(finding.waiting_ranks), finding.kind, finding.culprit_ranks
+def _order(finding: Finding) -> tuple[bool, bool, int, str, tuple[int, ...]]:
+    if finding.kind in DEATHS:
+        return False, False, 0, "", ()  # they are in the order in which they happened
+    return (
+        finding.kind == "straggler",
+        True,
+        -len(finding.waiting_ranks),
+        finding.kind,
+        finding.culprit_ranks,
+    )
+
+
+def _death_behind(finding: Finding, causes: Sequence[Finding]) -> Finding | None:
+    """Return the death, by the logs, of a rank for which others wait or which is lost."""
+    if finding.kind in DEATHS or not finding.culprit_ranks:
+        return None
+    for cause in causes:
+        if cause.kind in DEATHS and set(finding.culprit_ranks) <= set(cause.culprit_ranks):
+            return cause
+    return None
 
 
 def _disagreement_of(finding: Finding, causes: Sequence[Finding]) -> Finding | None:

@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 from torchctl.diagnosis.findings.words import joined, ranks_of, verb
-from torchctl.diagnosis.logs import Caught, LogFacts, Signature
 from torchctl.diagnosis.model import Collective, Confidence, Finding, GroupName, Kind
+from torchctl.logs.facts import Caught, LogFacts, Signature
 from torchctl.text import duration
 
 _DEFAULT = ("default_pg", "0")
