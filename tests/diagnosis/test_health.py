@@ -41,3 +41,12 @@ def test_side_threads_that_move_prove_no_health_of_ranks_that_stand_still() -> N
     assert found.verdict.startswith("Cannot tell: only side threads moved between two looks, and the own threads of")
     assert "ranks 0-3 are in batch, /home/ada/load.py:9" in found.verdict
     assert look(rows, WORLD, stacks, still=frozenset(range(3)), **known).healthy
+
+
+def test_a_send_of_which_a_collected_folder_shows_no_age_accuses_no_rank() -> None:
+    """Gloo records no sends, so a job of sends alone has no entry: a folder of one look may be of a healthy one."""
+    rows: dict[int, Rows] = {rank: [] for rank in range(3)}
+    stacks = {0: inside("send"), 1: elsewhere(), 2: inside("recv")}
+    found = look(rows, {}, stacks, live=True)
+    assert (found.healthy, found.findings) == (None, [])
+    assert [one.kind for one in look(rows, {}, stacks, moved=frozenset(), live=True).findings] == ["p2p_mismatch"]

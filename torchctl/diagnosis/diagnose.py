@@ -50,7 +50,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         findings += _left_behind(evidence)
     standings = standings_of(evidence)
     at_store = any(one.wait is not None for one in court.waits.hidden)
-    by_stacks = _by_stacks(evidence, standings, findings, [] if at_store else unknown)
+    by_stacks = _by_stacks(court, standings, findings, [] if at_store else unknown)
     unknown = unknown + by_stacks if at_store else by_stacks
     unknown = _by_logs(evidence, findings, unknown)
     findings += by_last_words(evidence, findings)
@@ -86,13 +86,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     )
 
 
-def _by_stacks(
-    evidence: Evidence, standings: Sequence[Standing], findings: list[Finding], unknown: list[str]
-) -> list[str]:
+def _by_stacks(court: Court, standings: Sequence[Standing], findings: list[Finding], unknown: list[str]) -> list[str]:
     """Add what stacks show to the findings if no dump has an operation; return what is not known."""
+    evidence = court.proofs.evidence
     for finding in findings:
         finding.evidence += elsewhere_too(finding, standings)
-    if findings or len(evidence.trace) or evidence.moved:
+    if findings or len(evidence.trace) or evidence.moved or court.waits.fresh:
         return unknown
     shown = from_stacks(standings, live=evidence.live)
     findings += shown.findings

@@ -13,6 +13,7 @@ from torchctl.diagnosis.waits.activity import Doing
 from torchctl.flightrec.table.trace import State
 from torchctl.stacks.calls import calls_of, note_of
 from torchctl.stacks.role import rank_thread
+from torchctl.stacks.stack import Stacks
 from torchctl.text import duration
 
 _MOST_PLACES = 3
@@ -42,7 +43,15 @@ def moving(court: Court) -> bool:
     members = {rank for group in court.trace.groups for rank in group.members}
     everybody = members.union(range(proofs.evidence.size() or 0))
     inside = any(made.doing is Doing.COLLECTIVE or made.calling is not None for made in proofs.activity.values())
+    if any(_works_beside(stacks) for stacks in proofs.evidence.stacks.values()):
+        return False  # a heartbeat's thread, say, whose entries say nothing of the rank's own
     return not proofs.compared and not inside and everybody <= set(court.trace.ranks) and proofs.ages.moving()
+
+
+def _works_beside(stacks: Stacks) -> bool:
+    """Whether a thread beside the rank's own runs the job's code, and may be the one that communicates."""
+    own = rank_thread(stacks)
+    return any(one is not own and not one.own and one.users_frame is not None for one in stacks.threads)
 
 
 def in_flight(court: Court) -> list[str]:
@@ -60,10 +69,12 @@ def in_flight(court: Court) -> list[str]:
             f" {waited} when they were dumped: {_MORE}"
         )
     for made in court.waits.fresh:
-        rested = max(proofs.ages.rested_ns(rank) or 0 for rank in made.ranks)
+        rested = [one for rank in made.ranks if (one := proofs.ages.rested_ns(rank)) is not None]
+        since = "nothing shows for how long"
+        if rested:
+            since = f"had been in something else {duration(max(rested) / 1e9)} before the dumps"
         found.append(
-            f"{ranks_of(made.ranks)} {verb(made.ranks, 'is', 'are')} in {made.text or made.call}, and had been in"
-            f" something else {duration(rested / 1e9)} before the dumps: {_MORE}"
+            f"{ranks_of(made.ranks)} {verb(made.ranks, 'is', 'are')} in {made.text or made.call}, and {since}: {_MORE}"
         )
     for op in court.waits.open.holding:
         if op.done:

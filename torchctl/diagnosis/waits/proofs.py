@@ -73,6 +73,11 @@ class Proofs:
         known = [one for one in rested if one is not None]
         return bool(known) and max(known) < LONG_NS
 
+    def ageless(self, ranks: Iterable[int]) -> bool:
+        """Whether nothing in a folder of `collect` shows for how long ranks have been in what they are in."""
+        once = self.evidence.live and not self.compared
+        return once and all(self.ages.rested_ns(rank) is None for rank in ranks)
+
     def given_up(self, rows: Sequence[int]) -> bool:
         """Whether a watchdog gave up on one of these rows."""
         states = self.trace.state[rows]
