@@ -124,7 +124,9 @@ class Companion:
             link.close()
         if self._dump is not None:
             self._dump.close()
-        self._let_go_of_page()
+        page, self._page = self._page, None
+        if page is not None:
+            page.unmap()
 
     def _give_up_lost(self) -> bool:
         """Give up, untouched, the descriptors that the trainer has closed; return whether none was lost."""
@@ -135,8 +137,12 @@ class Companion:
         if not launch.possible():
             return
         self._page = SharedPage()
-        self._door = Door()
-        self._place.wait(self._door.name)
+        self._door = door = Door()
+        if self._stopped:  # another thread stopped the server in the meantime, and may not have seen them
+            self._close_door()
+            self._let_go_of_page()
+            return
+        self._place.wait(door.name)
 
     def _let_in(self, door: Door, page: SharedPage) -> None:
         """Hand over to the sentinel that connects, and keep the link."""

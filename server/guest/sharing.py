@@ -48,6 +48,8 @@ class Place:
         """
         self._door = door
         with _lock:
+            if self._left:
+                return  # another thread stopped the server in the meantime
             if any(one.link is not None and one.link.invite(door) for one in _linked):
                 return
             _waiting.append(self)

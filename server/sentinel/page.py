@@ -36,8 +36,8 @@ class Page:
         try:
             _WORD.pack_into(self._memory, _STEP, step)
             _REAL.pack_into(self._memory, _STEP_TIME, when)
-        except (struct.error, ValueError):
-            pass
+        except (struct.error, ValueError, TypeError):
+            pass  # too large a number, or the page was unmapped in a forked child
 
     def set_thread(self, tid: int) -> None:
         """Record the kernel's id of the thread that answers."""
