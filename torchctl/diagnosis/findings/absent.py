@@ -103,14 +103,16 @@ def _within(court: Court, operation: Node, ranks: Sequence[int]) -> list[int]:
 
 def _unheard(court: Court, operation: Node, ranks: Sequence[int]) -> list[int]:
     """Return the ranks that an operation may wait for as well, and of which there is no data."""
-    nothing_of = set(court.proofs.without_data()).difference(ranks)
     if operation.kind == "op":
-        return sorted(nothing_of.intersection(court.waits.open.ops[operation.number].unknown))
+        stacks, empty = court.proofs.evidence.stacks, court.proofs.empty
+        unknown = court.waits.open.ops[operation.number].unknown
+        return [rank for rank in unknown if rank not in stacks and rank not in empty and court.last_row(rank) is None]
     if operation.kind != "hidden":
         return []
     hidden = court.waits.hidden[operation.number]
     if hidden.peer is not None or sets_keys(court, operation):
         return []
+    nothing_of = set(court.proofs.without_data()).difference(ranks)
     return sorted(nothing_of if hidden.members is None else nothing_of.intersection(hidden.members))
 
 
