@@ -60,11 +60,15 @@ def test_an_exception_is_the_cause_of_the_connections_that_others_lost() -> None
 
 
 @pytest.mark.parametrize("message", [CLOSED, NCCL])
-@pytest.mark.parametrize("signal", ["SIGKILL", "SIGSEGV"])
-def test_a_kill_that_is_noticed_after_others_lost_the_rank_is_the_cause(message: str, signal: str) -> None:
+@pytest.mark.parametrize(
+    ("signal", "kind", "says"), [("SIGKILL", "killed", "was killed"), ("SIGSEGV", "failed", "failed")]
+)
+def test_a_signal_that_is_noticed_after_others_lost_the_rank_is_the_cause(
+    message: str, signal: str, kind: str, says: str
+) -> None:
     found = verdict(lost(0, 0.0, message), signalled(1, 0.05, signal), lost(2, 0.001, message, "DistBackendError"))
-    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == ("killed", (1,), (0, 2))
-    assert found.summary == f"rank 1 was killed first: {signal}; ranks 0,2 followed"
+    assert (found.kind, found.culprit_ranks, found.waiting_ranks) == (kind, (1,), (0, 2))
+    assert found.summary == f"rank 1 {says} first: {signal}; ranks 0,2 followed"
 
 
 def test_who_exits_since_it_has_lost_another_only_followed() -> None:

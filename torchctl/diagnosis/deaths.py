@@ -25,6 +25,8 @@ _WAITED = re.compile(
     r"|collective operation timeout|monitoredBarrier|Application timeout caused|Socket Timeout"
 )
 _STOPPING = ("SIGTERM", "SIGINT", "SIGHUP")
+# What the kernel or the process itself raises for an error in its own code.
+_CRASHES = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS", "SIGABRT")
 _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
 
 
@@ -83,6 +85,11 @@ class Death:
             if kind in _TORCH_TYPES and _LOST.search(message):
                 return Role.LOST
         return Role.OWN
+
+    @property
+    def crashed(self) -> bool:
+        """Whether a signal for an error in its own code ended it."""
+        return self.signal in _CRASHES
 
     @property
     def out_of_memory(self) -> bool:

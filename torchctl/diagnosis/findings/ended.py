@@ -211,9 +211,9 @@ def _of_nobody(near: Sequence[Death]) -> Finding:
 def _kind(death: Death) -> Kind:
     if death.out_of_memory:
         return "out_of_memory"
-    if death.signal:
+    if death.signal and not death.crashed:
         return "killed"
-    return "failed" if death.exception or death.exit_code is not None else "rank_lost"
+    return "failed" if death.signal or death.exception or death.exit_code is not None else "rank_lost"
 
 
 def _fate(death: Death) -> str:
