@@ -31,6 +31,8 @@ _MOST_OPEN = 300  # lines after which a traceback that gets none of its own is g
 _RANKS = re.compile(rb"\[[Rr]ank(\d{1,6})\]")
 _SELF = re.compile(r"\[(?:PG [^\]\n]{0,300} )?Rank (\d{1,6})\]")
 _ABOVE = re.compile(r"time {1,10}: (\S{1,40})|host {1,10}: (\S{1,255})")
+# Above the traceback of an exception of which no process ends.
+_ASIDE = re.compile(r"Exception (?:ignored in|in thread )|--- Logging error ---|Task exception was never retrieved")
 _SCAN = Scan(WORDS)
 
 
@@ -184,7 +186,8 @@ class LogReader:
             indent = 2 if line.text.lstrip().startswith("traceback : ") else 0
             whose = self._elastic[who][0] if indent and who in self._elastic else who
             hook = re.match(r"\s*\[rank\d{1,6}\]:", self._raw(start)) is not None
-            self._open[who] = Traceback(whose, line, indent, hook, bool(about.get("original")))
+            aside = _ASIDE.search(self._above(start)) is not None
+            self._open[who] = Traceback(whose, line, indent, hook, bool(about.get("original")), aside)
         elif pattern.name == "chained":
             self._chained.add(who)
         elif pattern.name == "elastic_summary":
@@ -208,6 +211,12 @@ class LogReader:
                 return when
         return None
 
+    def _above(self, start: int) -> str:
+        """Return the line above."""
+        return self._data[self._data.rfind(b"\n", 0, max(0, start - 1)) + 1 : start][:MAX_LINE].decode(
+            "utf-8", "replace"
+        )
+
     def _raw(self, start: int) -> str:
         return clean(self._data[start : start + 100].decode("utf-8", "replace"))
 
@@ -221,6 +230,10 @@ class LogReader:
         self._root.discard(who)
 
     def _ended(self, pattern: Pattern, who: Speaker, line: Line, about: dict[str, str]) -> None:
+        if about.get("number"):
+            about["code"] = f"-{about['number']}"
+        if about.get("about"):
+            who = replace(who, rank=int(about["about"]))
         code = code_of(about.get("code", ""), about.get("signal", "") or about.get("alone", ""))
         pid = int(about["pid"]) if about.get("pid") else None
         if about.get("local"):

@@ -12,6 +12,7 @@ from torchctl.text import printable
 
 MAX_SHOWN = 400  # characters of a line in evidence
 _CUT = "..."
+_MAX_WORDS = 200  # of an exception in a sentence
 MASK = "***"
 # Unlike an argument of a command, nearly every second line of a log has "key" or "token" in it: KeyError, tokens/s,
 # a key of the store. So only names that hold secrets, and what looks like one itself.
@@ -109,6 +110,7 @@ class Raised:
         after: lines that follow in its log and are not understood; many if the process went on.
         before: what it was raised while handling, or what caused it.
         inner: the exception in another process that it passes on.
+        aside: no process ends of it: it was raised in a thread, a destructor or a logger.
     """
 
     who: Speaker
@@ -121,12 +123,14 @@ class Raised:
     after: int = 0
     before: Raised | None = None
     inner: Raised | None = None
+    aside: bool = False
 
     @property
     def words(self) -> str:
         """Return "ValueError: no batch"."""
         name = self.kind.rpartition(".")[2]
-        return shown(f"{name}: {self.message}" if self.message else name)
+        said = shown(f"{name}: {self.message}" if self.message else name).rstrip(".")
+        return said if len(said) <= _MAX_WORDS else f"{said[:_MAX_WORDS]}..."
 
 
 @dataclass(frozen=True, slots=True)

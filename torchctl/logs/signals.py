@@ -33,13 +33,15 @@ _NAMES = {
     "illegal instruction": 4,
     "floating point exception": 8,
 }
+_NUMBERS = {name: number for number, name in _SIGNALS.items()}
 _SHELLS_OFFSET = 128
 
 
 def code_of(code: str, name: str) -> int | None:
     """Return an exit code, negative for a signal, from a number or a shell's words; None for neither."""
     if name:
-        found = _NAMES.get(name.strip().lower())
+        name = name.strip()
+        found = _NAMES.get(name.lower(), _NUMBERS.get(name))
         return None if found is None else -found
     if not code:
         return None

@@ -27,6 +27,7 @@ class Traceback:
         indent: blanks before each of its lines, in torchrun's summary.
         by_hook: its lines begin with the rank, as torch's excepthook prints them.
         original: it is the one of another process that an exception passes on.
+        aside: of an exception of which no process ends, in a thread or a destructor.
     """
 
     who: Speaker
@@ -34,6 +35,7 @@ class Traceback:
     indent: int = 0
     by_hook: bool = False
     original: bool = False
+    aside: bool = False
     raised: Raised | None = None
     frames: list[Frame] = field(default_factory=list)
     strange: int = 0
@@ -85,5 +87,6 @@ class Traceback:
             message[:1000],
             frame,
             None if known is None else (known[0], known[1].groupdict("")),
-            self.by_hook,
+            self.by_hook and not self.aside,
+            aside=self.aside,
         )

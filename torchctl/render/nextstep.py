@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torchctl.diagnosis.evidence import ARCHIVE, Evidence, Place
-from torchctl.diagnosis.model import DEATHS, Diagnosis
+from torchctl.diagnosis.model import DEATHS, Diagnosis, Finding
 from torchctl.ranks import few_ranks, fold_ranks
 
 _MOST_RANKS = 16
@@ -53,6 +53,8 @@ def next_step(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files | 
     ranks = first.culprit_ranks or first.waiting_ranks
     if not ranks and not first.culprit_processes:
         return ""
+    if first.kind in DEATHS and (line := _line_of(first)):
+        return line
     if first.kind in DEATHS:
         return _of_lost(ranks, places, live=False) if ranks else ""
     if first.kind == "rank_lost":
@@ -83,6 +85,16 @@ def _to_find_out(diagnosis: Diagnosis, places: Mapping[int, Place], files: Files
     if files.stacks:
         return f"`torchctl traceback {shlex.join(files.stacks)}`; a second set of files shows which ranks move"
     return "take dumps and stacks of all ranks"
+
+
+def _line_of(first: Finding) -> str:
+    """Return where a log shows what a job died of, and the user's line; "" if the evidence is not a log."""
+    source, _, rest = (first.evidence[0] if first.evidence else "").partition(":")
+    number = rest.partition(":")[0]
+    if not number.isdigit():
+        return ""
+    at = first.location
+    return f"{source} around line {number}" + ("" if at is None else f", and {at.file}:{at.line}")
 
 
 def _of_lost(ranks: Sequence[int], places: Mapping[int, Place], live: bool) -> str:

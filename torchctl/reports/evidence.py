@@ -11,6 +11,7 @@ from torchctl.flightrec.table.folder import Found, find_files
 from torchctl.flightrec.table.loading import load_files
 from torchctl.flightrec.table.restarted import former_files
 from torchctl.flightrec.table.trace import Trace
+from torchctl.logs.whose import tree_of
 from torchctl.manifest import (
     FORMER,
     GENERIC_TRACE,
@@ -109,7 +110,9 @@ def read_evidence(
     trace.notes += evidence.logs.notes
     said = {log.file.source for log in logs if log.says_anything}
     # A rank's silent log is evidence too, if other logs say what happened.
-    silent = {log.file.source for log in logs if said and (log.file.rank is not None or log.ranks)}
+    silent = {
+        log.file.source for log in logs if said and (log.file.rank is not None or log.ranks or tree_of(log.file.source))
+    }
     left = [path for path in files.passed if path not in loaded | said | silent | {one.source for one in torn}]
     unread = [why_not_read(path, others_after_all.get(path)) for path in left]
     evidence.unread += [*torn, *(one for one in unread if one is not None)]

@@ -59,5 +59,5 @@ def why_not_read(path: str, rank: int | None = None) -> Unread | None:
     if not begins:
         return Unread(path, rank, "is empty", NOT_READ)
     if _LOG.search(name):
-        return Unread(path, rank, "is a log without stacks, and without words of a watchdog", NOT_READ)
+        return Unread(path, rank, "is a log without stacks that shows no failure and no hang", NOT_READ)
     return Unread(path, rank, "is neither a dump of a flight recorder nor stacks", NOT_READ)

@@ -9,7 +9,8 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any, cast
 
 from torchctl.diagnosis.evidence import NOT_READ, Unread
@@ -64,25 +65,29 @@ def _unpacked(path: str) -> str:
     return os.path.splitext(path)[0] if is_packed(path) else path
 
 
-def _opened(path: str) -> IO[bytes]:
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
     if path == STDIN:
-        return sys.stdin.buffer
+        yield sys.stdin.buffer
+        return
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _NotReadable(f"cannot be read: {error.strerror}") from error
-    file = open(descriptor, "rb")  # noqa: SIM115 - the caller closes it
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
-        raise _NotReadable("is not a regular file")
-    name = path.lower()
-    if name.endswith(".gz"):
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
-    if name.endswith(".xz"):
-        return cast("IO[bytes]", lzma.LZMAFile(file))
-    if name.endswith(".zst"):
-        return _zstandard(file)
-    return file
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _NotReadable("is not a regular file")
+        name = path.lower()
+        if name.endswith(".gz"):
+            with gzip.open(file) as unpacked:
+                yield cast("IO[bytes]", unpacked)
+        elif name.endswith(".xz"):
+            with lzma.open(file) as text:
+                yield cast("IO[bytes]", text)
+        elif name.endswith(".zst"):
+            yield _zstandard(file)
+        else:
+            yield file
 
 
 def _zstandard(file: IO[bytes]) -> IO[bytes]:
@@ -93,6 +98,5 @@ def _zstandard(file: IO[bytes]) -> IO[bytes]:
         try:
             made = importlib.import_module("zstandard").open
         except ImportError:
-            file.close()
             raise _NotReadable("cannot be read without `pip install zstandard` (or Python 3.14): unpack it") from None
     return cast("IO[bytes]", made(file, "rb"))

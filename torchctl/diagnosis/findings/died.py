@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torchctl.diagnosis.findings.failures import Failure, Failures, failures_of
 from torchctl.diagnosis.findings.words import ranks_of, verb
 from torchctl.diagnosis.model import Confidence, Finding, Location, ProcessName
 from torchctl.logs.facts import LogFacts
-from torchctl.logs.said import Line
+from torchctl.logs.said import Ended, Line
 from torchctl.logs.signals import code_words
 from torchctl.text import duration
 
@@ -103,15 +103,20 @@ def _findings(failures: Failures, groups: list[list[Failure]], facts: LogFacts) 
             finding.evidence.append(f"this came {apart} the first failure" if apart else "this came later")
             finding.confidence = "possible"
         found.append(finding)
-    root = failures.root
-    if root is not None and root.who.rank not in named and root.who.rank is not None and None not in named:
-        found[
-            0
-        ].summary += (
-            f"; torchrun calls rank {root.who.rank} the root cause ({code_words(root.code)}), but it only followed"
-        )
-        found[0].evidence.append(str(root.line))
+    _say_root(found[0], failures.root, victims, named)
     return found
+
+
+def _say_root(first: Finding, root: Ended | None, victims: Sequence[int], named: Collection[int | None]) -> None:
+    """Say that torchrun's root cause only followed, if it did."""
+    if root is None or root.who.rank is None or root.who.rank in named or None in named:
+        return
+    called = f"rank {root.who.rank}, which torchrun calls the root cause ({code_words(root.code)})"
+    if list(victims) == [root.who.rank]:
+        first.summary = first.summary.replace(f"rank {root.who.rank} only followed", f"{called}, only followed")
+    else:
+        first.summary += f", and so did {called}"
+    first.evidence.append(str(root.line))
 
 
 def _others_ended(facts: LogFacts) -> set[int]:
@@ -160,6 +165,8 @@ def _finding(group: Sequence[Failure], victims: Sequence[int]) -> Finding:
 def _place(failure: Failure) -> str:
     if failure.kind == "node_lost":
         return failure.who.host or "a node"
+    if "ended by Slurm" in failure.words or "cancelled" in failure.words:
+        return "the job"
     return f"a process ({failure.who.place})"
 
 

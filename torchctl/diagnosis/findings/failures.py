@@ -9,7 +9,7 @@ torch aborts after a timeout makes a victim.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torchctl.diagnosis.model import Kind
 from torchctl.logs.facts import LogFacts
@@ -103,9 +103,9 @@ def _of_exception(raised: Raised, any_ended: bool) -> Failure | bool:
     inner = raised.inner or raised
     meaning = inner.meaning or raised.meaning
     pattern = None if meaning is None else meaning[0]
-    sure = raised.by_hook or raised.after <= _TAIL
-    if not sure and not (any_ended and raised.after <= _NEAR):
+    if raised.aside or not (raised.by_hook or raised.after <= (_NEAR if any_ended else _TAIL)):
         return False
+    sure = raised.by_hook or not raised.after or any_ended
     if pattern is not None and pattern.role in ("victim", "hang"):
         return True
     kind: Kind = "failed"
@@ -122,18 +122,21 @@ def _of_exception(raised: Raised, any_ended: bool) -> Failure | bool:
 
 
 def _of_event(event: Event) -> Failure:
-    about = event.about
+    about, pattern = event.about, event.pattern
     who = event.who
-    if about.get("host") or about.get("on"):
-        who = Speaker(who.source, who.rank, host=about.get("host") or about["on"])
-    words = {"cpp_what": f"ended of an exception of C++: {shown(about.get('what', ''))}"}.get(
-        event.pattern.name, event.pattern.meaning
-    )
-    if event.line.text.startswith("  what():") and event.pattern.name != "cpp_what":
-        words = f"ended of an exception of C++: {shown(event.line.text[11:])}"
+    if host := about.get("host") or about.get("on"):
+        who = replace(who, host=host)
+    if event.line.text.startswith("  what():"):
+        words = f"ended of an exception of C++: {shown(event.line.text[11:])[:200]}"
+    elif about.get("why"):
+        words = f"was ended by Slurm: {about['why'].lower()}"
+    elif pattern.role == "node_lost":
+        words = f"was lost: {pattern.meaning}"
+    else:
+        words = f"died: {pattern.meaning}"
     pid = int(about["pid"]) if about.get("pid") else None
-    kind: Kind = event.pattern.role  # type: ignore[assignment]
-    return Failure(kind, who, event.line, words, event.pattern.weak, True, pid=pid)
+    kind: Kind = pattern.role  # type: ignore[assignment]
+    return Failure(kind, who, event.line, words, pattern.weak, True, pid=pid)
 
 
 def _join(made: list[Failure], facts: LogFacts, ended: Iterable[Ended]) -> None:

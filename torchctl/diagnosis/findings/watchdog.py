@@ -16,6 +16,7 @@ from torchctl.diagnosis.model import Collective, Confidence, Finding, GroupName,
 from torchctl.logs.facts import Caught, LogFacts, Signature
 from torchctl.text import duration
 
+_MOST_LINES = 3
 _DEFAULT = ("default_pg", "0")
 _SILENT = "have a log that does not mention a timeout"
 _UNEVEN = ("alltoall", "all_to_all", "scatter", "gather", "send", "recv", "coalesced", "reduce_scatter")
@@ -25,9 +26,9 @@ _EVEN = ("allgather", "_allgather_base", "reduce_scatter", "_reduce_scatter_base
 def from_logs(logs: LogFacts) -> tuple[list[Finding], list[str]]:
     """Return what logs prove, and what they leave open, in words."""
     if logs.signatures:
-        return _different_calls(logs.signatures)
+        return _with_lines(logs, *_different_calls(logs.signatures))
     if logs.barrier:
-        return [_barrier(logs)], []
+        return _with_lines(logs, [_barrier(logs)], [])
     findings: list[Finding] = []
     unknown: list[str] = []
     for group, caught in logs.by_group().items():
@@ -45,6 +46,14 @@ def from_logs(logs: LogFacts) -> tuple[list[Finding], list[str]]:
             f"the {verb(ranks, 'log', 'logs')} of {ranks_of(ranks)} only {verb(ranks, 'reports', 'report')} that"
             " another rank timed out: that rank's own log shows in which operation"
         )
+    return _with_lines(logs, findings, unknown)
+
+
+def _with_lines(logs: LogFacts, findings: list[Finding], unknown: list[str]) -> tuple[list[Finding], list[str]]:
+    """Add the first lines that findings rest on."""
+    for finding in findings:
+        ranks = [rank for rank in (*finding.culprit_ranks, *finding.waiting_ranks) if rank in logs.lines]
+        finding.evidence += [str(logs.lines[rank]) for rank in ranks[:_MOST_LINES]]
     return findings, unknown
 
 
