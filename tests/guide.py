@@ -27,7 +27,7 @@ _VARYING = {
     r"sockets in \S+": "sockets in a folder",
     r"\bpid +\d+": "pid",
     r"(?m)^( *\d+) +\S+ +\d+ +[\w-]+…": r"\1 host pid job",  # a row of `ps`
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\b\d\d:\d\d:\d\d": "then",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\b\d\d:\d\d:\d\d(?:\.\d{3}\b)?": "then",
     r"host \S+,": "host,",
     r"\b[\d.]+ ?m?s\b": "while",
     r"\bjob [\w-]+": "job",

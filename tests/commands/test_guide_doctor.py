@@ -48,6 +48,8 @@ def test_the_screen_of_doctor(folder: Path, own_environment: Path, monkeypatch: 
         eventually(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 2)  # the doctor's connection has ended
         process.tell("go")
         degraded(own_environment / f"rank3-{process.pid}.sock")
+        # Its first answers may come before it has looked for a whole second.
+        eventually(lambda: any("interpreter lock held; " in line for line in doctor(process.pid)))
         printed = doctor(process.pid)
     shown = guide.screen(guide.PAGES["torchctl/guide/process.md"], COMMAND).splitlines()
     assert facts(printed) == facts(shown)
