@@ -197,7 +197,7 @@ def test_logs_and_last_words_that_agree_are_one_finding_and_else_neither_is_sure
     evidence = Evidence(load_raw([]), deaths=deaths, world_size=3)
     same = Finding("failed", "likely", "rank 2 raised ValueError", (2,))
     assert by_last_words(evidence, [same]) == []
-    assert same.confidence == "likely"
+    assert (same.confidence, same.waiting_ranks) == ("likely", (0, 1))
     assert same.evidence[-1].startswith("last word of rank 2: 2023-11-14 22:13:20.000 UTC, uncaught ValueError")
     other = Finding("failed", "likely", "rank 1 raised KeyError", (1,))
     by_last_words(evidence, [other])

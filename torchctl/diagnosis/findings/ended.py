@@ -37,6 +37,8 @@ def by_last_words(evidence: Evidence, findings: Sequence[Finding]) -> list[Findi
 def _compare(died: Finding, shown: Finding) -> None:
     """Add to what logs show of the first failure what last words show; if they name other ranks, neither is sure."""
     if set(died.culprit_ranks) & set(shown.culprit_ranks):
+        followed = set(shown.waiting_ranks) - set(died.culprit_ranks)
+        died.waiting_ranks = died.waiting_ranks or tuple(sorted(followed))
         died.evidence += [f"last word of {fact}" for fact in shown.evidence[: len(shown.culprit_ranks)]]
     else:
         died.evidence.append(f"by the last words, {shown.summary}")
