@@ -8,6 +8,7 @@ before a restart in a log, only the last counts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -16,6 +17,8 @@ from torchctl.logs.facts import LogFacts
 from torchctl.logs.said import Ended, Event, Log, Raised, Speaker
 from torchctl.logs.whose import Tree, task_of, tree_of
 
+_AGENT = re.compile(r"(\d{1,10}) torch/distributed/elastic")
+_GOES_ON = 3  # lines after the end of a worker
 S = TypeVar("S", Event, Raised, Ended)
 
 
@@ -27,7 +30,7 @@ def facts_of(logs: Iterable[Log]) -> LogFacts:
     logs = _last_attempts(logs, trees, facts.notes)
     one_node, tasks = _is_one_node(logs, trees), _tasks_are_ranks(logs)
     for log in logs:
-        since = max((one.line.number for one in log.events if one.pattern.name == "elastic_restart"), default=0)
+        since = _restarted_at(log)
         if since:
             facts.notes.append(f"{log.file.source}: ignored what comes before the restart in line {since}")
         whose = _Whose(log, trees.get(id(log)), one_node, tasks)
@@ -59,6 +62,26 @@ def _last_attempts(logs: list[Log], trees: Mapping[int, Tree], notes: list[str])
             f"{len(logs) - len(kept)} logs of earlier attempts of torchrun are ignored; attempt_{latest} counts"
         )
     return kept
+
+
+def _restarted_at(log: Log) -> int:
+    """Return the line after which the last attempt begins; 0 if there was only one.
+
+    torchrun says that it restarts the workers only at log level INFO. Otherwise it is seen by what follows: the same
+    agent sees another worker fail, or the log goes on and the agent does not give up.
+    """
+    said = max((one.line.number for one in log.events if one.pattern.name == "elastic_restart"), default=0)
+    gave_up = max((one.line.number for one in log.raised if one.kind.endswith("ChildFailedError")), default=0)
+    failed: dict[str, list[int]] = {}
+    for one in log.ended:
+        if "failed (exitcode" in one.line.text:
+            agent = _AGENT.search(one.line.text)
+            failed.setdefault("" if agent is None else agent[1], []).append(one.line.number)
+    for numbers in failed.values():
+        said = max(said, *numbers[:-1], 0)
+        if not gave_up and not any(one.root for one in log.ended) and log.lines - numbers[-1] > _GOES_ON:
+            said = max(said, numbers[-1])
+    return said
 
 
 def _is_one_node(logs: Iterable[Log], trees: Mapping[int, Tree]) -> bool:

@@ -36,6 +36,8 @@ def first_failure(facts: LogFacts, hang_known: bool) -> tuple[list[Finding], lis
         return _findings(failures, _alike(failures.strong), facts), []
     if hang_known or facts.caught:
         return [], []
+    if any(one.waited for one in failures.weak):
+        return _waited(failures, facts)
     if failures.weak and not _all_lost(failures, facts):
         found = _findings(failures, _alike(failures.weak), facts)
         for finding in found:
@@ -55,6 +57,30 @@ def first_failure(facts: LogFacts, hang_known: bool) -> tuple[list[Finding], lis
             " nothing shows that a process ended of it"
         )
     return [], unknown
+
+
+def _waited(failures: Failures, facts: LogFacts) -> tuple[list[Finding], list[str]]:
+    """Return the one rank that did not give up waiting while all others did; if there is none, what is not known."""
+    gave_up = [one for one in failures.weak if one.waited]
+    ranks = sorted({one.who.rank for one in gave_up if one.who.rank is not None})
+    known = facts.ranks | _others_ended(facts) | failures.victims
+    missing = sorted(known - set(ranks))
+    evidence = [str(one.line) for one in gave_up[:3]]
+    if len(missing) == 1 and len(ranks) > 1:
+        summary = (
+            f"{ranks_of(missing)} is the only one that did not give up waiting, while {ranks_of(ranks)}"
+            f" waited in vain: it may never have come"
+        )
+        return [Finding("not_entered", "possible", summary, tuple(missing), tuple(ranks), evidence=evidence)], []
+    where: dict[str, list[Failure]] = defaultdict(list)
+    for one in gave_up:
+        at = "an unknown line" if one.frame is None else f"{one.frame.file}:{one.frame.line}"
+        where[at].append(one)
+    said = []
+    for at, same in list(where.items())[:4]:
+        who = sorted({one.who.rank for one in same if one.who.rank is not None})
+        said.append(f"{ranks_of(who) if who else 'a process'} gave up waiting at {at}")
+    return [], [f"{'; '.join(said)}: for whom, no log says; the logs or stacks of all ranks would", *evidence[:1]]
 
 
 def _alike(failures: Sequence[Failure]) -> list[list[Failure]]:
@@ -91,6 +117,8 @@ def _findings(failures: Failures, groups: list[list[Failure]], facts: LogFacts) 
     for group in tied:
         named |= {failure.who.rank for failure in group}
     victims = sorted((failures.victims | _others_ended(facts)) - {rank for rank in named if rank is not None})
+    if None in named and first[0].kind not in ("killed", "node_lost"):
+        victims = []  # one of them may be the process without a rank
     found = []
     for number, group in enumerate(groups[:_MOST]):
         finding = _finding(group, victims if not number else [])

@@ -20,6 +20,8 @@ from torchctl.logs.signals import code_words
 _TAIL = 3  # lines after an exception that do not show that the process went on
 _NEAR = 200  # the same, if a process is known to have ended with an exit code
 _WEAK_TYPES = ("DistBackendError", "DistStoreError", "DistNetworkError", "DistError", "DistQueueEmptyError")
+_MEANS = "this means: {}"
+_WAITS = ("gloo_timeout", "store_timeout", "nccl_id_wait")
 _KILL, _TERM, _ABORT = -9, -15, -6
 
 
@@ -31,6 +33,7 @@ class Failure:
         words: what it did, after its name: "raised ValueError: no batch".
         weak: another rank's failure causes it as well.
         sure: that a process ended of it is known.
+        waited: it gave up waiting for another, which is the one to look at.
         more: further evidence.
     """
 
@@ -40,6 +43,7 @@ class Failure:
     words: str
     weak: bool = False
     sure: bool = True
+    waited: bool = False
     frame: Frame | None = None
     more: list[str] = field(default_factory=list)
     pid: int | None = None
@@ -116,9 +120,10 @@ def _of_exception(raised: Raised, any_ended: bool) -> Failure | bool:
     if raised.inner is not None:
         chain.append("raised in another process, which passed it on")
     if pattern is not None and pattern.role in CAUSES:
-        chain.append(f"this means: {pattern.meaning}")
+        chain.append(_MEANS.format(pattern.meaning))
     frame = inner.frame or raised.frame
-    return Failure(kind, raised.who, raised.line, f"raised {inner.words}", weak, sure, frame, chain)
+    waited = weak and (pattern is None or pattern.name in _WAITS)
+    return Failure(kind, raised.who, raised.line, f"raised {inner.words}", weak, sure, waited, frame, chain)
 
 
 def _of_event(event: Event) -> Failure:
@@ -177,7 +182,7 @@ def _take_ends(made: list[Failure], ended: Iterable[Ended], found: Failures, fac
                 found.victims.add(rank)
             if code == _ABORT and rank not in aborted and not facts.caught:
                 made.append(Failure("failed", one.who, one.line, "ended of SIGABRT", True, True, pid=one.pid))
-            elif code == _TERM:
+            elif code == _TERM and str(one.pid) not in closed:
                 made.append(Failure("killed", one.who, one.line, "was ended by SIGTERM", True, True, pid=one.pid))
         elif code == _KILL:
             if any_oom:
@@ -189,7 +194,9 @@ def _take_ends(made: list[Failure], ended: Iterable[Ended], found: Failures, fac
             made.append(Failure("killed", one.who, one.line, words, False, False, pid=one.pid))
         elif code is not None:
             how = f"exited with {code_words(code)}" if code > 0 else f"ended of {code_words(code)}"
-            nameless = any(failure.who.rank is None and not failure.weak for failure in made)
+            nameless = any(
+                other.who.rank is None and not other.kind.endswith("ChildFailedError") for other in facts.raised
+            )
             made.append(Failure("failed", one.who, one.line, how, nameless and code > 0, True, pid=one.pid))
 
 
@@ -206,6 +213,8 @@ def _take_mentions(made: list[Failure], facts: LogFacts) -> None:
         pattern = event.pattern
         if pattern.role not in CAUSES or event.fatal:
             continue
+        if event.who.rank is None and any(_MEANS.format(pattern.meaning) in one.more for one in made):
+            continue  # the exception says it, too
         same = [one for one in made if one.who.rank is not None and one.who.rank == event.who.rank]
         if same:
             if len(same[0].more) < 4 and event.line.number != same[0].line.number:
@@ -220,7 +229,7 @@ def _take_mentions(made: list[Failure], facts: LogFacts) -> None:
 def _mention(event: Event, pattern: Pattern) -> Failure:
     kind: Kind = pattern.role  # type: ignore[assignment]
     words = f"{'reports' if pattern.name != 'xid' else 'has'} {shown(event.line.text)[:160]}"
-    return Failure(kind, event.who, event.line, words, True, False, more=[f"this means: {pattern.meaning}"])
+    return Failure(kind, event.who, event.line, words, True, False, more=[_MEANS.format(pattern.meaning)])
 
 
 def _first_of_each(made: list[Failure]) -> list[Failure]:
