@@ -6,6 +6,7 @@ waits for these markers, never for a time.
 
 import importlib
 import os
+from datetime import timedelta
 
 import torch.distributed as dist
 
@@ -18,7 +19,8 @@ def main() -> None:
     modules = [importlib.import_module(f"tests.live.scenarios.{theme}") for theme in THEMES]
     (scenario,) = (found for module in modules if (found := getattr(module, name, None)) is not None)
     if name not in WITHOUT_GROUPS:
-        dist.init_process_group("gloo")
+        timeout_s = os.environ.get("TIMEOUT_S")
+        dist.init_process_group("gloo", timeout=timedelta(seconds=float(timeout_s)) if timeout_s else None)
     scenario()
 
 

@@ -105,6 +105,7 @@ TRUTHS = {
     "broadcast_without_its_root": Truth(4, [late(0, waiting=[1, 2, 3])]),
     "root_went_on": Truth(4, [late(3, waiting=[0, 1, 2])]),
     "member_makes_no_group": Truth(3, [late(2, waiting=[0, 1])], environment={"TORCH_DIST_INIT_BARRIER": "1"}),
+    "survivors_retry": Truth(4, [late(2)], or_cannot_tell=True, environment={"TIMEOUT_S": "3"}),
     "extra_barrier": Truth(4, [mismatch("op", 0)], or_cannot_tell=True),
     "skipped_step": Truth(4, [mismatch("op", 2, waiting=[0, 1, 3])]),
     "wrong_op": Truth(4, [mismatch("op", 1)]),

@@ -1,6 +1,8 @@
 """Groups: their order, their members, their roots."""
 
+import contextlib
 import itertools
+import time
 
 import torch
 import torch.distributed as dist
@@ -134,6 +136,23 @@ def member_makes_no_group() -> None:
     if RANK == 2:
         block()
     dist.new_group([0, 1])
+
+
+def survivors_retry() -> None:
+    """Rank 2 sleeps; the others' step has failed, and two of them try a barrier again and again."""
+    warm_up()
+    if RANK == 2:
+        block()
+    with contextlib.suppress(RuntimeError):
+        step()
+    mark()
+    if RANK == 3:
+        block()
+    while True:
+        try:
+            dist.barrier()
+        except RuntimeError:
+            time.sleep(0.2)
 
 
 def extra_barrier() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torchctl.diagnosis.findings.court import Court, collective_at, name_of
 from torchctl.diagnosis.findings.words import call_words, group_words, joined, place_words, ranks_of, verb
 from torchctl.diagnosis.waits.activity import Doing
+from torchctl.diagnosis.waits.failed import left_behind
 from torchctl.flightrec.table.trace import State
 from torchctl.stacks.calls import calls_of, note_of
 from torchctl.stacks.role import rank_thread
@@ -26,7 +27,17 @@ def unproven(court: Court) -> list[str]:
     if moving(court):
         return []
     if proofs.compared:
-        return [] if proofs.moved - proofs.evidence.still else [_stands_still(court)]
+        if not proofs.moved - proofs.evidence.still:
+            return [_stands_still(court)]
+        behind = left_behind(court.trace, proofs.windows.of, proofs.moved)
+        return (
+            [
+                f"{ranks_of(behind)} did not move between two looks, and {verb(behind, 'has', 'have')} not entered what"
+                f" others have finished, or given up after an error: {_MORE}"
+            ]
+            if behind
+            else []
+        )
     if proofs.stale:
         ranks = sorted(proofs.stale)
         return [

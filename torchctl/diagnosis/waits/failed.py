@@ -2,8 +2,9 @@
 
 How this works. No rank finishes an all_reduce before every member has entered it. So if others show one as done that
 a rank's dump does not show, either that dump is older than theirs, or the operation failed on them: a peer died, or
-a timeout passed. It failed if two looks show that none of them has moved since, or if the dump without it was written
-so long after the others entered it that clock skew cannot explain it. NCCL marks a failed operation as late, so this
+a timeout passed. It failed if two looks show that none of them has moved since, or that those without it have not moved
+while the others are several operations further; or if the dump without it was written so long after the others entered
+it that clock skew cannot explain it. NCCL marks a failed operation as late, so this
 concerns gloo alone.
 """
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torchctl.flightrec.table.trace import Ints
 
 Window = Callable[[int, int], tuple[int, int] | None]  # from a group's number and a rank
+_LEAD = 3  # operations: a rank that has just come to life does not pass so many between two answers
 _APART_NS = 180_000_000_000  # synchronized clocks of two hosts differ by less
 
 
@@ -41,17 +43,36 @@ def _of_group(
     group = trace.groups[number]
     if group.backend != "gloo":
         return
-    last = {rank: bounds[1] for rank in group.members if (bounds := window(number, rank)) is not None}
-    for seq in sorted({end + 1 for end in last.values() if end < max(last.values())}):
-        absent = [rank for rank, end in last.items() if end == seq - 1]
-        rows = _done_rows(trace, number, seq)
+    last = _last(trace, window, number)
+    for seq, absent, rows in _lacking(trace, last, number):
         ranks = {*rows, *absent}
         if moved is not None:
-            proven = ranks.isdisjoint(moved)
+            leads = max(last.values()) - (seq - 1) >= _LEAD
+            proven = ranks.isdisjoint(moved) or (leads and moved.isdisjoint(absent))
         else:
             proven = all(_written_later(trace, taken_ns, rank, list(rows.values())) for rank in absent)
-        if rows and proven:
+        if proven:
             yield OpenOp(number, seq, rows, missing=absent)
+
+
+def left_behind(trace: Trace, window: Window, moved: frozenset[int]) -> list[int]:
+    """Return the ranks that have not moved and have not entered what others of a group have finished."""
+    groups = [number for number, group in enumerate(trace.groups) if group.backend == "gloo"]
+    found = (absent for number in groups for _, absent, _ in _lacking(trace, _last(trace, window, number), number))
+    return sorted({rank for ranks in found for rank in ranks} - moved)
+
+
+def _last(trace: Trace, window: Window, number: int) -> dict[int, int]:
+    """Return the last sequence id of a group that each member shows."""
+    members = trace.groups[number].members
+    return {rank: bounds[1] for rank in members if (bounds := window(number, rank)) is not None}
+
+
+def _lacking(trace: Trace, last: dict[int, int], number: int) -> Iterator[tuple[int, list[int], dict[int, int]]]:
+    """Yield each sequence id that some ranks' dumps end before, those ranks, and the rows of others that are done."""
+    for seq in sorted({end + 1 for end in last.values() if end < max(last.values())}):
+        if rows := _done_rows(trace, number, seq):
+            yield seq, [rank for rank, end in last.items() if end == seq - 1], rows
 
 
 def _done_rows(trace: Trace, group: int, seq: int) -> dict[int, int]:
