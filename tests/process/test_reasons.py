@@ -40,6 +40,18 @@ def test_a_thread_that_looks_for_the_lock_all_the_time() -> None:
     assert lock_waiters(before, after) == {SERVER}
 
 
+def test_the_servers_thread_waits_for_a_lock_of_a_thread_that_looks_for_the_interpreter_lock() -> None:
+    """It came to a lock of the server that a connection's thread held as the interpreter lock was taken."""
+    stands = thread(SERVER, "S", "futex_do_wait", 7, 1)
+    before = sample(0, MAIN_ASLEEP[0], stands, thread(102, "S", "futex_do_wait", 0, 0))
+    after = sample(1, MAIN_ASLEEP[1], stands, thread(102, "S", "futex_do_wait", 190, 2))
+    (reason,) = reasons(before, after, SERVER, NO_GROUP)
+    assert (reason.kind, reason.text) == (
+        "lock_held",
+        "interpreter lock held; its main thread is sleeping in hrtimer_nanosleep",
+    )
+
+
 def test_by_a_main_thread_that_computes() -> None:
     before = sample(0, thread(PID, "R", "", 10, 0), waiting(0))
     after = sample(1, thread(PID, "R", "", 10, 990), waiting(1))

@@ -87,7 +87,8 @@ def _of_threads(before: Sample, after: Sample, server_tid: int) -> list[Reason]:
         which = "its main thread" if first.tid == after.pid else f"its thread {first.tid} ({first.name})"
         return [Reason("uninterruptible", f"{which} is in uninterruptible sleep (D){where}")]
     waiting = lock_waiters(before, after, server_tid)
-    if (server_tid in waiting or (not server_tid and waiting)) and not _turns_are_taken(before, after, server_tid):
+    behind = not server_tid or _waits_for_a_holder(before, after, server_tid)
+    if (server_tid in waiting or (behind and waiting)) and not _turns_are_taken(before, after, server_tid):
         return [Reason("lock_held", f"interpreter lock held{_by(before, after, waiting)}")]
     return []
 
@@ -116,6 +117,11 @@ def lock_waiters(before: Sample, after: Sample, server_tid: int = 0) -> set[int]
 def _in_futex(one: Thread) -> bool:
     # Running: it just woke up to check. If wchan is unreadable, the wake-up rate alone decides.
     return one.state == "R" or (one.state == "S" and ("futex" in one.wait or not one.wait))
+
+
+def _waits_for_a_holder(before: Sample, after: Sample, tid: int) -> bool:
+    """Whether a thread waits for an ordinary lock, whose holder may be waiting for the interpreter lock."""
+    return all(tid in one.threads and _in_futex(one.threads[tid]) for one in (before, after))
 
 
 def _turns_are_taken(before: Sample, after: Sample, server_tid: int) -> bool:
