@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torchctl.server.http.tls import ServerTls
 
 _ONE_WRITE_BYTES = 65536
+_PATIENCE_S = 1.0  # for the first byte of a client for which others have to wait
 
 
 class Host(Protocol):
@@ -62,6 +63,8 @@ class Connection:
         self._head: Head | None = None
         self._closing = False
         self._only_one = only_one
+        if only_one:
+            self._reader.deadline = time.monotonic() + _PATIENCE_S
 
     def serve(self) -> None:
         """Admit the client, then serve its requests."""

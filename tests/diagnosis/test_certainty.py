@@ -48,6 +48,16 @@ def test_without_one_of_them_it_is_not(rows: dict[int, Rows], config: dict[str, 
     assert only(look(rows, config, **known)).confidence != "certain"
 
 
+def test_a_rank_that_is_held_inside_what_others_have_finished_is_at_most_possible() -> None:
+    """Another root in the broadcast before, say, which only stacks would show."""
+    before = {"profiling_name": "nccl:broadcast"}
+    rows: dict[int, Rows] = {rank: [of("0", 1, **before), of("0", 2, active, **GAVE_UP)] for rank in range(3)}
+    rows[3] = [of("0", 1, active, **before)]
+    found = look(rows, WORLD, {3: elsewhere()}, moved=frozenset(), live=True)
+    sure = {one.kind: one.confidence for one in found.findings}
+    assert sure == {"not_entered": "possible", "stuck_running": "likely"}
+
+
 @pytest.mark.parametrize("after_s", [45, 601, 700])
 def test_a_files_time_makes_nothing_certain(after_s: int) -> None:
     dumps = {rank: ring(rows, WORLD) for rank, rows in absent().items()}

@@ -289,7 +289,8 @@ def _confidence(court: Court, operation: Node, ranks: Sequence[int]) -> Confiden
             return "possible"
         if _of_unknown_age(court, operation, ranks):
             return "possible"
-        if any(not one.rows.keys().isdisjoint(ranks) for one in court.waits.open.passing):
+        entered = (*court.waits.open.passing, *court.waits.open.ops)
+        if any(one.done and not one.rows.keys().isdisjoint(ranks) for one in entered):
             return "possible"  # what holds it inside an operation that others have finished is the cause, perhaps
         hard = court.proofs.hard(list(op.rows.values()))
         most_inside = len(op.rows) + len(op.done) > len(ranks)

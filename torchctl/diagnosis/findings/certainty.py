@@ -14,7 +14,8 @@ CERTAIN: Mapping[str, str] = {
     "not_entered": (
         "the dumps state the members of the group; the rank's own dump shows the group and ends before the operation;"
         " more members are inside than outside; and a watchdog gave up on it, a rank inside shows events of its"
-        " own 30 s later, or two looks and the rank's stack agree; the rank neither moves nor computes; and no rank"
+        " own 30 s later, or two looks and the rank's stack agree; the rank neither moves nor computes, and"
+        " is inside no operation that others have finished; and no rank"
         " leaves the operation before all have entered it, or the rank is the one that all in it receive from"
     ),
     "op_mismatch, shape_mismatch, dtype_mismatch": (
