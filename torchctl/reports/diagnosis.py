@@ -23,8 +23,7 @@ from torchctl.process.lastword import LastWord
 from torchctl.reports.computing import watch_computing
 from torchctl.reports.lastwords import add_deaths, of_dead_job, of_running_job
 from torchctl.reports.latecomers import Latecomers
-from torchctl.reports.movement import has_moved
-from torchctl.reports.sightings import LateStacks, Seen, add_late_stacks, add_stacks, evidence_of, seen_of
+from torchctl.reports.sightings import LateStacks, Seen, add_late_stacks, add_stacks, evidence_of, has_moved, seen_of
 from torchctl.workers.ask.outcome import Outcome, is_stopped, stopped
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.causes import is_late, stands_still

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from torchctl.protocol.calls import SCHEMA
-from torchctl.reports.movement import has_moved, stands
+from torchctl.reports.sightings import has_moved, stands
 from torchctl.stacks.reader import parse_stacks
 from torchctl.workers.ask.reply import Reply
 from torchctl.workers.questions.info import WorkerInfo
